@@ -1,0 +1,52 @@
+"""Audio-driven talking heads: a portrait and a speech recording in, a video of that person speaking out.
+
+    from temposync_pipeline import TempoSyncPipeline
+
+    pipe = TempoSyncPipeline.from_pretrained("temposync-tiny")
+    pipe.generate_to_file("portrait.jpg", "speech.wav", "talking.mp4")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import FaceError, InvalidAudioError, InvalidImageError, InvalidInputError, InvalidVideoError
+
+if TYPE_CHECKING:
+    from .models.autoencoder_temposync import AutoencoderTempoSync
+    from .models.denoiser_temposync import TempoSyncDenoiser
+    from .models.face_aligner import FaceAligner
+    from .models.viseme_classifier import VisemeClassifier
+    from .pipelines.pipeline_temposync import TempoSyncPipeline
+    from .schedulers.scheduling_temposync import TempoSyncScheduler
+
+__version__ = "0.1.0"
+
+# Loaded on first use: `import temposync_pipeline`, and with it `temposync --help`, must not wait for torch.
+_MODULES = {
+    "AutoencoderTempoSync": "models.autoencoder_temposync",
+    "FaceAligner": "models.face_aligner",
+    "TempoSyncDenoiser": "models.denoiser_temposync",
+    "TempoSyncPipeline": "pipelines.pipeline_temposync",
+    "TempoSyncScheduler": "schedulers.scheduling_temposync",
+    "VisemeClassifier": "models.viseme_classifier",
+}
+
+__all__ = [
+    "AutoencoderTempoSync",
+    "FaceAligner",
+    "FaceError",
+    "InvalidAudioError",
+    "InvalidImageError",
+    "InvalidInputError",
+    "InvalidVideoError",
+    "TempoSyncDenoiser",
+    "TempoSyncPipeline",
+    "TempoSyncScheduler",
+    "VisemeClassifier",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

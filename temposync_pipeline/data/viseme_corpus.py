@@ -1,0 +1,124 @@
+"""Speech with viseme segments: GRID talkers, read utterances and synthesised voices, cached in one .npz file."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soxr
+from tqdm import tqdm
+
+from ..media.audio import load_audio
+from .viseme_labels import (
+    GRID_PRONUNCIATIONS,
+    SAMPLE_RATE,
+    Phone,
+    Segment,
+    force_align,
+    speak_espeak,
+    speak_flite,
+    viseme_segments,
+)
+
+# GRID sentences are command, colour, preposition, letter, digit, adverb.
+_GRID_PLAN = (
+    "bin lay place set", "blue green red white", "at by in with", "ay b c d e f g h i j k l m n o p q r s t u v x y zed",
+    "zero one two three four five six seven eight nine", "again now please soon",
+)
+_ESPEAK_ACCENTS = ("en-us", "gmw/en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
+_ESPEAK_VARIANTS = (
+    "", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+m8", "+f1", "+f2", "+f3", "+f4", "+f5", "+klatt", "+klatt2", "+klatt4",
+    "+Alicia", "+Andrea", "+Annie", "+Denis", "+Gene", "+Lee", "+Marco", "+Mario", "+Michael", "+adam", "+anika", "+antonio",
+    "+belinda", "+david", "+ed", "+edward", "+john", "+linda", "+max", "+paul", "+quincy", "+rob", "+shelby", "+steph", "+travis", "+zac",
+)
+_FLITE_VOICES = ("slt", "rms", "awb", "kal16")
+
+
+class Utterance(NamedTuple):
+    """samples: int16 [N] at 16 kHz.  source: `grid`, `read` or `synthetic`."""
+
+    name: str
+    source: str
+    samples: np.ndarray
+    segments: list[Segment]
+
+
+def _utterance(name: str, source: str, samples: np.ndarray, phones: list[Phone]) -> Utterance:
+    return Utterance(name, source, (np.clip(samples, -1, 1) * 32767).astype(np.int16), viseme_segments(phones))
+
+
+def grid_utterances(root: Path) -> Iterator[Utterance]:
+    """Clips `<root>/<talker>/<clip>.mpg` with word times in `.align` (start end word, in 1/25,000 s), aligned at phone level."""
+    for video in tqdm(sorted(Path(root).glob("*/*.mpg")), desc=f"align {root}"):
+        words = [line.split() for line in video.with_suffix(".align").read_text().splitlines()]
+        words = [(int(start) / 25_000, int(end) / 25_000, word) for start, end, word in words if word not in ("sil", "sp")]
+        samples = load_audio(video).samples
+        # The given word times bound the search; the margin leaves room for a first closure.
+        first = max(0, int((words[0][0] - 0.12) * SAMPLE_RATE))
+        last = int((words[-1][1] + 0.12) * SAMPLE_RATE)
+        try:
+            phones = force_align(samples[first:last], " ".join(word for *_, word in words), GRID_PRONUNCIATIONS)
+        except ValueError:
+            continue  # a clip that cannot be aligned teaches nothing
+        offset = first / SAMPLE_RATE
+        phones = [phone._replace(start=phone.start + offset, end=phone.end + offset) for phone in phones]
+        yield _utterance(f"{video.parent.name}_{video.stem}", "grid", samples, phones)
+
+
+def read_utterances(root: Path) -> Iterator[Utterance]:
+    """Files `<root>/<id>.flac` with `metadata.csv` (id|text|...); those the aligner rejects are left out."""
+    for line in tqdm((Path(root) / "metadata.csv").read_text(encoding="utf-8").splitlines(), desc=f"align {root}"):
+        name, text = line.split("|")[0], line.split("|")[-1]
+        samples = load_audio(Path(root) / f"{name}.flac").samples
+        try:
+            yield _utterance(f"{Path(root).name}_{name}", "read", samples, force_align(samples, text))
+        except ValueError:
+            continue  # numerals, foreign names, misreadings
+
+
+def synthetic_utterances(count: int, transcripts: list[str], seed: int = 0, flite_share: float = 0.25) -> Iterator[Utterance]:
+    """Synthesised speech with exact phone times: half GRID-style sentences, half pieces of `transcripts` and shuffled words of them."""
+    generator = random.Random(seed)
+    vocabulary = sorted({word for text in transcripts for word in text.split()}) or ["hello"]
+    for index in tqdm(range(count), desc="synthesise"):
+        kind = generator.random()
+        if kind < 0.5 or not transcripts:
+            text = " ".join(generator.choice(words.split()) for words in _GRID_PLAN)
+        elif kind < 0.75:
+            words = generator.choice(transcripts).split()
+            start = generator.randrange(max(1, len(words) - 8))
+            text = " ".join(words[start : start + 12])
+        else:
+            text = " ".join(generator.choices(vocabulary, k=8))
+        if generator.random() < flite_share:
+            speech = speak_flite(text, generator.choice(_FLITE_VOICES), round(generator.uniform(0.8, 1.3), 2))
+        else:
+            voice = generator.choice(_ESPEAK_ACCENTS) + generator.choice(_ESPEAK_VARIANTS)
+            speech = speak_espeak(text, voice, generator.randrange(110, 230), generator.randrange(10, 90), generator.randrange(20, 90))
+        samples = soxr.resample(speech.samples, speech.sample_rate, SAMPLE_RATE).astype(np.float32)
+        yield _utterance(f"synthetic_{index}", "synthetic", samples, speech.phones)
+
+
+def save_utterances(path: Path, utterances: list[Utterance]) -> None:
+    """One uncompressed .npz: samples laid end to end, segments as rows (start s, end s, viseme)."""
+    np.savez(
+        path,
+        names=np.array([item.name for item in utterances]),
+        sources=np.array([item.source for item in utterances]),
+        samples=np.concatenate([item.samples for item in utterances]),
+        lengths=np.array([len(item.samples) for item in utterances]),
+        segments=np.array([segment for item in utterances for segment in item.segments], np.float32),
+        counts=np.array([len(item.segments) for item in utterances]),
+    )
+
+
+def load_utterances(path: Path) -> list[Utterance]:
+    """The utterances that `save_utterances` wrote."""
+    with np.load(path, allow_pickle=False) as data:
+        samples = np.split(data["samples"], np.cumsum(data["lengths"])[:-1])
+        segments = np.split(data["segments"], np.cumsum(data["counts"])[:-1])
+        return [
+            Utterance(str(name), str(source), wave, [Segment(float(start), float(end), int(viseme)) for start, end, viseme in rows])
+            for name, source, wave, rows in zip(data["names"], data["sources"], samples, segments)
+        ]

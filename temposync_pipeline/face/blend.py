@@ -1,0 +1,163 @@
+"""Puts a generated mouth back into the original photo, at the photo's own resolution.
+
+Three things make the seam vanish.  The soft edge of `mouth_mask`; a membrane, the harmonic function
+that interpolates the tone difference along that edge over the whole mouth (Pérez et al. 2003,
+"Poisson Image Editing", eq. 2, solved once as a linear map); and the photo's own detail, which
+the autoencoder loses, added back where the generated frame says that nothing moved.  All of it
+happens in the bounding box of the mask: the rest of the photo is never touched.
+"""
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from .crop import CROP_SIZE, crop_face, invert, mouth_mask, transform_points
+
+CELL = 8  # crop pixels per membrane cell: finer than a shadow's edge, coarser than a lip
+MAX_TONE_SHIFT = 24.0  # levels; a larger difference at the edge is motion, not tone
+STILL_LEVELS = 6.0  # levels of change at which the photo's detail has faded to 1/e
+
+
+def _mask_block() -> tuple[int, int, int, int]:
+    """Top, left, height and width of the block of whole membrane cells that holds the mask, in crop pixels."""
+    rows, columns = np.flatnonzero(mouth_mask().any(1)), np.flatnonzero(mouth_mask().any(0))
+    top, left = rows[0] // CELL * CELL, columns[0] // CELL * CELL
+    return int(top), int(left), int(rows[-1] // CELL * CELL + CELL - top), int(columns[-1] // CELL * CELL + CELL - left)
+
+
+TOP, LEFT, HEIGHT, WIDTH = _mask_block()
+
+
+def _window(crop: np.ndarray) -> np.ndarray:
+    return crop[TOP:TOP + HEIGHT, LEFT:LEFT + WIDTH]
+
+
+@lru_cache(maxsize=1)
+def _edge() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of the window on the mask's soft edge, float32 [HEIGHT, WIDTH], and its share of each cell."""
+    mask = _window(mouth_mask())
+    edge = ((mask > 0) & (mask < 0.6)).astype(np.float32)
+    return edge, cv2.resize(edge, (WIDTH // CELL, HEIGHT // CELL), interpolation=cv2.INTER_AREA)
+
+
+@lru_cache(maxsize=1)
+def _membrane_operator() -> np.ndarray:
+    """Linear map from the values of the edge cells to the harmonic function on all cells, float32 [cells, edge cells].
+
+    Solves Δf = 0 with f given on the edge cells and no flux through the window's border.
+    """
+    on_edge = (_edge()[1] > 0.05).ravel()
+    rows, columns = HEIGHT // CELL, WIDTH // CELL
+    index = np.arange(rows * columns).reshape(rows, columns)
+    laplacian = np.zeros((rows * columns, rows * columns))
+    for a, b in ((index[1:], index[:-1]), (index[:, 1:], index[:, :-1])):
+        for i, j in ((a.ravel(), b.ravel()), (b.ravel(), a.ravel())):
+            laplacian[i, i] += 1  # indices are unique within one pair of neighbours
+            laplacian[i, j] -= 1
+    laplacian[on_edge] = np.eye(rows * columns)[on_edge]
+    return np.linalg.solve(laplacian, np.eye(rows * columns)[:, on_edge]).astype(np.float32)
+
+
+def membrane(difference: np.ndarray) -> np.ndarray:
+    """Smooth field that equals `difference` along the mask's edge, float32 [HEIGHT, WIDTH, 3] in and out, in levels."""
+    edge, share = _edge()
+    on_edge = share > 0.05
+    cells = cv2.resize(difference * edge[..., None], share.shape[::-1], interpolation=cv2.INTER_AREA)
+    samples = np.clip(cells[on_edge] / share[on_edge, None], -MAX_TONE_SHIFT, MAX_TONE_SHIFT)
+    field = (_membrane_operator() @ samples).reshape(*share.shape, 3)
+    return cv2.resize(field, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+
+
+def stillness(generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """How little a frame differs from the reference, float32 [HEIGHT, WIDTH], 1 = unchanged: exp(-(d / STILL_LEVELS)²).
+
+    d is the largest channel difference, spread over 7 pixels so that no trace of the old lips stays beside the new ones.
+    """
+    change = cv2.absdiff(generated, reference).max(-1)
+    change = cv2.blur(change, (3, 3))  # single-pixel noise of the decoder is no motion
+    change = cv2.GaussianBlur(cv2.dilate(change, np.ones((7, 7), np.uint8)), (0, 0), 2.0)
+    return np.exp(-np.square(change / STILL_LEVELS))
+
+
+class Blender:
+    """Pastes generated crops into one photo; everything that depends on the photo alone is computed here, once.
+
+    Args:
+        photo: RGB uint8 [H, W, 3], any size.
+        matrix: affine from photo to crop pixels, [2, 3] (`face.crop.align_matrix`).
+        reference_reconstruction: the autoencoder's reconstruction of the photo's own crop, [256, 256, 3] in 0..255: tells
+            the decoder's loss of detail from motion.  Without it the photo's crop takes its place.
+
+    A video to be dubbed needs one Blender a frame; building one costs about as much as a paste.
+    """
+
+    def __init__(self, photo: np.ndarray, matrix: np.ndarray, reference_reconstruction: np.ndarray | None = None):
+        if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+            raise ValueError(f"photo must be uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
+        self.photo = photo
+        self._crop = _window(crop_face(photo, matrix)).astype(np.float32)
+        self._find_box(matrix)
+        if self.is_empty:
+            return
+        original = self._box_of(photo).astype(np.float32)
+        reference = self._crop if reference_reconstruction is None else self._checked(reference_reconstruction)
+        self._reference = reference + membrane(self._crop - reference)
+        # Linear interpolation keeps the mask in [0, 1] and exactly 0 outside, where `_outside` is then the photo itself.
+        self._mask = self._to_photo(_window(mouth_mask()))[..., None]
+        self._outside = (1 - self._mask) * original
+        self._detail = self._mask * (original - self._to_photo(self._reference, cv2.INTER_CUBIC))
+
+    def _find_box(self, matrix: np.ndarray) -> None:
+        """The photo's rectangle that the window covers, and the affine from there to (shrunk) window pixels."""
+        corners = np.float32([[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]]) + np.float32([LEFT, TOP])
+        corners = transform_points(invert(np.asarray(matrix, np.float64)), corners)
+        height, width = self.photo.shape[:2]
+        x0, y0 = np.clip(np.floor(corners.min(0)), 0, [width, height]).astype(int)
+        x1, y1 = np.clip(np.ceil(corners.max(0)) + 1, 0, [width, height]).astype(int)
+        self.box = (int(y0), int(y1), int(x0), int(x1))
+        scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+        # Interpolation alone would alias when the face is small: average `shrink` × `shrink` crop pixels first.
+        self._shrink = int(min(CELL, 2 ** max(0, np.floor(np.log2(scale)))))
+        linear = matrix[:, :2].astype(np.float64)
+        offset = matrix[:, 2] + linear @ [x0, y0] - [LEFT, TOP]
+        self._to_window = np.column_stack([linear, offset - (self._shrink - 1) / 2]) / self._shrink
+
+    @property
+    def is_empty(self) -> bool:
+        """True when the mouth lies outside the photo."""
+        y0, y1, x0, x1 = self.box
+        return y0 >= y1 or x0 >= x1
+
+    def _box_of(self, picture: np.ndarray) -> np.ndarray:
+        y0, y1, x0, x1 = self.box
+        return picture[y0:y1, x0:x1]
+
+    def _to_photo(self, window: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
+        if self._shrink > 1:
+            window = cv2.resize(window, (WIDTH // self._shrink, HEIGHT // self._shrink), interpolation=cv2.INTER_AREA)
+        y0, y1, x0, x1 = self.box
+        return cv2.warpAffine(window, self._to_window, (x1 - x0, y1 - y0), flags=interpolation | cv2.WARP_INVERSE_MAP,
+                              borderMode=cv2.BORDER_REPLICATE)
+
+    @staticmethod
+    def _checked(crop: np.ndarray) -> np.ndarray:
+        if crop.shape != (CROP_SIZE, CROP_SIZE, 3):
+            raise ValueError(f"the crop must be [{CROP_SIZE}, {CROP_SIZE}, 3], got {crop.shape}")
+        return _window(crop).astype(np.float32)
+
+    def paste(self, crop_patch: np.ndarray) -> np.ndarray:
+        """The photo with the generated mouth, uint8 [H, W, 3]; pixels outside the mask are bit-identical to the photo's.
+
+        `crop_patch` is [256, 256, 3], uint8, or float in 0..255.
+        """
+        result = self.photo.copy()
+        if self.is_empty:
+            return result
+        generated = self._checked(crop_patch)
+        generated += membrane(self._crop - generated)
+        still = stillness(generated, self._reference)
+        warped = self._to_photo(np.dstack([generated, still]), cv2.INTER_CUBIC)
+        blended = self._outside + self._mask * warped[..., :3] + warped[..., 3:] * self._detail
+        self._box_of(result)[:] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
+        return result

@@ -1,0 +1,86 @@
+"""Any photograph to an RGB array."""
+
+import warnings
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import InvalidImageError
+
+MIN_SIDE = 32
+MAX_PIXELS = 40_000_000
+# Pillow would hand an EPS to Ghostscript, whatever the file's name.
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
+    """uint8 RGB [H, W, 3] from a PNG, JPEG or WebP file, a PIL image or an array.
+
+    Turned upright by its EXIF tag, transparency laid over white, 16 bits reduced to 8, everything else that a file carries
+    (EXIF, GPS, colour profile) dropped; of an animation the first picture. Arrays are [H, W], [H, W, 3] or [H, W, 4], uint8,
+    uint16, or floating point in [0, 1].
+
+    Raises `InvalidImageError` for anything else, for sides below 32 px or more than 40 megapixels, and OSError where the file
+    cannot be read.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, "image")
+    path = Path(source)
+    if path.exists() and not path.is_file():
+        raise InvalidImageError(f"{path.name}: not a file")
+    with open(path, "rb") as file, warnings.catch_warnings():
+        # The limit below is lower than the one Pillow warns at.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file, formats=_FORMATS) as image:
+                return _to_rgb(image, path.name)
+        except InvalidImageError:
+            raise
+        except Image.DecompressionBombError as cause:
+            raise InvalidImageError(f"{path.name}: above the limit of {MAX_PIXELS // 10**6} megapixels") from cause
+        except Exception as cause:  # Damaged bytes make Pillow raise nearly anything.
+            raise InvalidImageError(f"{path.name}: not a readable PNG, JPEG or WebP picture") from cause
+
+
+def _check_size(name: str, width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise InvalidImageError(f"{name}: {width}x{height} px, below the limit of {MIN_SIDE} px a side")
+    if width * height > MAX_PIXELS:
+        raise InvalidImageError(f"{name}: {width}x{height} px, above the limit of {MAX_PIXELS // 10**6} megapixels")
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    _check_size(name, *image.size)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey
+        return _from_array((np.asarray(image).clip(0, 65535)).astype(np.uint16))
+    if image.mode == "F":
+        return _from_array(np.asarray(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
+        raise InvalidImageError(
+            f"image array: shape {array.shape} of {array.dtype}, expected [H, W], [H, W, 3] or [H, W, 4] of uint8, uint16 or float"
+        )
+    _check_size("image array", array.shape[1], array.shape[0])
+    if array.dtype == np.uint16:
+        array = np.round(array / 257).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise InvalidImageError("image array: floating point values outside the limits of 0 to 1")
+        array = np.round(array * 255).astype(np.uint8)
+    if array.shape[2] == 4:
+        alpha = array[..., 3:] / 255
+        array = np.round(array[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))

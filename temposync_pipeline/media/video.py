@@ -1,0 +1,221 @@
+"""Frames and sound to an mp4, one frame at a time; and frames out of any video file."""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
+from .audio import AudioSource, decode_audio
+from .container import decode_frames, open_container
+
+logger = logging.getLogger(__name__)
+
+FPS = 25
+CRF = 18
+MAX_PIXELS = 4096 * 4096
+MIN_FPS, MAX_FPS = 1, 240
+# The sampling rates AAC knows; sound of any other rate is resampled to 48 kHz.
+_AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
+_BT709 = 1
+
+
+class VideoWriter:
+    """Write frames to an H.264 (yuv420p) mp4 with the original sound as AAC.
+
+    ```python
+    with VideoWriter("talking.mp4", fps=25, audio_path="speech.wav") as writer:
+        for frame in frames:  # uint8 RGB [H, W, 3], all of one size
+            writer.write(frame)
+    ```
+
+    Frames and sound go straight to the encoders, so memory does not grow with the length. Sound keeps its sampling rate and up to two
+    channels; it is never cut by less than a frame, and beyond that it ends with the video. Odd sizes are padded to even by repeating the
+    last row and column. The file is written beside its target under a hidden name and renamed when complete: on any exception
+    it is removed and an existing target stays as it was.
+
+    `audio_path` is a path or a pair `(samples, rate)`. Raises OSError on entering where the folder cannot be written to.
+    """
+
+    def __init__(self, path: str | PathLike, fps: float = FPS, audio_path: AudioSource | None = None):
+        self.path = Path(path)
+        self.fps = Fraction(fps).limit_denominator(1001)
+        self.audio_path = audio_path
+        self.num_frames = 0
+
+    def __enter__(self) -> Self:
+        if self.path.is_dir():
+            raise InvalidInputError(f"{self.path.name}: the output is a folder")
+        if self.audio_path is not None and not isinstance(self.audio_path, tuple) and _same_file(self.path, Path(self.audio_path)):
+            raise InvalidInputError(f"{self.path.name}: the output would replace its own sound")
+        self._temporary = self.path.absolute().with_name(f".{secrets.token_hex(8)}.mp4")
+        open(self._temporary, "xb").close()
+        try:
+            self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+            self._video = self._size = self._sound = None
+        except BaseException:
+            self._temporary.unlink(missing_ok=True)
+            raise
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Encode one frame, uint8 RGB [H, W, 3], and the sound up to its end."""
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise ValueError(f"a frame is uint8 [H, W, 3], found {frame.dtype} {list(frame.shape)}")
+        if self._video is None:
+            self._start(*frame.shape[:2])
+        if frame.shape[:2] != self._size:
+            raise ValueError(f"frame {self.num_frames} is {list(frame.shape[:2])}, the first one was {list(self._size)}")
+        height, width = self._size
+        if height % 2 or width % 2:
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+            format="yuv420p", src_color_range=ColorRange.JPEG, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        picture.pts, picture.time_base = self.num_frames, 1 / self.fps
+        self._container.mux(self._video.encode(picture))
+        self.num_frames += 1
+        if self._sound:
+            self._sound.write_until(self.num_frames / self.fps)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException:
+            self._discard()
+            raise
+        if kind is not None:
+            self._discard()
+
+    def _start(self, height: int, width: int) -> None:
+        video = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(CRF), "preset": "veryfast"})
+        video.width, video.height, video.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+        context = video.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = ColorRange.MPEG
+        self._video, self._size = video, (height, width)
+        if self.audio_path is not None:
+            self._sound = _SoundTrack(self._container, self.audio_path)
+
+    def _finish(self) -> None:
+        if self._video is None:
+            raise ValueError("no frame was written")
+        self._container.mux(self._video.encode(None))
+        if self._sound:
+            self._sound.finish(1 / self.fps)
+        self._container.close()
+        os.replace(self._temporary, self.path)
+
+    def _discard(self) -> None:
+        try:
+            self._container.close()
+        except Exception as error:  # The cause is already on its way up.
+            logger.debug("closing an unfinished video: %s", error)
+        self._temporary.unlink(missing_ok=True)
+
+
+class _SoundTrack:
+    """Decodes a sound track chunk by chunk and encodes it as AAC in step with the video."""
+
+    def __init__(self, container: av.container.OutputContainer, source: AudioSource):
+        self._container = container
+        self._chunks = decode_audio(source)
+        self._pending, self.rate = next(self._chunks, (None, 0))
+        if self._pending is None:
+            raise InvalidAudioError("no sound could be decoded")
+        # More than two channels are mixed to one.
+        self._channels = 2 if len(self._pending) == 2 else 1
+        aac_rate = self.rate if self.rate in _AAC_RATES else 48_000
+        self._layout = "stereo" if self._channels == 2 else "mono"
+        self._stream = container.add_stream("aac", rate=aac_rate, layout=self._layout)
+        self._stream.bit_rate = 96_000 * self._channels
+        self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=aac_rate)
+        self._written = 0
+
+    def write_until(self, seconds: Fraction) -> None:
+        """Encode what is left of the sound before this moment."""
+        end = int(seconds * self.rate)
+        while self._pending is not None and self._written < end:
+            chunk = self._pending[:, : end - self._written]
+            rest = self._pending[:, chunk.shape[1] :]
+            self._pending = rest if rest.shape[1] else next(self._chunks, (None, 0))[0]
+            self._encode(chunk)
+
+    def finish(self, frame_duration: Fraction) -> None:
+        """Encode what is left of the sound if that is no longer than a frame, and flush."""
+        rest, limit = [], int(frame_duration * self.rate)
+        while self._pending is not None and sum(chunk.shape[1] for chunk in rest) <= limit:
+            rest.append(self._pending)
+            self._pending = next(self._chunks, (None, 0))[0]
+        if sum(chunk.shape[1] for chunk in rest) <= limit:
+            for chunk in rest:
+                self._encode(chunk)
+        self._chunks.close()
+        for frame in self._resampler.resample(None):
+            self._container.mux(self._stream.encode(frame))
+        self._container.mux(self._stream.encode(None))
+
+    def _encode(self, chunk: np.ndarray) -> None:
+        if len(chunk) != self._channels:
+            chunk = np.broadcast_to(chunk.mean(0), (self._channels, chunk.shape[1]))
+        chunk = np.clip(np.nan_to_num(chunk, nan=0, posinf=0, neginf=0), -1, 1)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk), format="fltp", layout=self._layout)
+        frame.sample_rate, frame.pts, frame.time_base = self.rate, self._written, Fraction(1, self.rate)
+        self._written += chunk.shape[1]
+        for resampled in self._resampler.resample(frame):
+            self._container.mux(self._stream.encode(resampled))
+
+
+def stream_video(path: str | PathLike, max_frames: int | None = None) -> tuple[Iterator[np.ndarray], float]:
+    """Frames (uint8 RGB [H, W, 3], one at a time) and frames per second of a video file.
+
+    Raises `InvalidVideoError` (for a damaged file possibly in the middle of the iteration) and OSError.
+    """
+    path = Path(path)
+    frames = _decode_video(path, max_frames)
+    return frames, next(frames)
+
+
+def read_video(path: str | PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
+    """All frames at once, uint8 RGB [T, H, W, 3], and frames per second; for short clips."""
+    frames, fps = stream_video(path, max_frames)
+    frames = list(frames)
+    if not frames:
+        raise InvalidVideoError(f"{Path(path).name}: no frame could be decoded")
+    return np.stack(frames), fps
+
+
+def _decode_video(path: Path, max_frames: int | None) -> Iterator:
+    """Yields the frame rate first, then the frames."""
+    with open_container(path, InvalidVideoError) as container:
+        stream = next((s for s in container.streams.video if s.codec_context is not None), None)
+        if stream is None:
+            raise InvalidVideoError(f"{path.name}: no video in this file")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAX_PIXELS:
+            raise InvalidVideoError(f"{path.name}: {width}x{height} px, above the limit of {MAX_PIXELS // 10**6} megapixels")
+        fps = float(stream.average_rate or stream.base_rate or 0)
+        if not MIN_FPS <= fps <= MAX_FPS:
+            raise InvalidVideoError(f"{path.name}: {fps:g} frames a second, outside the limits of {MIN_FPS} to {MAX_FPS}")
+        yield fps
+        stream.thread_type = "AUTO"
+        for index, frame in enumerate(decode_frames(container, stream, path.name)):
+            if index == max_frames:
+                return
+            if (frame.width, frame.height) != (width, height):
+                raise InvalidVideoError(f"{path.name}: the size changes from {width}x{height} to {frame.width}x{frame.height} px")
+            yield frame.to_ndarray(format="rgb24")
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)

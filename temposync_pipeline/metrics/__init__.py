@@ -1,0 +1,1 @@
+"""Metrics: short pure functions, and the evaluation that prints them."""

@@ -1,0 +1,173 @@
+"""The denoiser: teacher and student are one class with two configurations.
+
+What is diffused is the residual of the target latents to the reference latents in the aligned crop,
+over the block of latent cells that covers the mouth (`face.crop.LATENT_WINDOW`): "nothing changes"
+is then the zero tensor and costs the network nothing.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass
+class TempoSyncDenoiserOutput(BaseOutput):
+    """`sample`: raw network output F of the boundary-conditioned parametrisation, [B, C, h, w]."""
+
+    sample: torch.Tensor
+
+
+class ModulatedResidualBlock(nn.Module):
+    """Residual block whose second normalisation is scaled and shifted by the conditioning (adaptive group norm)."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_channels: int, groups: int = 16):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding_channels, 2 * out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden) * (1 + scale) + shift))
+        return self.skip(x) + hidden
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention over all cells of a coarse grid, so that lips, chin and cheeks agree; [B, C, h, w] in and out."""
+
+    def __init__(self, channels: int, head_channels: int = 32, groups: int = 16):
+        super().__init__()
+        self.heads = channels // head_channels
+        self.norm = nn.GroupNorm(groups, channels)
+        self.to_qkv = nn.Linear(channels, 3 * channels)
+        self.to_out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.to_out.weight)
+        nn.init.zeros_(self.to_out.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, channels, height, width = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.to_qkv(tokens).chunk(3, dim=-1))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.to_out(attended).transpose(1, 2).reshape(batch, channels, height, width)
+
+
+def timestep_embedding(timesteps: torch.Tensor, channels: int) -> torch.Tensor:
+    """Sinusoidal embedding [B, channels] of timesteps [B] (= ln σ / 4, of order one, hence the factor 1000)."""
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(channels // 2, device=timesteps.device) / (channels // 2))
+    angles = 1000 * timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TempoSyncDenoiser(ModelMixin, ConfigMixin):
+    """Two-level U-Net F(z̃, σ, κ) over the mouth's block of latents (equations 3-5 of arXiv 2603.06057).
+
+    The paper gives neither widths nor the way conditions enter; here the reference and context
+    latents are concatenated to the noisy ones and everything else modulates the normalisations.
+
+    Args:
+        latent_channels: channels C of the latents.
+        sample_size: (height, width) of the block of latent cells; a learned position is added per cell.
+        block_out_channels: widths at full and half resolution.
+        layers_per_block: residual blocks per level, on the way down and again on the way up.
+        mid_layers: further residual blocks at half resolution, with attention between them.
+        num_visemes, viseme_window: the condition is `viseme_window` video frames (odd, the current one in the middle) of viseme probabilities.
+        identity_channels: size of the identity embedding.
+        embedding_channels: width of the joint conditioning vector.
+        residual_scale: standard deviation of z - z_reference over the training data; the diffused variable is the residual divided by it.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 32,
+        sample_size: tuple[int, int] = (10, 12),
+        block_out_channels: tuple[int, int] = (128, 224),
+        layers_per_block: tuple[int, int] = (2, 1),
+        mid_layers: int = 2,
+        num_visemes: int = 15,
+        viseme_window: int = 11,
+        identity_channels: int = 128,
+        embedding_channels: int = 384,
+        residual_scale: float = 1.0,
+    ):
+        super().__init__()
+        fine, coarse = block_out_channels
+        fine_layers, coarse_layers = layers_per_block
+        self.time_embedding = nn.Sequential(nn.Linear(128, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels))
+        self.viseme_embedding = nn.Sequential(
+            nn.Linear(num_visemes * viseme_window, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels))
+        self.identity_embedding = nn.Linear(identity_channels, embedding_channels)
+        self.conv_in = nn.Conv2d(3 * latent_channels, fine, 3, padding=1)
+        self.position = nn.Parameter(torch.zeros(1, fine, *sample_size))
+
+        def block(in_channels: int, out_channels: int) -> ModulatedResidualBlock:
+            return ModulatedResidualBlock(in_channels, out_channels, embedding_channels)
+
+        self.down_fine = nn.ModuleList(block(fine, fine) for _ in range(fine_layers))
+        self.downsample = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
+        self.down_coarse = nn.ModuleList(block(coarse, coarse) for _ in range(coarse_layers))
+        self.mid_blocks = nn.ModuleList(block(coarse, coarse) for _ in range(mid_layers))
+        self.mid_attention = nn.ModuleList(SpatialAttention(coarse) for _ in range(mid_layers))
+        self.up_coarse = nn.ModuleList(block(2 * coarse if i == 0 else coarse, coarse) for i in range(coarse_layers))
+        self.upsample = nn.Conv2d(coarse, 4 * fine, 1)
+        self.up_fine = nn.ModuleList(block(2 * fine if i == 0 else fine, fine) for i in range(fine_layers))
+        self.norm_out = nn.GroupNorm(16, fine)
+        self.conv_out = nn.Conv2d(fine, latent_channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        reference: torch.Tensor,
+        context: torch.Tensor,
+        visemes: torch.Tensor,
+        identity: torch.Tensor,
+        return_dict: bool = True,
+    ) -> TempoSyncDenoiserOutput | tuple[torch.Tensor]:
+        """One evaluation.
+
+        Args:
+            sample: noisy residual latents, already scaled by the scheduler's `scale_model_input`, [B, C, h, w].
+            timestep: the scheduler's timesteps (ln σ / 4), [B] or a scalar.
+            reference, context: latents of the reference and of the mouth-masked context, [B, C, h, w].
+            visemes: probabilities of the frames around this one, [B, viseme_window, num_visemes]; all zero means "no speech known".
+            identity: identity embedding, [B, identity_channels].
+        """
+        timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        embedding = self.time_embedding(timestep_embedding(timestep, 128).to(sample.dtype))
+        embedding = embedding + self.viseme_embedding(visemes.flatten(1)) + self.identity_embedding(identity)
+        embedding = F.silu(embedding)
+
+        x = self.conv_in(torch.cat([sample, reference, context], dim=1)) + self.position
+        for block in self.down_fine:
+            x = block(x, embedding)
+        fine_skip = x
+        x = self.downsample(x)
+        for block in self.down_coarse:
+            x = block(x, embedding)
+        coarse_skip = x
+        for block, attention in zip(self.mid_blocks, self.mid_attention):
+            x = attention(block(x, embedding))
+        x = torch.cat([x, coarse_skip], dim=1)
+        for block in self.up_coarse:
+            x = block(x, embedding)
+        x = torch.cat([F.pixel_shuffle(self.upsample(x), 2), fine_skip], dim=1)
+        for block in self.up_fine:
+            x = block(x, embedding)
+        output = self.conv_out(F.silu(self.norm_out(x)))
+        return TempoSyncDenoiserOutput(sample=output) if return_dict else (output,)

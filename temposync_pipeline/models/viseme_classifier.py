@@ -1,0 +1,251 @@
+"""Speech to visemes: a small wav2vec 2.0 with a frame head, or a Hub CTC phoneme recogniser read through an IPA map."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2Model  # PreTrainedModel: diffusers looks for the name
+from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedModel
+from transformers.utils import ModelOutput, cached_file
+
+from .visemes import NUM_VISEMES, VISEME_INDEX, VISEMES, ipa_parts
+
+__all__ = ["PreTrainedModel", "VISEMES", "VisemeClassifier", "VisemeClassifierConfig", "VisemeOutput", "normalize_loudness"]
+
+SAMPLE_RATE = 16_000
+# Long audio is read in windows whose margins are thrown away, so that memory does not grow and no seam shows.
+_CHUNK_SECONDS, _MARGIN_SECONDS = 20.0, 1.0
+# CTC fires once per phone: an emission is held over the blanks around it with this decay, and gives way to silence after
+# the pause length.
+_HOLD_SECONDS, _PAUSE_SECONDS = 0.05, 0.25
+
+
+@strict
+@dataclass(repr=False)
+class VisemeClassifierConfig(Wav2Vec2Config):
+    """Wav2Vec2Config of a small model (0.02 s hop) that learns from scratch on a CPU.
+
+    num_visemes: classes of the output.
+    phoneme_tokens: for a CTC recogniser, its vocabulary in the order of its ids; None for a model with a viseme head.
+    conv_kernel and conv_stride: three layers instead of seven, the first one a filter bank (mel-spaced at initialisation), which
+    learns faster from little data and costs a third of the usual stack.
+    """
+
+    model_type = "temposync_viseme_classifier"
+
+    hidden_size: int = 192
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    intermediate_size: int = 640
+    hidden_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    final_dropout: float | int = 0.1
+    layerdrop: float | int = 0.0
+    feat_extract_norm: str = "layer"
+    conv_dim: list[int] | tuple[int, ...] = (64, 128, 192)
+    conv_stride: list[int] | tuple[int, ...] = (32, 5, 2)
+    conv_kernel: list[int] | tuple[int, ...] = (256, 10, 4)
+    feat_extract_activation: str = "relu"
+    conv_bias: bool = True
+    num_conv_pos_embeddings: int = 31
+    num_conv_pos_embedding_groups: int = 12
+    do_stable_layer_norm: bool = True
+    apply_spec_augment: bool = False
+    num_visemes: int = NUM_VISEMES
+    phoneme_tokens: list[str] | None = None
+
+
+@dataclass
+class VisemeOutput(ModelOutput):
+    """logits: [B, frames, 15], or [B, frames, vocabulary] for a CTC recogniser."""
+
+    logits: torch.Tensor | None = None
+
+
+def normalize_loudness(samples: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over the whole recording; below -60 dBFS noise is left where it is, not blown up to speech."""
+    samples = samples.astype(np.float32) - np.float32(samples.mean())
+    return samples / max(float(samples.std()), 1e-3)
+
+
+def mel_filter_bank(num_filters: int, length: int) -> torch.Tensor:
+    """Gabor filters in cosine/sine pairs, mel-spaced from 80 Hz to 7.4 kHz: float32 [num_filters, length].
+
+    A rectified pair, smoothed by the next layer, is close to a band of a mel spectrogram.  The gain puts speech of unit
+    variance well above the epsilon of the layer norm that follows and its pauses below, so that the norm keeps silence small.
+    """
+    pairs = num_filters // 2
+    mel = np.linspace(1127 * math.log1p(80 / 700), 1127 * math.log1p(7400 / 700), pairs + 2)
+    hertz = 700 * np.expm1(mel / 1127)
+    centre, width = hertz[1:-1], (hertz[2:] - hertz[:-2]) / 2
+    time = (np.arange(length) - (length - 1) / 2) / SAMPLE_RATE
+    # No filter longer than the kernel, i.e. none narrower than it can resolve.
+    sigma = np.minimum(0.5 / width, length / SAMPLE_RATE / 5)
+    envelope = np.exp(-0.5 * (time / sigma[:, None]) ** 2)
+    envelope /= np.sqrt((envelope**2).sum(1, keepdims=True))
+    phase = 2 * np.pi * centre[:, None] * time
+    bank = np.stack([np.cos(phase), np.sin(phase)], 1).reshape(2 * pairs, length) * np.repeat(envelope, 2, 0)
+    return torch.from_numpy(0.05 * bank).float()
+
+
+class VisemeClassifier(Wav2Vec2PreTrainedModel):
+    """Waveform [B, N] (16 kHz, loudness-normalised) to viseme logits every 20 ms; `predict` gives them per video frame."""
+
+    config: VisemeClassifierConfig
+    config_class = VisemeClassifierConfig
+
+    def __init__(self, config: VisemeClassifierConfig):
+        super().__init__(config)
+        self.wav2vec2 = Wav2Vec2Model(config)
+        self.dropout = nn.Dropout(config.final_dropout)
+        self.head = nn.Linear(config.hidden_size, len(config.phoneme_tokens) if config.phoneme_tokens else config.num_visemes)
+        self.post_init()
+
+    @torch.no_grad()
+    def reset_filter_bank(self) -> None:
+        """Start the first convolution as `mel_filter_bank`: from there a small corpus suffices, from noise it does not."""
+        conv = self.wav2vec2.feature_extractor.conv_layers[0].conv
+        conv.weight.zero_()
+        bank = mel_filter_bank(conv.out_channels, conv.kernel_size[0])
+        conv.weight[: len(bank), 0].copy_(bank)
+        conv.bias.zero_()
+
+    def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> VisemeOutput:
+        hidden = self.wav2vec2(input_values, attention_mask=attention_mask).last_hidden_state
+        return VisemeOutput(logits=self.head(self.dropout(hidden)))
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def hop(self) -> int:
+        """Samples between frames."""
+        return math.prod(self.config.conv_stride)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples one frame of the convolutional encoder sees; frame n is centred on sample n * hop + (receptive_field - 1) / 2."""
+        field, stride = 1, 1
+        for kernel, step in zip(self.config.conv_kernel, self.config.conv_stride):
+            field += (kernel - 1) * stride
+            stride *= step
+        return field
+
+    @property
+    def frame_offset(self) -> float:
+        """Seconds from the start of the waveform to the start of frame 0's own 20 ms, which surround its centre."""
+        return ((self.receptive_field - self.hop) / 2) / SAMPLE_RATE
+
+    # --- inference ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, samples: np.ndarray, num_frames: int, fps: float = 25) -> np.ndarray:
+        """P(viseme) per video frame, float32 [num_frames, 15]: the mean over each frame's own time, i / fps to (i + 1) / fps.
+
+        samples: float [N], 16 kHz mono.  Frames beyond the end of the audio, and digital silence, are `sil`.
+        Raises ValueError for samples that are not one-dimensional or not finite.
+        """
+        samples = np.asarray(samples)
+        if samples.ndim != 1 or not np.isfinite(samples).all():
+            raise ValueError("samples must be one-dimensional and finite")
+        # Half a receptive field on each side: the first and last 20 ms get frames of their own.
+        pad = self.receptive_field // 2
+        signal = np.pad(normalize_loudness(samples), (pad, pad + self.hop)) if len(samples) else np.zeros(2 * pad + self.hop, np.float32)
+        probabilities = self._frame_probabilities(signal)
+        times = np.arange(len(probabilities)) * self.hop / SAMPLE_RATE + ((self.receptive_field - 1) / 2 - pad) / SAMPLE_RATE
+        probabilities[_digitally_silent(samples, times, self.hop)] = np.eye(NUM_VISEMES, dtype=np.float32)[0]
+        return _to_video_frames(probabilities, times, num_frames, fps, len(samples) / SAMPLE_RATE)
+
+    def _frame_probabilities(self, signal: np.ndarray) -> np.ndarray:
+        """[frames, 15] of a padded, normalised signal, computed window by window."""
+        chunk, margin = (int(seconds * SAMPLE_RATE) // self.hop for seconds in (_CHUNK_SECONDS, _MARGIN_SECONDS))
+        total = (len(signal) - self.receptive_field) // self.hop + 1
+        parts = []
+        was_training = self.training
+        self.eval()
+        for start in range(0, total, chunk):
+            first, last = max(0, start - margin), min(total, start + chunk + margin)
+            window = signal[first * self.hop : (last - 1) * self.hop + self.receptive_field]
+            logits = self(torch.from_numpy(window)[None].to(self.device, self.dtype)).logits[0].float()
+            parts.append(logits[start - first : min(total, start + chunk) - first].softmax(-1))
+        self.train(was_training)
+        probabilities = torch.cat(parts)
+        if self.config.phoneme_tokens:
+            probabilities = hold_emissions(probabilities @ self._token_visemes().to(probabilities), self.hop / SAMPLE_RATE)
+        return probabilities.cpu().numpy()
+
+    # --- CTC phoneme recognisers --------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_ctc_checkpoint(cls, path_or_id: str, **kwargs) -> "VisemeClassifier":
+        """A `Wav2Vec2ForCTC` phoneme recogniser (IPA vocabulary in `vocab.json`), e.g. facebook/wav2vec2-lv-60-espeak-cv-ft.
+
+        kwargs go to the loaders of transformers and huggingface_hub (`revision`, `cache_dir`, `local_files_only`, ...).
+        Raises ValueError where no token of the vocabulary is a phoneme we know.
+        """
+        recogniser = Wav2Vec2ForCTC.from_pretrained(path_or_id, use_safetensors=kwargs.pop("use_safetensors", None), **kwargs)
+        with open(cached_file(path_or_id, "vocab.json", **kwargs), encoding="utf-8") as file:
+            vocabulary: dict[str, int] = json.load(file)
+        tokens = [""] * recogniser.config.vocab_size
+        for token, index in vocabulary.items():
+            tokens[index] = token
+        settings = {key: value for key, value in recogniser.config.to_dict().items() if key not in ("model_type", "architectures")}
+        model = cls(VisemeClassifierConfig(**settings | {"phoneme_tokens": tokens}))
+        if not model._token_visemes().any():
+            raise ValueError(f"{path_or_id}: the vocabulary holds no IPA phonemes")
+        model.wav2vec2.load_state_dict(recogniser.wav2vec2.state_dict())
+        model.head.load_state_dict(recogniser.lm_head.state_dict())
+        return model.eval()
+
+    def _token_visemes(self) -> torch.Tensor:
+        """[vocabulary, 15]: each phoneme's viseme shares; zero rows for blank, special tokens and aspirates."""
+        table = torch.zeros(len(self.config.phoneme_tokens), NUM_VISEMES)
+        for index, token in enumerate(self.config.phoneme_tokens):
+            if token == "|":
+                table[index, VISEME_INDEX["sil"]] = 1
+            elif not (token.startswith("<") or index == self.config.pad_token_id):
+                for viseme, share in ipa_parts(token):
+                    table[index, VISEME_INDEX[viseme]] += share
+        return table
+
+
+def hold_emissions(emissions: torch.Tensor, frame_seconds: float) -> torch.Tensor:
+    """Viseme probabilities from CTC emissions [frames, 15] whose rows sum to 1 minus the blank's probability.
+
+    CTC marks a phone with one spike and writes blanks around it.  Each frame takes the emissions e_s near it, weighted by
+    exp(-|t - s| / h): in effect the nearest one is held.  Silence enters with the weight an emission has at a distance of the
+    pause length, so that long blanks become silence.
+    """
+    reach = math.ceil(2 * _PAUSE_SECONDS / frame_seconds)
+    distance = torch.arange(-reach, reach + 1, device=emissions.device).abs() * frame_seconds
+    kernel = torch.exp(-distance / _HOLD_SECONDS).expand(emissions.shape[1], 1, -1)
+    held = F.conv1d(emissions.T[None], kernel.to(emissions.dtype), padding=reach, groups=emissions.shape[1])[0].T
+    held[:, 0] += math.exp(-_PAUSE_SECONDS / _HOLD_SECONDS)
+    return held / held.sum(-1, keepdim=True)
+
+
+def _digitally_silent(samples: np.ndarray, times: np.ndarray, hop: int) -> np.ndarray:
+    """Frames whose own `hop` samples are all the same value (or lie outside the audio); a bool per time in `times`."""
+    changes = np.concatenate([[0], np.cumsum(np.abs(np.diff(samples.astype(np.float32), prepend=samples[:1])) > 1e-7)])
+    first = np.clip(np.round(times * SAMPLE_RATE - hop / 2).astype(int), 0, len(samples))
+    last = np.clip(np.round(times * SAMPLE_RATE + hop / 2).astype(int), 0, len(samples))
+    return changes[last] == changes[first]
+
+
+def _to_video_frames(probabilities: np.ndarray, times: np.ndarray, num_frames: int, fps: float, duration: float) -> np.ndarray:
+    """Mean of the linear interpolation of `probabilities` at `times` over each video frame; `sil` after `duration`."""
+    taps = 4
+    wanted = (np.arange(num_frames)[:, None] + (np.arange(taps) + 0.5) / taps).reshape(-1) / fps
+    right = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
+    left = right - 1
+    right = np.minimum(right, len(times) - 1)
+    span = np.maximum(times[right] - times[left], 1e-9)
+    weight = np.clip((wanted - times[left]) / span, 0, 1)[:, None]
+    values = (1 - weight) * probabilities[left] + weight * probabilities[right]
+    values[wanted > duration] = np.eye(NUM_VISEMES)[0]
+    return values.reshape(num_frames, taps, NUM_VISEMES).mean(1).astype(np.float32)

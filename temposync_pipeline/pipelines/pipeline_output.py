@@ -1,0 +1,45 @@
+"""What the pipelines return."""
+
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+from PIL import Image
+
+from ..media.video import VideoWriter
+
+
+@dataclass
+class TempoSyncPipelineOutput(BaseOutput):
+    """A talking head.
+
+    Attributes:
+        frames: one entry a video frame: list of PIL pictures ("pil"), float32 [T, H, W, 3] in [0, 1] ("np"), float32 [T, 3, H, W] in [0, 1]
+            ("pt"), or the generated crop's latents [T, C, 16, 16] ("latent").
+        visemes: float32 [T, 15], the probabilities the lips followed.
+        fps: frames a second.
+        audio_path: the recording, if it came from a file.
+    """
+
+    frames: list[Image.Image] | np.ndarray | torch.Tensor
+    visemes: np.ndarray
+    fps: float
+    audio_path: str | None = None
+
+    def save(self, path: str | PathLike) -> None:
+        """Write an mp4 with the original audio (silent if the recording was given as samples)."""
+        if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
+            raise ValueError('Latents cannot be saved as a video; ask the pipeline for output_type "pil", "np" or "pt".')
+        with VideoWriter(path, fps=self.fps, audio_path=self.audio_path) as writer:
+            for frame in self.frames:
+                writer.write(_to_uint8(frame))
+
+
+def _to_uint8(frame: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(frame, Image.Image):
+        return np.asarray(frame)
+    if isinstance(frame, torch.Tensor):
+        frame = frame.permute(1, 2, 0).cpu().numpy()
+    return np.rint(255 * frame).astype(np.uint8)

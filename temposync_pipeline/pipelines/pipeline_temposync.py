@@ -1,0 +1,266 @@
+"""Audio + portrait -> frames: inference of TempoSyncDiff (algorithm 3 of arXiv 2603.06057)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from ..checkpoints import BUNDLED, bundled_path
+from ..errors import FaceError
+from ..face.blend import Blender
+from ..face.crop import LATENT_STRIDE, LATENT_WINDOW, align_matrix, crop_face, mask_mouth
+from ..media.audio import Audio, load_audio
+from ..media.image import load_image
+from ..media.video import VideoWriter
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.conditioning import latent_window, viseme_windows
+from ..models.denoiser_temposync import TempoSyncDenoiser
+from ..models.face_aligner import FaceAligner
+from ..models.identity_encoder import IdentityEncoder
+from ..models.viseme_classifier import VisemeClassifier
+from ..schedulers.scheduling_temposync import TempoSyncScheduler
+from .pipeline_output import TempoSyncPipelineOutput
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+StepCallback = Callable[["TempoSyncPipeline", int, torch.Tensor, dict], dict | None]
+
+
+@dataclass
+class Portrait:
+    """Everything of the picture that stays the same for all frames."""
+
+    photo: np.ndarray
+    blender: Blender
+    canvas: np.ndarray
+    latents: torch.Tensor
+    context: torch.Tensor
+    identity: torch.Tensor
+
+
+class TempoSyncPipeline(DiffusionPipeline):
+    """Makes the person in a portrait speak a recording.
+
+    Only the lower face is generated, in the aligned crop; it is put back into the photo at the photo's own resolution, and
+    everything outside stays untouched.  Frames are made `chunk_size` at a time, so memory does not grow with the length.
+
+    Args:
+        vae: picture autoencoder. denoiser: the student (few steps) or the teacher (with an "ode" scheduler, 25 steps).
+        identity_encoder, viseme_classifier, face_aligner, scheduler: see their classes.
+        fps: video frames a second.
+    """
+
+    model_cpu_offload_seq = "face_aligner->viseme_classifier->identity_encoder->denoiser->vae"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        vae: AutoencoderTempoSync,
+        denoiser: TempoSyncDenoiser,
+        identity_encoder: IdentityEncoder,
+        viseme_classifier: VisemeClassifier,
+        face_aligner: FaceAligner,
+        scheduler: TempoSyncScheduler,
+        fps: int = 25,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
+            face_aligner=face_aligner, scheduler=scheduler)
+        self.register_to_config(fps=fps)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs) -> "TempoSyncPipeline":
+        """Load a bundled checkpoint by name ("temposync-tiny", no network), or a directory, or a repository of the Hub.
+
+        Weights are safetensors, never pickle. Keyword arguments are those of `DiffusionPipeline.from_pretrained`.
+        """
+        if str(pretrained_model_name_or_path) in BUNDLED:
+            pretrained_model_name_or_path = bundled_path(str(pretrained_model_name_or_path))
+        kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        image: str | PathLike | Image.Image | np.ndarray,
+        audio: str | PathLike | tuple[np.ndarray, int],
+        num_inference_steps: int = 4,
+        generator: torch.Generator | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        face_index: int = 0,
+        chunk_size: int = 16,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+    ) -> TempoSyncPipelineOutput | tuple:
+        """Generate the whole video.
+
+        Args:
+            image: portrait: a PNG, JPEG or WebP file, a PIL picture, or uint8 [H, W, 3].
+            audio: an audio file, or (samples float [N] or [N, channels], sampling rate).
+            num_inference_steps: denoiser evaluations a frame; 1 to 8 for the student.
+            generator: source of the one noise tensor that all frames share.
+            output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
+            face_index: which face speaks, 0 = the largest.
+            chunk_size: frames generated together.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each denoising step of each chunk; what it returns
+                under "latents" replaces them.
+
+        Raises:
+            InvalidInputError: a file that cannot be used, or no face in the picture.
+        """
+        self._check_inputs(output_type, num_inference_steps, chunk_size, callback_on_step_end_tensor_inputs)
+        recording = load_audio(audio)
+        visemes = self._predict_visemes(recording)
+        portrait = self.prepare_portrait(image, face_index)
+        frames: list = []
+        with self.progress_bar(total=len(visemes)) as bar:
+            for latents in self._latent_chunks(portrait, visemes, num_inference_steps, generator, chunk_size, callback_on_step_end):
+                frames += list(latents.cpu()) if output_type == "latent" else self._render(portrait, latents)
+                bar.update(len(latents))
+        audio_path = str(audio) if isinstance(audio, (str, PathLike)) else None
+        output = TempoSyncPipelineOutput(
+            frames=_convert(frames, output_type), visemes=visemes, fps=self.config.fps, audio_path=audio_path)
+        return output if return_dict else (output.frames, visemes)
+
+    @torch.inference_mode()
+    def stream(
+        self, image: str | PathLike | Image.Image | np.ndarray, audio: str | PathLike | tuple[np.ndarray, int],
+        num_inference_steps: int = 4, generator: torch.Generator | None = None, face_index: int = 0, chunk_size: int = 16,
+    ) -> Iterator[np.ndarray]:
+        """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
+        self._check_inputs("np", num_inference_steps, chunk_size, None)
+        visemes = self._predict_visemes(load_audio(audio))
+        portrait = self.prepare_portrait(image, face_index)
+        for latents in self._latent_chunks(portrait, visemes, num_inference_steps, generator, chunk_size):
+            yield np.stack(self._render(portrait, latents))
+
+    def generate_to_file(
+        self, image_path: str | PathLike, audio_path: str | PathLike, output_path: str | PathLike, num_inference_steps: int = 4,
+        generator: torch.Generator | None = None, progress: bool = True, **kwargs,
+    ) -> dict[str, float | str]:
+        """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}."""
+        recording = load_audio(audio_path)
+        total = round(recording.duration * self.config.fps)
+        count = 0
+        with VideoWriter(output_path, fps=self.config.fps, audio_path=audio_path) as writer, self._bar(total, progress) as bar:
+            for chunk in self.stream(image_path, audio_path, num_inference_steps, generator, **kwargs):
+                for frame in chunk:
+                    writer.write(frame)
+                count += len(chunk)
+                bar.update(len(chunk))
+        return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
+
+    def prepare_portrait(self, image: str | PathLike | Image.Image | np.ndarray, face_index: int = 0) -> Portrait:
+        """Find the face, align it, encode it. Raises FaceError when there is no such face."""
+        photo = load_image(image)
+        faces = self.face_aligner.detect(photo)
+        name = Path(image).name if isinstance(image, (str, PathLike)) else "the picture"
+        if not faces:
+            raise FaceError(f"No face found in {name}; a frontal portrait at least 48 pixels tall is needed.")
+        if not 0 <= face_index < len(faces):
+            raise FaceError(f"face_index {face_index} asked for, but {name} has {len(faces)} face(s), counted from 0.")
+        matrix = align_matrix(faces[face_index].landmarks)
+        crop = crop_face(photo, matrix)
+        latents = self.vae.encode(self._to_pixels(crop))
+        # Decoded by the block, as every frame will be, so that what differs later is motion alone.
+        reconstruction = self._place(crop.astype(np.float32), self._to_crop(self.vae.decode(latent_window(latents).contiguous()))[0])
+        return Portrait(
+            photo=photo,
+            blender=Blender(photo, matrix, reference_reconstruction=reconstruction),
+            canvas=reconstruction,
+            latents=latents,
+            context=latent_window(self.vae.encode(self._to_pixels(mask_mouth(crop)))),
+            identity=self.identity_encoder(latents),
+        )
+
+    def _latent_chunks(
+        self, portrait: Portrait, visemes: np.ndarray, steps: int, generator: torch.Generator | None, chunk_size: int,
+        callback: StepCallback | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk."""
+        config = self.denoiser.config
+        dtype = self.denoiser.dtype
+        windows = torch.from_numpy(viseme_windows(visemes, config.viseme_window).copy()).to(self.device, dtype)
+        reference = latent_window(portrait.latents)
+        # One noise tensor for all frames, so that the noise itself does not flicker.
+        noise = torch.randn((1, *reference.shape[1:]), generator=generator, dtype=torch.float32, device=generator.device if generator else "cpu")
+        for visemes_of_chunk in windows.split(chunk_size):
+            count = len(visemes_of_chunk)
+            given = {
+                "reference": reference.expand(count, -1, -1, -1), "context": portrait.context.expand(count, -1, -1, -1),
+                "visemes": visemes_of_chunk, "identity": portrait.identity.expand(count, -1)}
+            residual = self._denoise(noise.to(self.device, dtype).expand(count, -1, -1, -1), given, steps, callback)
+            latents = portrait.latents.repeat(count, 1, 1, 1)
+            latent_window(latents).add_(config.residual_scale * residual)
+            yield latents
+
+    def _denoise(
+        self, noise: torch.Tensor, given: dict[str, torch.Tensor], steps: int, callback: StepCallback | None
+    ) -> torch.Tensor:
+        """Clean residual in units of its standard deviation, [n, C, h, w]."""
+        self.scheduler.set_timesteps(steps, device=self.device)
+        latents = noise * self.scheduler.init_noise_sigma
+        for index, timestep in enumerate(self.scheduler.timesteps):
+            raw = self.denoiser(self.scheduler.scale_model_input(latents, timestep), timestep, **given).sample
+            latents = self.scheduler.step(raw, timestep, latents).prev_sample
+            if callback is not None:
+                changed = callback(self, index, timestep, {"latents": latents}) or {}
+                latents = changed.get("latents", latents)
+        return latents
+
+    def _render(self, portrait: Portrait, latents: torch.Tensor) -> list[np.ndarray]:
+        """Decode the mouth's block of each frame and paste it into the photo; uint8 [H, W, 3] each."""
+        patches = self._to_crop(self.vae.decode(latent_window(latents).contiguous()))
+        return [portrait.blender.paste(self._place(portrait.canvas, patch)) for patch in patches]
+
+    @staticmethod
+    def _place(crop: np.ndarray, patch: np.ndarray) -> np.ndarray:
+        """A copy of the crop [256, 256, 3] with the decoded block of latents in its place."""
+        top, left, height, width = (LATENT_STRIDE * cells for cells in LATENT_WINDOW)
+        placed = crop.copy()
+        placed[top:top + height, left:left + width] = patch
+        return placed
+
+    def _predict_visemes(self, recording: Audio) -> np.ndarray:
+        return self.viseme_classifier.predict(recording.samples, max(1, round(recording.duration * self.config.fps)), self.config.fps)
+
+    def _to_pixels(self, crop: np.ndarray) -> torch.Tensor:
+        """uint8 [256, 256, 3] -> [1, 3, 256, 256] in [-1, 1] on the autoencoder's device."""
+        return torch.from_numpy(crop).permute(2, 0, 1)[None].to(self.vae.device, self.vae.dtype) / 127.5 - 1
+
+    @staticmethod
+    def _to_crop(pixels: torch.Tensor) -> np.ndarray:
+        """[B, 3, H, W] in [-1, 1] -> float32 [B, H, W, 3] in 0..255."""
+        return pixels.float().clamp(-1, 1).add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _bar(self, total: int, shown: bool):
+        if not shown:
+            self.set_progress_bar_config(disable=True)
+        return self.progress_bar(total=total)
+
+    @staticmethod
+    def _check_inputs(output_type: str, steps: int, chunk_size: int, tensor_inputs: list[str] | None) -> None:
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
+        if not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
+        unknown = set(tensor_inputs or []) - set(TempoSyncPipeline._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(f"callback_on_step_end_tensor_inputs can only hold 'latents', got {sorted(unknown)}.")
+
+
+def _convert(frames: list, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+    if output_type == "latent":
+        return torch.stack(frames)
+    if output_type == "pil":
+        return [Image.fromarray(frame) for frame in frames]
+    stacked = np.stack(frames).astype(np.float32) / 255
+    return stacked if output_type == "np" else torch.from_numpy(stacked).permute(0, 3, 1, 2)

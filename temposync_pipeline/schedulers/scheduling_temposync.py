@@ -1,0 +1,124 @@
+"""The few-step sampler: boundary-conditioned consistency steps for the student, ODE steps for the teacher.
+
+Corruption (equation 3 of arXiv 2603.06057, with α = 1): z̃ = z + σ·ε, over noise levels σ_min … σ_max.
+The network's raw output F becomes the clean estimate by the boundary-conditioned parametrisation of
+consistency models (Song et al. 2023, with the coefficients of Karras et al. 2022):
+
+    f(z̃, σ) = c_skip(σ)·z̃ + c_out(σ)·F(c_in(σ)·z̃, ln σ / 4)
+    c_skip = σ_d² / (σ² + σ_d²),  c_out = σ·σ_d / √(σ² + σ_d²),  c_in = 1 / √(σ² + σ_d²)
+
+so that f(z̃, 0) = z̃.  The noise prediction of equations 4-6 is ε_θ = (z̃ - f) / σ.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+
+
+@dataclass
+class TempoSyncSchedulerOutput(BaseOutput):
+    """`prev_sample` at the next noise level and `pred_original_sample`, the clean estimate; both shaped like the sample."""
+
+    prev_sample: torch.Tensor
+    pred_original_sample: torch.Tensor
+
+
+class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
+    """Few-step sampler over the noise levels σ_i = (σ_max^(1/ρ) + i/(K-1)·(σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ, i = 0 … K-1, then 0.
+
+    Args:
+        sigma_min, sigma_max: range of noise levels, in units of the residual's standard deviation.
+        sigma_data: standard deviation of the clean residual.
+        rho: spacing; larger puts more steps at low noise (Karras et al. 2022, eq. 5).
+        prediction: "consistency" re-noises the clean estimate with the SAME noise at every step (multistep consistency sampling; one
+            noise tensor shared by all steps and frames keeps the noise itself from flickering); "ode" takes Euler steps of the
+            probability-flow ODE dz/dσ = (z - f)/σ, for the teacher.
+    """
+
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self, sigma_min: float = 0.02, sigma_max: float = 10.0, sigma_data: float = 1.0, rho: float = 7.0, prediction: str = "consistency"
+    ):
+        if prediction not in ("consistency", "ode"):
+            raise ValueError(f'prediction must be "consistency" or "ode", got {prediction!r}.')
+        self.sigmas: torch.Tensor | None = None
+        self.timesteps: torch.Tensor | None = None
+        self.init_noise_sigma = sigma_max
+        self._step_index = 0
+        self._shared_noise: torch.Tensor | None = None
+
+    @staticmethod
+    def timestep(sigmas: torch.Tensor) -> torch.Tensor:
+        """What the network is told of a noise level: ln σ / 4."""
+        return sigmas.log() / 4
+
+    def sigma_schedule(self, steps: int) -> torch.Tensor:
+        """Noise levels [steps + 1], falling from σ_max, ending in 0."""
+        low, high = self.config.sigma_min ** (1 / self.config.rho), self.config.sigma_max ** (1 / self.config.rho)
+        ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
+        return torch.cat([(high + ramp * (low - high)) ** self.config.rho, torch.zeros(1, dtype=torch.float64)]).float()
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Prepare `timesteps` [K] and `sigmas` [K + 1]. The few-step schedule stops above σ_min: the last step lands on clean data anyway."""
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
+        if self.config.prediction == "consistency":
+            self.sigmas = self.sigma_schedule(num_inference_steps + 1)[:-2]
+            self.sigmas = torch.cat([self.sigmas, torch.zeros(1)]).to(device)
+        else:
+            self.sigmas = self.sigma_schedule(num_inference_steps).to(device)
+        self.timesteps = self.timestep(self.sigmas[:-1])
+        self._step_index = 0
+        self._shared_noise = None
+
+    def boundary_coefficients(self, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(c_skip, c_out, c_in) at noise levels `sigma`, each shaped like it."""
+        data = self.config.sigma_data
+        total = sigma.square() + data**2
+        return data**2 / total, sigma * data / total.sqrt(), 1 / total.sqrt()
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
+        """c_in(σ)·z̃ for the current step."""
+        return sample * self.boundary_coefficients(self.sigmas[self._step_index])[2]
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+        """z + σ·ε; `sigmas` broadcasts from the left, [B] or a scalar."""
+        return original_samples + _expand(sigmas, original_samples) * noise
+
+    def pred_original(self, model_output: torch.Tensor, sample: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+        """The boundary-conditioned clean estimate f(z̃, σ)."""
+        c_skip, c_out, _ = self.boundary_coefficients(_expand(sigmas, sample))
+        return c_skip * sample + c_out * model_output
+
+    def step(
+        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, return_dict: bool = True
+    ) -> TempoSyncSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
+        """From noise level σ_i to σ_{i+1}.
+
+        Args:
+            model_output: F, [B, C, h, w]. timestep: `timesteps[i]`, steps are taken in order. sample: z̃ at σ_i.
+        """
+        sigma, sigma_next = self.sigmas[self._step_index], self.sigmas[self._step_index + 1]
+        clean = self.pred_original(model_output, sample, sigma)
+        if self.config.prediction == "consistency":
+            if self._step_index == 0:
+                # The initial sample is σ_max·ε: its noise is the one to share.
+                self._shared_noise = sample / sigma
+            previous = clean + sigma_next * self._shared_noise
+        else:
+            previous = sample + (sigma_next - sigma) * (sample - clean) / sigma
+        self._step_index += 1
+        return TempoSyncSchedulerOutput(prev_sample=previous, pred_original_sample=clean) if return_dict else (previous, clean)
+
+    def __len__(self) -> int:
+        return len(self.timesteps) if self.timesteps is not None else 0
+
+
+def _expand(sigmas: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    sigmas = torch.as_tensor(sigmas, dtype=like.dtype, device=like.device)
+    return sigmas.reshape(-1, *[1] * (like.ndim - 1)) if sigmas.ndim else sigmas

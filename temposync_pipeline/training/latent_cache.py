@@ -1,0 +1,130 @@
+"""Latents of every training frame, encoded once: what the denoiser stages draw their batches from.
+
+One safetensors file a source (talkers, portraits), with
+
+    latents        float16 [N, C, 16, 16]  aligned crops, sequence after sequence
+    context        float16 [M, C, 16, 16]  the same with the mouth painted out
+    context_index  int64   [N]             which context belongs to a frame (a retargeted portrait has one for all frames)
+    visemes        float16 [N, 11, 15]     probabilities of the frame and its neighbours
+    sequences      int64   [S, 4]          first target frame, number of targets, first reference frame, number of references
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from ..face.crop import mask_mouth, mouth_mask
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.conditioning import latent_window
+
+
+def latent_mouth_weight(floor: float = 0.2) -> torch.Tensor:
+    """Loss weight per latent cell of the window, [1, 1, h, w]: 1 where the mouth region is generated, `floor` elsewhere."""
+    cells = F.avg_pool2d(torch.from_numpy((mouth_mask() > 0).astype(np.float32))[None, None], 16)
+    return latent_window(floor + (1 - floor) * (cells > 0.1).float())
+
+
+@torch.inference_mode()
+def encode_crops(vae: AutoencoderTempoSync, crops: np.ndarray, batch_size: int = 16) -> torch.Tensor:
+    """Latents float16 [N, C, 16, 16] of uint8 crops [N, 256, 256, 3]."""
+    chunks = []
+    for start in range(0, len(crops), batch_size):
+        pixels = torch.from_numpy(np.ascontiguousarray(crops[start:start + batch_size])).permute(0, 3, 1, 2)
+        pixels = pixels.to(vae.device).float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            chunks.append(vae.encode(pixels).half().cpu())
+    return torch.cat(chunks)
+
+
+class LatentCacheWriter:
+    """Collects sequences of one source and writes its file."""
+
+    def __init__(self, vae: AutoencoderTempoSync):
+        self.vae = vae
+        self.latents, self.context, self.context_index, self.visemes, self.sequences = [], [], [], [], []
+        self.frames = self.contexts = 0
+
+    def add(self, crops: np.ndarray, windows: np.ndarray, references: np.ndarray | None = None) -> None:
+        """One sequence: crops uint8 [T, 256, 256, 3] with viseme windows [T, 11, 15].
+
+        A talker's own frames serve as references and contexts; a retargeted portrait brings its
+        photo as `references` [R, 256, 256, 3], whose first picture gives the context of every frame.
+        """
+        count = len(crops)
+        self.latents.append(encode_crops(self.vae, crops))
+        if references is None:
+            self.context.append(encode_crops(self.vae, mask_mouth(crops)))
+            self.context_index.append(torch.arange(self.contexts, self.contexts + count))
+            self.visemes.append(torch.from_numpy(windows).half())
+            self.sequences.append((self.frames, count, self.frames, count))
+            self.frames += count
+        else:
+            extra = len(references)
+            self.latents.append(encode_crops(self.vae, references))
+            self.context.append(encode_crops(self.vae, mask_mouth(references[:1])))
+            self.context_index.append(torch.full((count + extra,), self.contexts))
+            # A reference is never a target: its windows are not read.
+            self.visemes.append(F.pad(torch.from_numpy(windows).half(), (0, 0, 0, 0, 0, extra)))
+            self.sequences.append((self.frames, count, self.frames + count, extra))
+            self.frames += count + extra
+        self.contexts += len(self.context[-1])
+
+    def write(self, path: Path) -> None:
+        save_file({
+            "latents": torch.cat(self.latents), "context": torch.cat(self.context), "context_index": torch.cat(self.context_index),
+            "visemes": torch.cat(self.visemes), "sequences": torch.tensor(self.sequences)}, path)
+
+
+@dataclass
+class DenoiserBatch:
+    """Windows of latents [B, C, h, w], reference on the full grid for the identity encoder, viseme windows [B, 11, 15]."""
+
+    target: torch.Tensor
+    reference: torch.Tensor
+    reference_full: torch.Tensor
+    context: torch.Tensor
+    visemes: torch.Tensor
+
+    @property
+    def residual(self) -> torch.Tensor:
+        return self.target - self.reference
+
+
+class LatentCache:
+    """Draws denoiser batches from cached sources.
+
+    A portrait keeps its own context while it speaks, so with probability `still_context` a talker, too, gets the context of its
+    REFERENCE frame: otherwise the jaw's outline in the target's context would tell the network what the lips do, and it would not
+    learn it from the visemes.  With probability `zero_silence` the visemes of a silent frame are zeroed: no speech known means a
+    closed, calm mouth (equation 1).
+    """
+
+    def __init__(self, folder: Path, weights: dict[str, float], device: str | torch.device = "cpu", seed: int = 0,
+                 still_context: float = 0.7, zero_silence: float = 0.2):
+        self.sources = {name: {key: value.to(device) for key, value in load_file(Path(folder) / f"{name}.safetensors").items()}
+                        for name in weights}
+        self.weights = np.array(list(weights.values())) / sum(weights.values())
+        self.rng = np.random.default_rng(seed)
+        self.still_context, self.zero_silence = still_context, zero_silence
+
+    def draw(self, batch_size: int) -> DenoiserBatch:
+        counts = self.rng.multinomial(batch_size, self.weights)
+        parts = [self._draw(source, count) for source, count in zip(self.sources.values(), counts) if count]
+        return DenoiserBatch(*(torch.cat(tensors) for tensors in zip(*parts)))
+
+    def _draw(self, source: dict[str, torch.Tensor], count: int) -> tuple[torch.Tensor, ...]:
+        sequences = source["sequences"].cpu().numpy()
+        chosen = sequences[self.rng.choice(len(sequences), count, p=sequences[:, 1] / sequences[:, 1].sum())]
+        target = chosen[:, 0] + (self.rng.random(count) * chosen[:, 1]).astype(int)
+        reference = chosen[:, 2] + (self.rng.random(count) * chosen[:, 3]).astype(int)
+        context_of = np.where(self.rng.random(count) < self.still_context, reference, target)
+        visemes = source["visemes"][target].float()
+        silent = (visemes[:, :, 0].mean(1) > 0.8).cpu().numpy() & (self.rng.random(count) < self.zero_silence)
+        visemes[torch.from_numpy(silent)] = 0
+        full = source["latents"][reference].float()
+        return (latent_window(source["latents"][target]).float(), latent_window(full), full,
+                latent_window(source["context"][source["context_index"][context_of]]).float(), visemes)

@@ -1,0 +1,153 @@
+"""Stage `visemes`: VisemeClassifier, from scratch on aligned and synthesised speech.
+
+The first run aligns the real speech and synthesises the rest into `corpus` (pocketsphinx, libespeak-ng and flite must be
+installed); later runs read it from there.
+
+    python -m temposync_pipeline.training.visemes --config examples/train/visemes.yaml --data DATA
+    python -m temposync_pipeline.training.visemes --config examples/train/visemes.yaml --evaluate runs/visemes/viseme_classifier
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data.viseme_corpus import Utterance, grid_utterances, load_utterances, read_utterances, save_utterances, synthetic_utterances
+from ..data.viseme_crops import CropSampler
+from ..data.viseme_labels import SAMPLE_RATE
+from ..metrics.visemes import plot_confusion, score_visemes
+from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
+from ..models.visemes import NUM_VISEMES
+from .loop import LoopConfig, Losses, make_accelerator, train_loop
+
+
+@dataclass
+class Config(LoopConfig):
+    output: str = "runs/visemes"
+    corpus: str = "runs/visemes/corpus"
+    # Folders under `data`: <talker>/<clip>.mpg + .align; validation talkers must not appear among the training ones.
+    grid_train: list[str] = field(default_factory=lambda: ["grid/train", "grid_hq"])
+    grid_validation: list[str] = field(default_factory=lambda: ["grid/val"])
+    # Folders under `data` with metadata.csv and .flac files; the last few utterances of each are held out.
+    read_speech: list[str] = field(default_factory=lambda: ["speech/ljspeech", "speech/dc_tts"])
+    read_holdout: int = 8
+    num_synthetic: int = 2500
+    source_weights: dict[str, float] = field(default_factory=lambda: {"grid": 0.45, "read": 0.25, "synthetic": 0.26, "noise": 0.04})
+    crop_seconds: float = 2.0
+    batch_size: int = 12
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    warmup_steps: int = 300
+    ema_decay: float = 0.998
+    max_minutes: float = 45.0
+    # weight = frequency ** -power: rare visemes count more, without upsetting the posteriors.
+    class_weight_power: float = 0.25
+
+
+def prepare_corpus(config: Config) -> tuple[list[Utterance], list[Utterance]]:
+    """Training and validation utterances, from `corpus` or made and stored there."""
+    folder, data = Path(config.corpus), Path(config.data)
+    paths = folder / "train.npz", folder / "validation.npz"
+    if not all(path.exists() for path in paths):
+        folder.mkdir(parents=True, exist_ok=True)
+        train = [item for root in config.grid_train for item in grid_utterances(data / root)]
+        validation = [item for root in config.grid_validation for item in grid_utterances(data / root)]
+        transcripts = []
+        for root in config.read_speech:
+            utterances = list(read_utterances(data / root))
+            train += utterances[: -config.read_holdout]
+            validation += utterances[-config.read_holdout :]
+            lines = (data / root / "metadata.csv").read_text(encoding="utf-8").splitlines()
+            transcripts += [line.split("|")[-1] for line in lines]
+        train += synthetic_utterances(config.num_synthetic, transcripts, config.seed)
+        save_utterances(paths[0], train)
+        save_utterances(paths[1], validation)
+    return load_utterances(paths[0]), load_utterances(paths[1])
+
+
+def class_weights(utterances: list[Utterance], power: float) -> Tensor:
+    """frequency ** -power per viseme, scaled so that the mean over time is 1; float32 [15]."""
+    seconds = np.full(NUM_VISEMES, 1e-3)
+    for item in utterances:
+        for segment in item.segments:
+            seconds[segment.viseme] += segment.end - segment.start
+    frequency = seconds / seconds.sum()
+    weights = frequency**-power
+    return torch.from_numpy(weights / (weights * frequency).sum()).float()
+
+
+def soft_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Mean over frames of -sum_v w_v y_v log softmax(logits)_v; logits and labels [B, frames, 15], weights [15]."""
+    return -(weights * labels * F.log_softmax(logits.float(), -1)).sum(-1).mean()
+
+
+def train(config: Config) -> dict[str, float]:
+    """Figures of the last validation; the averaged weights go to `output`/viseme_classifier."""
+    accelerator = make_accelerator(config)
+    utterances, validation = prepare_corpus(config)
+    # Eager attention: on crops this short it is twice as fast on a CPU as the fused kernel.
+    classifier = VisemeClassifier(VisemeClassifierConfig(attn_implementation="eager"))
+    if config.init:
+        classifier.load_state_dict(VisemeClassifier.from_pretrained(config.init).state_dict())
+    else:
+        classifier.reset_filter_bank()
+    # transformers would compute the gradient of the waveform, which nobody needs.
+    classifier.wav2vec2.feature_extractor._requires_grad = False
+    length = int(config.crop_seconds * SAMPLE_RATE)
+    num_frames = int(classifier._get_feat_extract_output_lengths(length))
+    generator = np.random.default_rng()  # unseeded: a resumed run must not see the same crops again
+    frame_seconds = classifier.hop / SAMPLE_RATE
+    sampler = CropSampler(utterances, config.source_weights, length, num_frames, classifier.frame_offset, frame_seconds, generator)
+    weights = class_weights(utterances, config.class_weight_power).to(accelerator.device)
+
+    def compute_losses(model: nn.Module, progress: float) -> Losses:
+        samples, labels = (tensor.to(accelerator.device) for tensor in sampler.batch(config.batch_size))
+        return {"loss": soft_cross_entropy(model(samples).logits, labels, weights)}
+
+    def save(model: VisemeClassifier) -> None:
+        model.save_pretrained(Path(config.output) / "viseme_classifier")
+
+    ema = copy.deepcopy(classifier)
+    return train_loop(config, accelerator, classifier, ema, compute_losses, lambda model: _figures(model, validation, "grid"), save)
+
+
+def _figures(model: VisemeClassifier, validation: list[Utterance], source: str) -> dict[str, float]:
+    return score_visemes(model, [item for item in validation if item.source == source]).figures()
+
+
+def evaluate(config: Config, folder: str) -> dict[str, dict[str, float]]:
+    """Figures of a saved model on held-out talkers and on held-out read utterances; confusion_<source>.png beside the model."""
+    torch.set_num_threads(config.threads or 2)
+    model = VisemeClassifier.from_pretrained(folder).to(config.device).eval()
+    _, validation = prepare_corpus(config)
+    results = {}
+    for source in ("grid", "read"):
+        score = score_visemes(model, [item for item in validation if item.source == source])
+        results[source] = score.figures() | {"times_real_time": score.times_real_time, "threads": torch.get_num_threads()}
+        plot_confusion(score, Path(config.output) / f"confusion_{source}.png")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--config", help="YAML file with any of the settings below")
+    parser.add_argument("--evaluate", metavar="FOLDER", help="measure this saved model instead of training")
+    for setting in dataclasses.fields(Config):
+        parser.add_argument(f"--{setting.name}", type=str if setting.type is str else yaml.safe_load, default=argparse.SUPPRESS)
+    given = vars(parser.parse_args())
+    own = {name: given.pop(name) for name in ("config", "evaluate")}
+    settings = yaml.safe_load(Path(own["config"]).read_text()) if own["config"] else {}
+    config = Config(**settings | given)
+    print(json.dumps(evaluate(config, own["evaluate"]) if own["evaluate"] else train(config), indent=2))
+
+
+if __name__ == "__main__":
+    main()

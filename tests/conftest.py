@@ -1,0 +1,43 @@
+"""Media made on the spot: the tests need no file from elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+CODECS = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".m4a": "aac", ".aac": "aac", ".ogg": "libopus", ".opus": "libopus"}
+
+
+def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
+    """A sine of amplitude 0.5, float32 [N]."""
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.fixture
+def make_audio(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a tone: make_audio("a.flac", seconds=1, rate=44100, layout="stereo")."""
+
+    def make(name: str, seconds: float = 1.0, rate: int = 16_000, layout: str = "mono", codec: str | None = None) -> Path:
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec or CODECS[path.suffix], rate=rate, layout=layout)
+            channels = stream.layout.nb_channels
+            samples = np.ascontiguousarray(np.broadcast_to(tone(seconds, rate), (channels, round(seconds * rate))))
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = rate, 0
+            resampler = av.AudioResampler(stream.format.name, layout, rate, frame_size=stream.codec_context.frame_size or 1024)
+            for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+                container.mux(stream.encode(piece))
+            container.mux(stream.encode(None))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A smooth colourful picture, uint8 [63, 95, 3] (odd sides)."""
+    y, x = np.mgrid[:63, :95]
+    return np.stack([x * 2, y * 3, 255 - x - y], -1).astype(np.uint8)

@@ -1,0 +1,148 @@
+import json
+import os
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from temposync_pipeline import checkpoints, cli
+from temposync_pipeline.models.viseme_classifier import VISEMES
+from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.training.autoencoder import Config
+
+from .tiny_components import picture, tiny_pipeline, tiny_viseme_classifier
+
+
+@pytest.fixture
+def temposync(monkeypatch, capsys):
+    """Runs the command in this process; returns exit code, lines on stdout, lines on stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return end.value.code or 0, printed.out.splitlines(), printed.err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def portrait(tmp_path):
+    Image.fromarray(picture(96, 80)).save(tmp_path / "portrait.png")
+    return tmp_path / "portrait.png"
+
+
+@pytest.fixture
+def tiny_model(monkeypatch):
+    monkeypatch.setattr(checkpoints, "bundled_path", lambda name: name)
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: tiny_pipeline())
+
+
+def test_help_needs_no_torch():
+    code = "import sys, temposync_pipeline.cli as cli; assert not {'torch', 'av', 'cv2'} & set(sys.modules); cli.main(['--help'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for command in ("generate", "visemes", "evaluate", "train"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("command", ["generate", "visemes", "evaluate", "train"])
+def test_every_command_shows_an_example(temposync, command):
+    code, out, _ = temposync(command, "--help")
+    assert code == 0 and f"Example: temposync {command}" in "\n".join(out)
+
+
+@pytest.mark.parametrize("names", [("--image", "--audio", "--num_inference_steps"), ("--source_image", "--driven_audio", "--steps")])
+def test_generate(tmp_path, temposync, tiny_model, portrait, make_audio, names):
+    output, report = tmp_path / "out.mp4", tmp_path / "out.json"
+    code, out, err = temposync("generate", names[0], portrait, names[1], make_audio("a.mp3", seconds=0.6, rate=44_100),
+                               names[2], 2, "--output", output, "--seed", 3, "--device", "cpu", "--json", report)
+    assert (code, out[-1], err) == (0, str(output), [])
+    results = json.loads(report.read_text())
+    assert results["frames"] == 15 and results["fps"] == 25 and results["output"] == str(output)
+    with av.open(str(output)) as container:
+        assert container.streams.video[0].frames == 15 and container.streams.audio[0].rate == 44_100
+
+
+def test_generate_says_what_is_wrong_in_one_line(tmp_path, temposync, tiny_model, portrait, make_audio):
+    audio, output = make_audio("a.wav"), tmp_path / "out.mp4"
+    output.write_bytes(b"old")
+    (tmp_path / "text.wav").write_text("no sound")
+    (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(np.full((96, 80, 3), 90, np.uint8)).save(tmp_path / "grey.png")
+    before = sorted(os.listdir(tmp_path))
+    cases = [
+        ((tmp_path / "missing.png", audio, output), "missing.png: no such file"),
+        ((portrait, tmp_path / "text.wav", output), "text.wav: not an audio"),
+        ((tmp_path / "text.png", audio, output), "text.png: not a readable"),
+        ((tmp_path / "grey.png", audio, output), "grey.png"),
+        ((portrait, audio, tmp_path / "nowhere" / "out.mp4"), "the output folder does not exist"),
+        ((portrait, audio, tmp_path), "the output is a folder"),
+        ((portrait, audio, audio), "the output would replace an input"),
+        ((portrait, audio, tmp_path / ("n" * 400 + ".mp4")), "name too long"),
+    ]
+    for (image, sound, target), message in cases:
+        code, out, err = temposync("generate", "--image", image, "--audio", sound, "--output", target)
+        assert code == 2 and out == [] and len(err) == 1, (message, err)
+        assert message.lower() in err[0].lower()
+    assert sorted(os.listdir(tmp_path)) == before and output.read_bytes() == b"old"
+
+
+def test_an_unwritable_folder(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "folder/.1.mp4")
+
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", refuse)  # root may write anywhere, so the refusal is made here
+    code, _, err = temposync("generate", "--image", portrait, "--audio", make_audio("a.wav"), "--output", tmp_path / "out.mp4")
+    assert code == 2 and err == ["temposync: folder/.1.mp4: Permission denied"]
+
+
+@pytest.mark.parametrize("command", ["generate", "visemes"])
+def test_unknown_model(temposync, portrait, make_audio, command):
+    image = ("--image", portrait) if command == "generate" else ()
+    code, _, err = temposync(command, *image, "--audio", make_audio("a.wav"), "--model", "no-model")
+    assert code == 2 and len(err) == 1 and "no-model: not a bundled checkpoint" in err[0]
+
+
+def test_visemes(tmp_path, temposync, make_audio):
+    tiny_viseme_classifier().save_pretrained(tmp_path / "model" / "viseme_classifier")
+    report = tmp_path / "visemes.json"
+    audio = make_audio("a.flac", seconds=1.37, rate=44_100)
+    code, out, _ = temposync("visemes", "--audio", audio, "--json", report, "--model", tmp_path / "model")
+    results = json.loads(report.read_text())
+    assert code == 0 and out[0].split()[2] in VISEMES
+    assert results["fps"] == 25 and results["visemes"] == list(VISEMES)
+    probabilities = np.array(results["probabilities"])
+    assert probabilities.shape == (34, 15)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-3)
+
+
+def test_training_settings(tmp_path, temposync):
+    (tmp_path / "settings.yaml").write_text("learning_rate: 1e-3\nbatch_size: 4\nmax_minutes: 2\n")
+    values = cli._read_settings(tmp_path / "settings.yaml", ["batch_size=8", "resume=true", "sources={portraits: 1}"])
+    config = cli._build_config(Config, values)
+    assert (config.learning_rate, config.batch_size, config.max_minutes, config.resume) == (1e-3, 8, 2.0, True)
+    assert isinstance(config.max_minutes, float) and config.sources == {"portraits": 1}
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("nothing",), "nothing: not a stage (aligner, autoencoder, visemes, teacher, student)"),
+    (("autoencoder", "--set", "speed=3"), "speed: not a setting"),
+    (("autoencoder", "--set", "batch_size=many"), "batch_size: 'many', expected int"),
+    (("autoencoder", "--set", "batch_size=1.5"), "batch_size: 1.5, expected int"),
+    (("autoencoder", "--set", "batch_size"), "expected KEY=VALUE"),
+    (("autoencoder", "--set", "batch_size=[1"), "not YAML"),
+    (("autoencoder", "--data", "/nowhere/at/all"), "no such file"),
+    (("autoencoder", "--device", "abacus"), "not available here"),
+])
+def test_training_mistakes(temposync, arguments, message):
+    code, _, err = temposync("train", *arguments)
+    assert code == 2 and len(err) == 1 and message in err[0]
+
+
+def test_evaluation_of_a_missing_manifest(tmp_path, temposync):
+    code, _, err = temposync("evaluate", "--manifest", tmp_path / "missing.jsonl", "--json", tmp_path / "out.json")
+    assert code == 2 and err == [f"temposync: {tmp_path / 'missing.jsonl'}: no such file"]

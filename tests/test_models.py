@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
+from temposync_pipeline.models.identity_encoder import IdentityEncoder
+
+from .tiny_components import tiny_denoiser, tiny_vae
+
+
+def denoiser_inputs(batch: int = 2) -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    return {"sample": torch.randn(batch, 32, 10, 12), "timestep": torch.full((batch,), 0.1), "reference": torch.randn(batch, 32, 10, 12),
+            "context": torch.randn(batch, 32, 10, 12), "visemes": torch.rand(batch, 11, 15), "identity": torch.randn(batch, 128)}
+
+
+def test_autoencoder_shapes_and_stride():
+    vae, pixels = tiny_vae(), torch.rand(2, 3, 64, 96) * 2 - 1
+    latents = vae.encode(pixels)
+    assert latents.shape == (2, 32, 4, 6) and vae.decode(latents).shape == pixels.shape
+    with pytest.raises(ValueError, match="divisible by 16"):
+        vae.encode(torch.zeros(1, 3, 60, 64))
+
+
+def test_latents_are_normalised_by_the_config_and_decoding_undoes_it():
+    vae, pixels = tiny_vae(), torch.rand(1, 3, 64, 64) * 2 - 1
+    plain, decoded = vae.encode(pixels), vae(pixels)
+    vae.register_to_config(latents_mean=[0.5] * 32, latents_std=[2.0] * 32)
+    assert torch.allclose(vae.encode(pixels), (plain - 0.5) / 2, atol=1e-6)
+    assert torch.allclose(vae(pixels), decoded, atol=1e-5)
+
+
+def test_a_block_of_latents_decodes_like_the_whole_away_from_its_edge():
+    vae, latents = tiny_vae(), torch.randn(1, 32, 24, 24)
+    whole, block = vae.decode(latents), vae.decode(latents[:, :, 2:22, 3:23])
+    assert torch.allclose(whole[:, :, 128:256, 128:256], block[:, :, 96:224, 80:208], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sample", "timestep", "reference", "context", "visemes", "identity"])
+def test_denoiser_listens_to_every_condition(name):
+    denoiser, inputs = tiny_denoiser(), denoiser_inputs()
+    changed = inputs | {name: inputs[name] + 0.5}
+    with torch.no_grad():
+        assert not torch.allclose(denoiser(**inputs).sample, denoiser(**changed).sample, atol=1e-5)
+
+
+def test_fresh_denoiser_starts_at_zero_output():
+    denoiser = TempoSyncDenoiser(block_out_channels=(32, 32), layers_per_block=(1, 1), mid_layers=1, embedding_channels=32)
+    output = denoiser(**denoiser_inputs()).sample
+    assert output.shape == (2, 32, 10, 12) and not output.any()
+
+
+def test_samples_of_a_batch_do_not_influence_each_other():
+    denoiser, inputs = tiny_denoiser(), denoiser_inputs(3)
+    with torch.no_grad():
+        together = denoiser(**inputs).sample
+        alone = denoiser(**{key: value[1:2] for key, value in inputs.items()}).sample
+    assert torch.allclose(together[1:2], alone, atol=1e-5)
+
+
+def test_identity_embeddings_have_unit_length():
+    embedding = IdentityEncoder(channels=(8, 8, 8))(torch.randn(3, 32, 16, 16))
+    assert embedding.shape == (3, 128) and torch.allclose(embedding.norm(dim=1), torch.ones(3), atol=1e-5)
+
+
+@pytest.mark.parametrize("build", [tiny_vae, tiny_denoiser])
+def test_save_and_load_are_bit_identical(build, tmp_path):
+    model = build()
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+    for key, value in model.config.items():
+        expected = list(value) if isinstance(value, tuple) else value
+        assert key.startswith("_") or loaded.config[key] == expected

@@ -1,0 +1,85 @@
+import math
+
+import pytest
+import torch
+
+from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
+
+
+def exact_raw_output(scheduler: TempoSyncScheduler, sample: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The network's output for which f is the posterior mean of data ~ N(0, s²): f = s²/(s² + σ²)·z̃, with s = 0.5."""
+    c_skip, c_out, _ = scheduler.boundary_coefficients(sigma)
+    return (0.25 / (0.25 + sigma**2) - c_skip) * sample / c_out
+
+
+def test_schedule_has_the_stated_ends_and_spacing():
+    sigmas = TempoSyncScheduler(sigma_min=0.02, sigma_max=10.0, rho=7.0).sigma_schedule(5)
+    assert sigmas[0] == pytest.approx(10.0) and sigmas[4] == pytest.approx(0.02) and sigmas[5] == 0
+    middle = ((10 ** (1 / 7) + 0.02 ** (1 / 7)) / 2) ** 7
+    assert sigmas[2] == pytest.approx(middle, rel=1e-5)
+
+
+def test_boundary_condition_returns_the_sample_without_noise():
+    scheduler, sample = TempoSyncScheduler(), torch.randn(2, 3, 4, 4)
+    clean = scheduler.pred_original(torch.randn_like(sample), sample, torch.tensor(0.0))
+    assert torch.equal(clean, sample)
+
+
+def test_boundary_coefficients_match_their_formula():
+    c_skip, c_out, c_in = TempoSyncScheduler(sigma_data=0.5).boundary_coefficients(torch.tensor(2.0))
+    assert c_skip == pytest.approx(0.25 / 4.25) and c_out == pytest.approx(1 / math.sqrt(4.25)) and c_in == pytest.approx(1 / math.sqrt(4.25))
+
+
+def test_ode_converges_to_the_closed_form_of_gaussian_data():
+    """For data ~ N(0, s²) the probability-flow ODE maps z(σ_max) to z·s/√(s² + σ_max²)."""
+    scheduler = TempoSyncScheduler(prediction="ode", sigma_min=1e-3)
+    start = torch.randn(1, 4, 3, 3, dtype=torch.float64) * scheduler.init_noise_sigma
+    errors = []
+    for steps in (50, 400):
+        scheduler.set_timesteps(steps)
+        sample = start
+        for i, timestep in enumerate(scheduler.timesteps):
+            sample = scheduler.step(exact_raw_output(scheduler, sample, scheduler.sigmas[i].double()), timestep, sample).prev_sample
+        errors.append((sample - start * 0.5 / math.sqrt(0.25 + 100)).abs().max().item())
+    assert errors[1] == pytest.approx(errors[0] / 8, rel=0.1) and errors[1] < 1e-2  # first order: eight times the steps
+
+
+def test_consistency_steps_renoise_with_one_shared_noise():
+    scheduler = TempoSyncScheduler()
+    scheduler.set_timesteps(3)
+    noise, clean = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4)
+    sample = noise * scheduler.init_noise_sigma
+    for i, timestep in enumerate(scheduler.timesteps):
+        c_skip, c_out, _ = scheduler.boundary_coefficients(scheduler.sigmas[i])
+        output = scheduler.step((clean - c_skip * sample) / c_out, timestep, sample)
+        sample = output.prev_sample
+        assert torch.allclose(output.pred_original_sample, clean, atol=1e-4)
+        assert torch.allclose(sample, clean + scheduler.sigmas[i + 1] * noise, atol=1e-3)
+    assert torch.allclose(sample, clean, atol=1e-4)
+
+
+def test_add_noise_scales_every_sample_by_its_own_level():
+    original, noise = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    noisy = TempoSyncScheduler().add_noise(original, noise, torch.tensor([0.5, 3.0]))
+    assert noisy[0].eq(0.5).all() and noisy[1].eq(3.0).all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_every_number_of_steps_starts_at_full_noise(steps):
+    scheduler = TempoSyncScheduler()
+    scheduler.set_timesteps(steps)
+    assert len(scheduler.timesteps) == steps == len(scheduler) and scheduler.sigmas[0] == pytest.approx(10.0)
+    assert (scheduler.sigmas.diff() < 0).all() and scheduler.sigmas[-1] == 0
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        TempoSyncScheduler().set_timesteps(0)
+    with pytest.raises(ValueError, match="prediction"):
+        TempoSyncScheduler(prediction="magic")
+
+
+def test_config_round_trip(tmp_path):
+    TempoSyncScheduler(sigma_max=5.0, prediction="ode").save_pretrained(tmp_path)
+    loaded = TempoSyncScheduler.from_pretrained(tmp_path)
+    assert loaded.config.sigma_max == 5.0 and loaded.config.prediction == "ode" and loaded.init_noise_sigma == 5.0

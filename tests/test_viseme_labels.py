@@ -1,0 +1,146 @@
+"""Phonemes to visemes, soft frame labels, and the sources of phone times that are installed here."""
+
+import ctypes.util
+import shutil
+
+import numpy as np
+import pytest
+
+from temposync_pipeline.data.speech_augmentation import augment, coloured_noise, impulse_response
+from temposync_pipeline.data.viseme_corpus import Utterance, load_utterances, save_utterances
+from temposync_pipeline.data.viseme_crops import CropSampler
+from temposync_pipeline.data.viseme_labels import Phone, Segment, coverage, force_align, speak_espeak, speak_flite, viseme_segments
+from temposync_pipeline.models.visemes import ARPABET_VISEMES, VISEME_INDEX, VISEMES, arpabet_parts, ipa_parts
+
+SIL, PP, SS, AA, IH, OU = (VISEME_INDEX[name] for name in ("sil", "PP", "SS", "aa", "ih", "ou"))
+
+
+def phone(start: float, end: float, symbol: str) -> Phone:
+    return Phone(start, end, symbol, arpabet_parts(symbol))
+
+
+def test_every_arpabet_phone_has_visemes_whose_shares_sum_to_one():
+    cmudict = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH SIL".split()
+    assert {part[0] for symbol in cmudict for part in arpabet_parts(symbol)} == set(VISEMES)
+    for parts in ARPABET_VISEMES.values():
+        assert sum(share for _, share in parts) == pytest.approx(1)
+
+
+def test_arpabet_stress_and_case_are_ignored_and_unknown_symbols_raise():
+    assert arpabet_parts("ay1") == (("aa", 0.6), ("ih", 0.4))
+    with pytest.raises(KeyError):
+        arpabet_parts("QX")
+
+
+@pytest.mark.parametrize(
+    ("ipa", "names"),
+    [("aɪ", "aa ih"), ("tʃ", "CH"), ("ɑːɹ", "aa RR"), ("n̩", "nn"), ("əʊ", "oh ou"), ("uː", "ou"), ("p", "PP"), ("h", ""), ("<s>", "SS"), ("ˈ", "")],
+)
+def test_ipa_phones(ipa, names):
+    assert " ".join(name for name, _ in ipa_parts(ipa)) == names
+
+
+def test_ipa_and_arpabet_agree():
+    pairs = {"B": "b", "F": "f", "DH": "ð", "T": "t", "NG": "ŋ", "JH": "dʒ", "Z": "z", "L": "l", "R": "ɹ", "ER": "ɜː", "AE": "æ", "EH": "ɛ",
+             "IY": "iː", "AO": "ɔː", "UW": "uː", "W": "w", "AW": "aʊ", "EY": "eɪ", "OW": "oʊ", "OY": "ɔɪ"}
+    for arpabet, ipa in pairs.items():
+        assert ipa_parts(ipa) == arpabet_parts(arpabet)
+
+
+def test_diphthongs_split_60_40_and_h_takes_the_following_vowel():
+    segments = viseme_segments([phone(0, 0.1, "HH"), phone(0.1, 0.3, "AY"), phone(0.3, 0.4, "HH")])
+    assert [segment.viseme for segment in segments] == [AA, AA, IH, SIL]
+    assert [segment.end for segment in segments] == pytest.approx([0.1, 0.22, 0.3, 0.4])
+
+
+def test_coverage_is_the_share_of_each_frame():
+    labels = coverage([Segment(0.02, 0.05, PP), Segment(0.05, 0.12, AA)], num_frames=4, frame_seconds=0.04)
+    expected = np.zeros((4, 15))
+    expected[0, [SIL, PP]] = 0.5, 0.5
+    expected[1, [PP, AA]] = 0.25, 0.75
+    expected[2, AA] = expected[3, SIL] = 1
+    np.testing.assert_allclose(labels, expected, atol=1e-6)
+    shifted = coverage([Segment(0.02, 0.05, PP), Segment(0.05, 0.12, AA)], 1, 0.02, offset=0.04)
+    assert shifted[0, PP] == pytest.approx(0.5) and shifted[0, AA] == pytest.approx(0.5)
+
+
+def test_corpus_survives_its_file(tmp_path):
+    items = [
+        Utterance("a", "grid", np.arange(5, dtype=np.int16), [Segment(0.0, 0.5, 3)]),
+        Utterance("b", "read", np.arange(3, dtype=np.int16), [Segment(0.0, 0.25, 0), Segment(0.25, 1.0, 7)]),
+    ]
+    save_utterances(tmp_path / "corpus.npz", items)
+    for before, after in zip(items, load_utterances(tmp_path / "corpus.npz"), strict=True):
+        assert (after.name, after.source, after.segments) == (before.name, before.source, before.segments)
+        np.testing.assert_array_equal(after.samples, before.samples)
+
+
+def test_crops_keep_sound_and_label_together():
+    """A tone labelled aa amid silence: whatever the crop, speed, room and noise, label aa is where the energy is."""
+    samples = np.zeros(48_000, np.float32)
+    samples[16_000:32_000] = 0.5 * np.sin(0.3 * np.arange(16_000))
+    item = Utterance("tone", "grid", (samples * 32767).astype(np.int16), [Segment(1.0, 2.0, AA)])
+    frames = 99
+    sampler = CropSampler([item], {"grid": 1.0}, 32_000, frames, 0.0, 0.02, np.random.default_rng(0))
+    waves, labels = sampler.batch(12)
+    energy = waves[:, : frames * 320].reshape(12, frames, 320).square().mean(-1).sqrt().numpy()
+    voiced = labels[..., AA].numpy()
+    assert waves.shape == (12, 32_000) and labels.shape == (12, frames, 15)
+    assert voiced.max() == 1
+    correlations = [np.corrcoef(e, v)[0, 1] for e, v in zip(energy, voiced, strict=True) if v.std() > 0.2]
+    assert len(correlations) > 5 and np.median(correlations) > 0.8
+
+
+def test_noise_crops_are_labelled_silent():
+    _, labels = CropSampler([], {"noise": 1.0}, 16_000, 49, 0.0, 0.02, np.random.default_rng(0)).batch(2)
+    assert (labels[..., SIL] == 1).all()
+
+
+def test_augmentation_keeps_length_and_timing():
+    generator = np.random.default_rng(0)
+    click = np.zeros(16_000, np.float32)
+    click[8_000] = 1
+    for _ in range(20):
+        changed = augment(click, coloured_noise(16_000, 1.0, generator), generator)
+        assert changed.shape == click.shape and np.isfinite(changed).all()
+    room = impulse_response(0.4, 2.0, generator)
+    assert np.argmax(np.abs(room)) == 0 and np.linalg.norm(room) == pytest.approx(1)
+
+
+@pytest.mark.skipif(not ctypes.util.find_library("espeak-ng"), reason="libespeak-ng is not installed")
+def test_espeak_reports_phone_times():
+    speech = speak_espeak("sue pass", "en-us+f3", words_per_minute=120)
+    visemes = [segment.viseme for segment in viseme_segments(speech.phones) if segment.viseme != SIL]
+    assert visemes == [SS, OU, PP, AA, SS]
+    assert speech.phones[-1].end == pytest.approx(len(speech.samples) / speech.sample_rate)
+    loudness = {name: [] for name in ("vowel", "closure")}
+    for item in speech.phones:
+        piece = speech.samples[int(item.start * speech.sample_rate) : int(item.end * speech.sample_rate)]
+        loudness["vowel" if item.parts[0][0] in ("aa", "ou") else "closure"].append(float(np.sqrt((piece**2).mean())))
+    assert min(loudness["vowel"]) > max(loudness["closure"])
+    with pytest.raises(ValueError, match="no voice"):
+        speak_espeak("a", "no-such-voice")
+
+
+@pytest.mark.skipif(not shutil.which("flite"), reason="flite is not installed")
+def test_flite_reports_phone_times():
+    speech = speak_flite("sue pass", "kal16")
+    assert [segment.viseme for segment in viseme_segments(speech.phones)] == [SIL, SS, OU, PP, AA, SS, SIL]
+    assert speech.phones[-1].end == pytest.approx(len(speech.samples) / speech.sample_rate, abs=0.05)
+
+
+@pytest.mark.skipif(not shutil.which("flite"), reason="flite is not installed")
+def test_forced_alignment_finds_the_synthesiser_s_own_times():
+    pytest.importorskip("pocketsphinx")
+    text = "place white by four again"
+    speech = speak_flite(text, "slt")
+    aligned = [item for item in force_align(speech.samples, text) if item.symbol != "SIL"]
+    true = [item for item in speech.phones if item.symbol != "pau"]
+    assert [item.symbol for item in aligned] == [item.symbol.upper() for item in true]
+    assert np.median([abs(a.start - b.start) for a, b in zip(aligned, true, strict=True)]) < 0.02
+
+
+def test_forced_alignment_names_unknown_words():
+    pytest.importorskip("pocketsphinx")
+    with pytest.raises(ValueError, match="xyzzyq"):
+        force_align(np.zeros(16_000, np.float32), "say xyzzyq")

@@ -1,0 +1,74 @@
+"""Real models with tiny configurations, for tests: built in milliseconds, random weights."""
+
+import numpy as np
+import torch
+
+from temposync_pipeline.face.crop import RIGID, TEMPLATE
+from temposync_pipeline.face.landmarks import NUM_LANDMARKS
+from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
+from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
+from temposync_pipeline.models.face_aligner import Face, FaceAligner
+from temposync_pipeline.models.identity_encoder import IdentityEncoder
+from temposync_pipeline.models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
+from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
+
+
+def tiny_vae() -> AutoencoderTempoSync:
+    torch.manual_seed(0)
+    return AutoencoderTempoSync(encoder_channels=(8, 8, 8, 8), encoder_blocks=(1, 0, 0, 1), decoder_channels=(8, 8, 8, 8),
+                                decoder_blocks=(1, 0, 0, 1)).eval()
+
+
+def tiny_denoiser(**changes) -> TempoSyncDenoiser:
+    """Output layers start at zero in a fresh model; here they are random, so that every input has an effect."""
+    torch.manual_seed(1)
+    settings = {"block_out_channels": (32, 32), "layers_per_block": (1, 1), "mid_layers": 1, "embedding_channels": 32} | changes
+    denoiser = TempoSyncDenoiser(**settings).eval()
+    for parameter in denoiser.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return denoiser
+
+
+def tiny_viseme_classifier() -> VisemeClassifier:
+    torch.manual_seed(2)
+    return VisemeClassifier(VisemeClassifierConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(16, 16, 16), conv_stride=(10, 8, 4), conv_kernel=(20, 16, 8),
+        num_conv_pos_embeddings=7, num_conv_pos_embedding_groups=2)).eval()
+
+
+def template_face(image: np.ndarray, max_faces: int | None = None, threshold: float = 0.5) -> list[Face]:
+    """What `detect` answers in tests (random weights find nothing): the template in the square at the picture's upper left."""
+    if image.max() == image.min():
+        return []
+    landmarks = np.full((NUM_LANDMARKS, 2), 128, np.float32)
+    landmarks[RIGID] = TEMPLATE
+    return [Face(landmarks=landmarks * (min(image.shape[:2]) / 256), confidence=np.ones(NUM_LANDMARKS, np.float32), score=1.0)]
+
+
+def tiny_face_aligner() -> FaceAligner:
+    torch.manual_seed(4)
+    aligner = FaceAligner(detector_channels=(4, 4, 4, 4, 4), landmark_channels=(4, 4, 4, 4, 4), crop_size=64).eval()
+    aligner.detect = template_face
+    return aligner
+
+
+def tiny_pipeline() -> TempoSyncPipeline:
+    torch.manual_seed(3)
+    pipeline = TempoSyncPipeline(
+        vae=tiny_vae(), denoiser=tiny_denoiser(), identity_encoder=IdentityEncoder(channels=(8, 8, 8)).eval(),
+        viseme_classifier=tiny_viseme_classifier(), face_aligner=tiny_face_aligner(), scheduler=TempoSyncScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def picture(height: int = 256, width: int = 256) -> np.ndarray:
+    """A smooth coloured picture, uint8 [height, width, 3]."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([255 * x / width, 255 * y / height, 128 + 60 * np.sin(x / 9)], -1).astype(np.uint8)
+
+
+def tone(seconds: float = 0.6, rate: int = 16_000) -> tuple[np.ndarray, int]:
+    time = np.arange(int(seconds * rate)) / rate
+    return (0.3 * np.sin(2 * np.pi * (150 + 200 * time) * time)).astype(np.float32), rate
