@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from temposync_pipeline.data.manifest import build_manifest
-from temposync_pipeline.data.speaking_portraits import Drivers, load_portraits, speak
+from temposync_pipeline.data.speaking_portraits import Drivers, has_balanced_light, load_portraits, speak
 
 
 def main() -> None:
@@ -29,7 +29,8 @@ def main() -> None:
     cv2.setNumThreads(1)
     generator = np.random.default_rng(arguments.seed)
     portraits = load_portraits(arguments.data / "portraits", arguments.labels / "portraits.npz")
-    clips = [clip for clip in build_manifest(arguments.data, landmarks=arguments.labels) if clip.landmarks is not None]
+    clips = [clip for clip in build_manifest(arguments.data, landmarks=arguments.labels)
+             if clip.landmarks is not None and has_balanced_light(clip)]
     for split in ("val", "train"):
         folder = arguments.output / split
         folder.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,7 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="self, cross (another talker's voice) or portraits (photographs).")] = "self",
     portraits: Annotated[Path | None, typer.Option(help="Folder of photographs, for --protocol portraits.")] = None,
     held_out_only: Annotated[bool, typer.Option("--held-out-only", help="Of the photographs, only those never trained on.")] = False,
-    landmarks: Annotated[Path | None, typer.Option(help="Folder of the real clips' landmarks, <clip id>.npy; else tracked.")] = None,
+    landmarks: Annotated[Path | None, typer.Option(help="Folder of the real clips' landmarks, <clip id>.npz; else tracked.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips, pairs or portraits.")] = None,
     num_inference_steps: Steps = 4,
     model: Model = "temposync-tiny",

@@ -77,8 +77,9 @@ class MouthLight:
         bright = smoothstep(level, 0.5, 0.95)
         pale = 1 - smoothstep(mouth[..., :1] / np.maximum(mouth[..., 1:2], 1), 1.3, 1.6)
         tissue = mouth * self.tissue_gain
-        # Tongue, gums and the dark behind them are red; what video shows there as olive is its coarse colour.
+        # Tongue, gums and the dark behind them are red; what video shows there as olive or mauve is its coarse colour.
         tissue[..., 1:] = np.minimum(tissue[..., 1:], tissue[..., :1] * [0.80, 0.75])
+        tissue[..., 2] = np.minimum(tissue[..., 2], tissue[..., 1])
         # Video keeps colour at half the resolution of brightness, so a tooth's own is unreliable.  In the shade its colour deepens:
         # the light there has come through lips and gums.
         chroma = (self.teeth / self.teeth.mean()) ** np.clip(2.2 - 1.2 * level, 1, 2)

@@ -27,9 +27,10 @@ _STRIDE = 2  # the splines are evaluated at every second pixel
 _COARSE = np.stack([XS[::_STRIDE, ::_STRIDE].ravel(), YS[::_STRIDE, ::_STRIDE].ravel()], 1)
 # Points on the mask's outline, 14 px apart: nothing may move there.
 _BORDER = max(cv2.findContours((mouth_mask() > 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=len)[::14, 0]
-# Skin beyond a mouth corner, outwards and downwards from it: it moves with the corner, or else a narrowing mouth would draw the
-# corner's shadow out into a streak.
-_AROUND_CORNER = np.float64([[4, -5], [6, 0], [4, 5], [10, -7], [11, 2]])
+# Skin beyond a mouth corner, outwards and downwards from it, and how far it moves with the corner: or else a narrowing mouth would
+# draw the corner's shadow out into a streak.
+_AROUND_CORNER = np.float64([[4, -5], [6, 0], [4, 5], [11, -6], [12, 3]])
+_WITH_CORNER = np.float64([0.9, 0.9, 0.9, 0.7, 0.7])
 _CORNERS = np.concatenate([OUTER[[0, 10]], INNER[[0, 10]]])
 _UPPER_LIP, _LOWER_LIP = (np.concatenate([OUTER[lip[1:-1]], INNER[lip[1:-1]]]) for lip in (UPPER, LOWER))
 
@@ -72,7 +73,7 @@ def warp_fields(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.
     corners, corner_shift = target[OUTER[[0, 10]]], (source - target)[OUTER[[0, 10]]]
     around = (corners[:, None] + _AROUND_CORNER * [[[-1, 1]], [[1, 1]]]).reshape(-1, 2)
     points = np.vstack([target[moving], around, _BORDER]).astype(np.float64)
-    shifts = np.vstack([(source - target)[moving], np.repeat(0.92 * corner_shift, len(_AROUND_CORNER), 0), np.zeros(_BORDER.shape)])
+    shifts = np.vstack([(source - target)[moving], (_WITH_CORNER[:, None] * corner_shift[:, None]).reshape(-1, 2), np.zeros(_BORDER.shape)])
     # Each spline leaves the other lip out; its weights there stay 0, so that both share one kernel matrix.
     lip, everything = len(_UPPER_LIP), np.arange(len(points))
     weights = np.zeros((2, len(points) + 3, 2), np.float32)

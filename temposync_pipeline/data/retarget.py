@@ -89,6 +89,8 @@ def transfer_motion(base: np.ndarray, driver: np.ndarray, driver_rest: np.ndarra
     displacement = interocular_distance(base) / interocular_distance(driver_rest) * (driver - rest - nod)
     # Speech is nearly symmetric; a turned head is not, and the portrait's is turned otherwise.
     displacement = (displacement + displacement[:, MIRROR] * [-1, 1]) / 2
+    # A wide mouth purses and spreads over a longer way.
+    displacement[..., 0] *= np.clip(np.ptp(base[_LIPS, 0]) / np.ptp(rest[_LIPS, 0]), 1, 1.35)
 
     target = np.repeat(base[None].astype(np.float64), len(driver), 0)
     target[:, _LIPS] += displacement[:, _LIPS]

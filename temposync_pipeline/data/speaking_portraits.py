@@ -13,6 +13,7 @@ from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, transform_points
 from ..face.landmarks import GROUPS, LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER
 from ..media.image import load_image
+from ..media.video import read_video
 from .clips import ClipCrops, load_clip, load_landmarks
 from .manifest import Clip, portrait_split
 from .mouth_colour import skin_colour
@@ -85,46 +86,42 @@ def load_portraits(folder: str | PathLike, landmarks: str | PathLike) -> list[Po
     return portraits
 
 
+def rough_crop_landmarks(clip: Clip) -> np.ndarray:
+    """A clip's landmarks in crop pixels, [T, 131, 2], without decoding it: each frame aligned by itself, so they tremble a little."""
+    return np.stack([transform_points(align_matrix(points), points) for points in load_landmarks(clip.landmarks)])
+
+
+def has_balanced_light(clip: Clip) -> bool:
+    """False for clips tinged with orange, a third of GRID: so little blue is left that their teeth cannot be made white again."""
+    points, frame = load_landmarks(clip.landmarks)[0], read_video(clip.video, max_frames=1)[0][0]
+    matrix = align_matrix(points)
+    colour = skin_colour(crop_face(frame, matrix), transform_points(matrix, points))
+    return bool(colour[2] > 0.55 * colour[1])
+
+
 class Drivers:
-    """Talkers' clips with landmarks, as sources of motion; each talker's rest shape is measured over all of the talker's clips."""
+    """Talkers' clips, each with a landmark file, as sources of motion; a talker's rest is measured over all of the talker's clips."""
 
     def __init__(self, clips: list[Clip], min_frames: int):
         self.by_talker: dict[str, list[Clip]] = {}
-        self.rests: dict[str, np.ndarray] = {}
         shapes: dict[str, list[np.ndarray]] = {}
         for clip in clips:
-            points = load_landmarks(clip.landmarks)
-            if len(points) < min_frames or not np.isfinite(points).all():
-                continue
-            self.by_talker.setdefault(clip.talker, []).append(clip)
-            shapes.setdefault(clip.talker, []).extend(transform_points(align_matrix(frame), frame) for frame in points)
+            points = rough_crop_landmarks(clip)
+            if len(points) >= min_frames and np.isfinite(points).all():
+                self.by_talker.setdefault(clip.talker, []).append(clip)
+                shapes.setdefault(clip.talker, []).append(points)
         if not self.by_talker:
             raise InvalidInputError(f"no clip with landmarks of at least {min_frames} frames")
-        self.rests = {talker: rest_shape(np.stack(points)) for talker, points in shapes.items()}
-        self.load = lru_cache(maxsize=128)(load_clip)
+        self.rests = {talker: rest_shape(np.concatenate(points)) for talker, points in shapes.items()}
+        self._load = lru_cache(maxsize=128)(load_clip)  # 15 MB a clip of 75 frames
 
     def draw(self, generator: np.random.Generator) -> tuple[Clip, ClipCrops]:
-        """A random talker's random clip.  A talker's chance grows with the root of the number of their clips."""
+        """A random talker's random clip.  A talker's chance grows with the root of the number of the talker's clips."""
         talkers = sorted(self.by_talker)
         chances = np.sqrt([len(self.by_talker[talker]) for talker in talkers])
-        while True:
-            talker = talkers[generator.choice(len(talkers), p=chances / chances.sum())]
-            clip = self.by_talker[talker][generator.integers(len(self.by_talker[talker]))]
-            crops = self.load(clip)
-            middle = len(crops.crops) // 2
-            colour = skin_colour(crops.crops[middle], crops.landmarks[middle])
-            # A third of the corpus is tinged with orange: so little blue is left that teeth cannot be made white again.
-            if colour[2] > 0.55 * colour[1]:
-                return clip, crops
-            self.by_talker[talker].remove(clip)
-            if not self.by_talker[talker]:
-                return self._without(talker).draw(generator)
-
-    def _without(self, talker: str) -> "Drivers":
-        del self.by_talker[talker]
-        if not self.by_talker:
-            raise InvalidInputError("no clip in balanced light")
-        return self
+        clips = self.by_talker[talkers[generator.choice(len(talkers), p=chances / chances.sum())]]
+        clip = clips[generator.integers(len(clips))]
+        return clip, self._load(clip)
 
 
 def speak(portraits: list[Portrait], drivers: Drivers, num_frames: int, generator: np.random.Generator) -> Iterator[

@@ -10,8 +10,8 @@ SAMPLE_RATE = 16_000
 
 @lru_cache(maxsize=16)
 def _noise_reel(exponent: float) -> np.ndarray:
-    """A minute of noise to cut from: making each crop's noise anew would cost more than training on it."""
-    length = 60 * SAMPLE_RATE
+    """Twenty seconds of noise to cut from: making each crop's noise anew would cost more than training on it."""
+    length = 20 * SAMPLE_RATE
     spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(length))
     frequency = np.maximum(np.arange(len(spectrum)), 1 + 20 * length / SAMPLE_RATE)
     noise = np.fft.irfft(spectrum * frequency ** (-exponent / 2), length)

@@ -77,15 +77,16 @@ def read_utterances(root: Path) -> Iterator[Utterance]:
             continue  # numerals, foreign names, misreadings
 
 
-def synthetic_utterances(count: int, transcripts: list[str], seed: int = 0, flite_share: float = 0.25) -> Iterator[Utterance]:
-    """Synthesised speech with exact phone times: half GRID-style sentences, half pieces of `transcripts` and shuffled words of them."""
+def synthetic_utterances(
+    count: int, transcripts: list[str], seed: int = 0, grid_share: float = 0.25, flite_share: float = 0.2
+) -> Iterator[Utterance]:
+    """Synthesised speech with exact phone times: GRID-style sentences, pieces of `transcripts` and shuffled words of them."""
     generator = random.Random(seed)
     vocabulary = sorted({word for text in transcripts for word in text.split()}) or ["hello"]
     for index in tqdm(range(count), desc="synthesise"):
-        kind = generator.random()
-        if kind < 0.5 or not transcripts:
+        if generator.random() < grid_share or not transcripts:
             text = " ".join(generator.choice(words.split()) for words in _GRID_PLAN)
-        elif kind < 0.75:
+        elif generator.random() < 0.5:
             words = generator.choice(transcripts).split()
             start = generator.randrange(max(1, len(words) - 8))
             text = " ".join(words[start : start + 12])

@@ -6,6 +6,7 @@ labels and are looked up when called.
 """
 
 import ctypes
+import ctypes.util
 import re
 import subprocess
 import tempfile
@@ -187,7 +188,7 @@ _ESPEAK_UTF8 = 1
 
 @lru_cache(maxsize=1)
 def _espeak() -> tuple[ctypes.CDLL, int]:
-    library = ctypes.CDLL("libespeak-ng.so.1")
+    library = ctypes.CDLL(ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1")
     sample_rate = library.espeak_Initialize(_ESPEAK_SYNCHRONOUS, 0, None, _ESPEAK_IPA_PHONEME_EVENTS)
     if sample_rate <= 0:
         raise RuntimeError("espeak-ng did not start")
@@ -195,7 +196,7 @@ def _espeak() -> tuple[ctypes.CDLL, int]:
 
 
 def speak_espeak(text: str, voice: str = "en-us", words_per_minute: int = 160, pitch: int = 50, pitch_range: int = 50) -> Speech:
-    """Speech of espeak-ng with the phoneme times its library reports; needs `libespeak-ng.so.1`.
+    """Speech of espeak-ng with the phoneme times its library reports; needs its shared library.
 
     voice: a voice, or voice+variant such as `en-us+f3`.  pitch and pitch_range: 0 to 100.  Raises ValueError for an unknown voice.
     """

@@ -16,7 +16,7 @@ from .crop import CROP_SIZE, crop_face, invert, mouth_mask, transform_points
 
 CELL = 8  # crop pixels per membrane cell: finer than a shadow's edge, coarser than a lip
 MAX_TONE_SHIFT = 24.0  # levels; a larger difference at the edge is motion, not tone
-STILL_LEVELS = 6.0  # levels of change at which the photo's detail has faded to 1/e
+STILL_LEVELS = 12.0  # levels of change at which the photo's detail has faded to 1/e; 6 loses the grain of skin that moves a little
 
 
 def _mask_block() -> tuple[int, int, int, int]:

@@ -254,7 +254,8 @@ def run_evaluation(
         records.append(record)
         if len(examples) < MAX_EXAMPLES:
             examples.append(example)
-    report = {"protocol": protocol, "model": str(model), "num_inference_steps": num_inference_steps, "summary": summarise(records),
+    name = Path(model).name if Path(model).is_dir() else str(model)
+    report = {"protocol": protocol, "model": name, "num_inference_steps": num_inference_steps, "summary": summarise(records),
               "records": records, "failures": failures}
     if output is not None:
         output = Path(output)

@@ -10,7 +10,8 @@ import numpy as np
 from ..models.visemes import VISEME_INDEX
 
 HEADINGS = {
-    "lip_r": "lip r", "best_lag": "best lag (frames)", "lip_r_at_best_lag": "lip r at best lag", "amplitude_ratio": "amplitude ratio",
+    "lip_r": "lip r", "best_lag": "best lag (frames)", "lag_within_one_frame": "best lag within ±1 frame (share)",
+    "lip_r_at_best_lag": "lip r at best lag", "amplitude_ratio": "amplitude ratio",
     "lmd": "LMD (IOD)", "motion_amplitude": "motion amplitude (IOD)", "psnr_mouth": "PSNR mouth (dB)", "ssim_mouth": "SSIM mouth",
     "sharpness_ratio": "sharpness / reconstruction", "flicker_outside_mouth": "flicker outside mouth (levels)",
     "temporal_l1_mouth": "temporal L1 mouth (levels)", "flicker_std_of_differences_mouth": "std of differences, mouth (levels)",
@@ -92,18 +93,18 @@ def contact_sheet(examples: list[Example], path: Path) -> None:
         if example.real_crops is None:
             best = [example.visemes[:, VISEME_INDEX[viseme]].argmax() for viseme in SHEET_VISEMES]
             cells = [example.portrait_crop, *example.generated_crops[best]]
-            strips.append(_strip(cells, [example.name, *SHEET_VISEMES]))
+            strips.append(_strip(cells, example.name, ["portrait", *SHEET_VISEMES]))
         else:
             times = np.linspace(0, min(len(example.real_crops), len(example.generated_crops)) - 1, SHEET_FRAMES).round().astype(int)
-            strips += [_strip(example.real_crops[times], [f"{example.name} real"]),
-                       _strip(example.generated_crops[times], [f"{example.name} generated"])]
+            strips += [_strip(example.real_crops[times], f"{example.name} real"),
+                       _strip(example.generated_crops[times], f"{example.name} generated")]
     cv2.imwrite(str(path), np.vstack(strips)[..., ::-1])
 
 
-def _strip(crops: Sequence[np.ndarray], labels: list[str]) -> np.ndarray:
+def _strip(crops: Sequence[np.ndarray], title: str, labels: Sequence[str] = ()) -> np.ndarray:
     strip = np.hstack([cv2.resize(crop, (CELL, CELL), interpolation=cv2.INTER_AREA) for crop in crops])
-    for column, label in enumerate(labels):
-        cv2.putText(strip, label, (column * CELL + 4, CELL - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    for text, place in [(title, (4, 12)), *((label, (column * CELL + 4, CELL - 6)) for column, label in enumerate(labels))]:
+        cv2.putText(strip, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return strip
 
 

@@ -18,8 +18,8 @@ Figures = dict[str, float]
 def lip_figures(generated: np.ndarray, real: np.ndarray) -> Figures:
     """How the generated lips follow the real ones; landmarks [T, 131, 2] each.
 
-    `lip_r` is Pearson's r of the lip opening at lag 0, `best_lag` in frames (> 0: generated lips late), `lmd` and
-    `motion_amplitude` in interocular distances.
+    `lip_r` is Pearson's r of the lip opening at lag 0, `best_lag` in frames (> 0: generated lips late),
+    `lag_within_one_frame` 1 or 0, so that its mean is the share of clips, `lmd` and `motion_amplitude` in interocular distances.
     """
     length = min(len(generated), len(real))
     generated, real = generated[:length], real[:length]
@@ -27,6 +27,7 @@ def lip_figures(generated: np.ndarray, real: np.ndarray) -> Figures:
     return {
         "lip_r": correlation.r,
         "best_lag": correlation.best_lag,
+        "lag_within_one_frame": float(abs(correlation.best_lag) <= 1),
         "lip_r_at_best_lag": correlation.r_at_best_lag,
         "amplitude_ratio": correlation.amplitude_ratio,
         "lmd": mouth_landmark_distance(generated, real),

@@ -182,19 +182,21 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
     # --- CTC phoneme recognisers --------------------------------------------------------------------------------------
 
     @classmethod
-    def from_ctc_checkpoint(cls, path_or_id: str, **kwargs) -> "VisemeClassifier":
+    def from_ctc_checkpoint(cls, path_or_id: str, use_safetensors: bool | None = True, **kwargs) -> "VisemeClassifier":
         """A `Wav2Vec2ForCTC` phoneme recogniser (IPA vocabulary in `vocab.json`), e.g. facebook/wav2vec2-lv-60-espeak-cv-ft.
 
+        use_safetensors: None also accepts a checkpoint that exists as a pickle only; transformers then reads tensors and nothing else.
         kwargs go to the loaders of transformers and huggingface_hub (`revision`, `cache_dir`, `local_files_only`, ...).
         Raises ValueError where no token of the vocabulary is a phoneme we know.
         """
-        recogniser = Wav2Vec2ForCTC.from_pretrained(path_or_id, use_safetensors=kwargs.pop("use_safetensors", None), **kwargs)
+        recogniser = Wav2Vec2ForCTC.from_pretrained(path_or_id, use_safetensors=use_safetensors, **kwargs)
         with open(cached_file(path_or_id, "vocab.json", **kwargs), encoding="utf-8") as file:
             vocabulary: dict[str, int] = json.load(file)
         tokens = [""] * recogniser.config.vocab_size
         for token, index in vocabulary.items():
             tokens[index] = token
-        settings = {key: value for key, value in recogniser.config.to_dict().items() if key not in ("model_type", "architectures")}
+        own = ("model_type", "architectures", "_name_or_path")
+        settings = {key: value for key, value in recogniser.config.to_dict().items() if key not in own}
         model = cls(VisemeClassifierConfig(**settings | {"phoneme_tokens": tokens}))
         if not model._token_visemes().any():
             raise ValueError(f"{path_or_id}: the vocabulary holds no IPA phonemes")

@@ -26,7 +26,7 @@ class DenoiserConfig(LoopConfig):
     log_sigma_mean: float = 0.2
     log_sigma_std: float = 1.6
     mouth_weight_floor: float = 0.2
-    viseme_dropout: float = 0.0
+    validation_count: int = 64
 
 
 @dataclass
@@ -72,7 +72,7 @@ def raw_target(clean: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, s
 @torch.inference_mode()
 def sampling_figures(
     denoiser: TempoSyncDenoiser, identity_encoder: IdentityEncoder, scheduler: TempoSyncScheduler, config: DenoiserConfig,
-    residual_scale: float, steps: tuple[int, ...], weight: torch.Tensor, count: int = 64,
+    residual_scale: float, steps: tuple[int, ...], weight: torch.Tensor,
 ) -> dict[str, float]:
     """Held-out sampling quality: explained variance of the mouth's residual, 1 - ‖z - ẑ‖² / ‖z‖², per source and number of steps.
 
@@ -83,7 +83,7 @@ def sampling_figures(
         if not (Path(config.data) / f"{name}.safetensors").exists():
             continue
         cache = LatentCache(Path(config.data), {name: 1.0}, device=denoiser.device, seed=1, still_context=1.0, zero_silence=0.0)
-        batch = cache.draw(count)
+        batch = cache.draw(config.validation_count)
         given, target = conditions(batch, identity_encoder), batch.residual / residual_scale
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1, *target.shape[1:], generator=generator).to(target.device)

@@ -29,14 +29,13 @@ def latent_mouth_weight(floor: float = 0.2) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def encode_crops(vae: AutoencoderTempoSync, crops: np.ndarray, batch_size: int = 16) -> torch.Tensor:
+def encode_crops(vae: AutoencoderTempoSync, crops: np.ndarray, batch_size: int = 8) -> torch.Tensor:
     """Latents float16 [N, C, 16, 16] of uint8 crops [N, 256, 256, 3]."""
     chunks = []
     for start in range(0, len(crops), batch_size):
         pixels = torch.from_numpy(np.ascontiguousarray(crops[start:start + batch_size])).permute(0, 3, 1, 2)
-        pixels = pixels.to(vae.device).float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(vae.device.type, torch.bfloat16):
-            chunks.append(vae.encode(pixels).half().cpu())
+        pixels = pixels.to(vae.device).float().div_(127.5).sub_(1).to(vae.dtype, memory_format=torch.channels_last)
+        chunks.append(vae.encode(pixels).half().cpu())
     return torch.cat(chunks)
 
 
@@ -59,7 +58,7 @@ class LatentCacheWriter:
         if references is None:
             self.context.append(encode_crops(self.vae, mask_mouth(crops)))
             self.context_index.append(torch.arange(self.contexts, self.contexts + count))
-            self.visemes.append(torch.from_numpy(windows).half())
+            self.visemes.append(torch.tensor(windows, dtype=torch.float16))
             self.sequences.append((self.frames, count, self.frames, count))
             self.frames += count
         else:
@@ -68,15 +67,14 @@ class LatentCacheWriter:
             self.context.append(encode_crops(self.vae, mask_mouth(references[:1])))
             self.context_index.append(torch.full((count + extra,), self.contexts))
             # A reference is never a target: its windows are not read.
-            self.visemes.append(F.pad(torch.from_numpy(windows).half(), (0, 0, 0, 0, 0, extra)))
+            self.visemes.append(F.pad(torch.tensor(windows, dtype=torch.float16), (0, 0, 0, 0, 0, extra)))
             self.sequences.append((self.frames, count, self.frames + count, extra))
             self.frames += count + extra
         self.contexts += len(self.context[-1])
 
     def write(self, path: Path) -> None:
-        save_file({
-            "latents": torch.cat(self.latents), "context": torch.cat(self.context), "context_index": torch.cat(self.context_index),
-            "visemes": torch.cat(self.visemes), "sequences": torch.tensor(self.sequences)}, path)
+        tensors = {name: torch.cat(getattr(self, name)).contiguous() for name in ("latents", "context", "context_index", "visemes")}
+        save_file(tensors | {"sequences": torch.tensor(self.sequences)}, path)
 
 
 @dataclass
@@ -120,7 +118,8 @@ class LatentCache:
         sequences = source["sequences"].cpu().numpy()
         chosen = sequences[self.rng.choice(len(sequences), count, p=sequences[:, 1] / sequences[:, 1].sum())]
         target = chosen[:, 0] + (self.rng.random(count) * chosen[:, 1]).astype(int)
-        reference = chosen[:, 2] + (self.rng.random(count) * chosen[:, 3]).astype(int)
+        # The first reference, a portrait's photograph, is drawn half of the time.
+        reference = chosen[:, 2] + (self.rng.random(count) * chosen[:, 3] * (self.rng.random(count) < 0.5)).astype(int)
         context_of = np.where(self.rng.random(count) < self.still_context, reference, target)
         visemes = source["visemes"][target].float()
         silent = (visemes[:, :, 0].mean(1) > 0.8).cpu().numpy() & (self.rng.random(count) < self.zero_silence)

@@ -39,8 +39,8 @@ class Config(LoopConfig):
     # Folders under `data` with metadata.csv and .flac files; the last few utterances of each are held out.
     read_speech: list[str] = field(default_factory=lambda: ["speech/ljspeech", "speech/dc_tts"])
     read_holdout: int = 8
-    num_synthetic: int = 2500
-    source_weights: dict[str, float] = field(default_factory=lambda: {"grid": 0.45, "read": 0.25, "synthetic": 0.26, "noise": 0.04})
+    num_synthetic: int = 5000
+    source_weights: dict[str, float] = field(default_factory=lambda: {"grid": 0.3, "read": 0.36, "synthetic": 0.3, "noise": 0.04})
     crop_seconds: float = 2.0
     batch_size: int = 12
     learning_rate: float = 1.5e-3

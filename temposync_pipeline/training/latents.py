@@ -1,0 +1,78 @@
+"""Stage `latents`: encode talkers' clips and speaking portraits once, for the denoiser stages.
+
+    python -m temposync_pipeline.training.latents --data DATA --labels LABELS --portraits PORTRAITS --visemes VISEMES.npz --vae VAE \\
+        --output LATENTS
+
+DATA holds talkers' clips (`.../<talker>/<name>.mpg`), LABELS their landmarks (examples/label_faces.py), PORTRAITS the portraits made to
+speak (examples/retarget_portraits.py), VISEMES an array [T, 15] per clip id.  Writes `{talkers,portraits}_{train,val}.safetensors`.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..data.clips import load_clip
+from ..data.manifest import build_manifest
+from ..data.speaking_portraits import SpeakingPortrait
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.conditioning import viseme_windows
+from .latent_cache import LatentCacheWriter
+
+VISEME_WINDOW = 11
+# Neighbouring frames teach nearly the same: every second one is kept for training.
+TRAINING_STRIDE = 2
+
+
+def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: dict[str, np.ndarray], split: str, output: Path) -> None:
+    writer = LatentCacheWriter(vae)
+    clips = [clip for clip in build_manifest(data, landmarks=labels) if clip.split == split and clip.id in visemes]
+    kept = slice(None, None, TRAINING_STRIDE if split == "train" else 1)
+    for clip in tqdm(clips, desc=f"talkers, {split}"):
+        writer.add(load_clip(clip).crops[kept], viseme_windows(visemes[clip.id], VISEME_WINDOW)[kept])
+    writer.write(output / f"talkers_{split}.safetensors")
+
+
+def cache_portraits(
+    vae: AutoencoderTempoSync, folder: Path, visemes: dict[str, np.ndarray], split: str, output: Path, seed: int = 0
+) -> None:
+    """Half of the portraits are mirrored: the talkers' one-sided habits and the photographs' key light must not become a rule."""
+    writer, generator = LatentCacheWriter(vae), np.random.default_rng(seed)
+    for path in tqdm(sorted((folder / split).glob("*.npz")), desc=f"portraits, {split}"):
+        speaking = SpeakingPortrait.load(path)
+        if speaking.driver not in visemes:
+            continue
+        windows = viseme_windows(visemes[speaking.driver], VISEME_WINDOW)[speaking.start:speaking.start + len(speaking.crops)]
+        crops, reference = speaking.crops, speaking.reference[None]
+        if generator.random() < 0.5:
+            crops, reference = crops[:, :, ::-1], reference[:, :, ::-1]
+        # A frame in the middle of a word is a reference too: users' photos do not all smile.
+        extra = crops[generator.integers(len(crops), size=2)]
+        kept = slice(int(generator.integers(TRAINING_STRIDE)), None, TRAINING_STRIDE)
+        writer.add(crops[kept], windows[kept], references=np.concatenate([reference, extra]))
+    writer.write(output / f"portraits_{split}.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "labels", "portraits", "visemes", "vae", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", choices=["talkers_train", "talkers_val", "portraits_train", "portraits_val"], action="append")
+    arguments = parser.parse_args()
+    vae = AutoencoderTempoSync.from_pretrained(arguments.vae, torch_dtype=torch.bfloat16)
+    vae.to(arguments.device, memory_format=torch.channels_last).eval()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with np.load(arguments.visemes) as file:
+        visemes = {name: file[name].astype(np.float32) for name in file.files if file[name].ndim == 2}
+    for split in ("val", "train"):
+        if not arguments.only or f"talkers_{split}" in arguments.only:
+            cache_talkers(vae, arguments.data, arguments.labels, visemes, split, arguments.output)
+        if not arguments.only or f"portraits_{split}" in arguments.only:
+            cache_portraits(vae, arguments.portraits, visemes, split, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

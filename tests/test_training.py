@@ -1,0 +1,149 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from temposync_pipeline.models.conditioning import latent_window, viseme_windows
+from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
+from temposync_pipeline.training import autoencoder, student, teacher
+from temposync_pipeline.training.checkpointing import load_checkpoint, save_checkpoint
+from temposync_pipeline.training.denoising import Conditions, evaluate_denoiser, raw_target
+from temposync_pipeline.training.latent_cache import LatentCache, LatentCacheWriter, latent_mouth_weight
+from temposync_pipeline.training.losses import charbonnier, gradient_difference, pseudo_huber, weighted_mse
+
+from .tiny_components import picture, tiny_denoiser, tiny_vae
+
+TINY = {"block_out_channels": (32, 32), "layers_per_block": (1, 1), "mid_layers": 1, "embedding_channels": 32, "batch_size": 8,
+        "mixed_precision": "no", "max_minutes": 5.0, "warmup_steps": 1, "sources": {"talkers": 1.0}, "validation_sources": {"talkers": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory):
+    """One talker's clip and one speaking portrait, of flat pictures whose brightness is the frame's viseme."""
+    folder = tmp_path_factory.mktemp("latents")
+    visemes = np.eye(15, dtype=np.float32)[np.arange(12) % 15]
+    crops = np.stack([np.roll(picture(), 20 * t, axis=1) for t in range(12)])
+    for name, references in (("talkers", None), ("portraits", picture()[None])):
+        writer = LatentCacheWriter(tiny_vae())
+        writer.add(crops, viseme_windows(visemes, 11), references)
+        writer.write(folder / f"{name}.safetensors")
+    return folder
+
+
+def test_viseme_windows_repeat_the_ends():
+    windows = viseme_windows(np.arange(4)[:, None].repeat(15, 1), 5)
+    assert windows.shape == (4, 5, 15)
+    assert windows[:, :, 0].tolist() == [[0, 0, 0, 1, 2], [0, 0, 1, 2, 3], [0, 1, 2, 3, 3], [1, 2, 3, 3, 3]]
+
+
+def test_mouth_weight_covers_lips_and_leaves_the_cheeks():
+    weight = latent_mouth_weight(floor=0.2)
+    assert weight.shape == (1, 1, 10, 12) and weight.max() == 1 and weight[0, 0, 0, 0] == pytest.approx(0.2)
+    assert weight[0, 0, 4, 5] == 1  # the lips: crop row 168, column 120
+
+
+def test_cache_draws_matching_targets_references_and_contexts(cache_folder):
+    batch = LatentCache(cache_folder, {"portraits": 1.0}, still_context=1.0).draw(6)
+    assert batch.target.shape == batch.reference.shape == batch.context.shape == (6, 32, 10, 12)
+    assert torch.equal(latent_window(batch.reference_full), batch.reference)
+    # A speaking portrait has one photograph: every reference and every context is the same.
+    assert torch.equal(batch.reference[0], batch.reference[5]) and torch.equal(batch.context[0], batch.context[5])
+    assert not torch.equal(batch.target[0], batch.reference[0])
+    talker = LatentCache(cache_folder, {"talkers": 1.0}, still_context=0.0).draw(6)
+    # Without a still context the context is the target's own: outside the painted mouth they agree.
+    assert torch.allclose(talker.target[:, :, 0, 0], talker.context[:, :, 0, 0], atol=1e-2)
+
+
+def test_zeroed_visemes_only_stand_for_silence(cache_folder):
+    cache = LatentCache(cache_folder, {"talkers": 1.0}, zero_silence=1.0)
+    cache.sources["talkers"]["visemes"][:6] = torch.nn.functional.one_hot(torch.tensor(0), 15).half()
+    visemes = cache.draw(200).visemes
+    assert set(visemes.sum((1, 2)).tolist()) == {0.0, 11.0}
+
+
+def test_raw_target_inverts_the_clean_estimate():
+    scheduler, clean = TempoSyncScheduler(), torch.randn(3, 2, 4, 4)
+    sigmas = torch.tensor([0.1, 1.0, 8.0])
+    noisy = scheduler.add_noise(clean, torch.randn_like(clean), sigmas)
+    assert torch.allclose(scheduler.pred_original(raw_target(clean, noisy, sigmas, scheduler), noisy, sigmas), clean, atol=1e-4)
+
+
+def test_the_raw_loss_is_the_weighted_noise_loss():
+    """Equation 5: ‖ε - ε_θ‖² · (σ² + σ_d²) / σ_d² = ‖F - F*‖²."""
+    scheduler, clean, noise, raw = TempoSyncScheduler(), *torch.randn(3, 2, 3, 4, 4)
+    sigmas = torch.tensor([0.3, 2.0])
+    noisy = scheduler.add_noise(clean, noise, sigmas)
+    estimate = scheduler.pred_original(raw, noisy, sigmas)
+    spread = sigmas[:, None, None, None]
+    noise_error = (noise - (noisy - estimate) / spread).square() * (spread**2 + 1)
+    assert torch.allclose(noise_error, (raw - raw_target(clean, noisy, sigmas, scheduler)).square(), atol=1e-3)
+
+
+def test_losses_match_their_formulas():
+    zero, one = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+    assert charbonnier(one, zero, 1e-3).item() == pytest.approx(1, abs=1e-5)
+    assert gradient_difference(one, zero) == 0
+    ramp = torch.arange(4.0).expand(1, 3, 4, 4)
+    assert gradient_difference(ramp, zero).item() == pytest.approx(1)
+    weight = torch.tensor([1.0, 0, 0, 0]).expand(1, 1, 4, 4)
+    assert weighted_mse(ramp + 1, zero, weight).item() == pytest.approx(1)
+    assert pseudo_huber(one, zero, torch.ones(1), c=0.5).item() == pytest.approx(1.25**0.5 - 0.5)
+
+
+def test_neighbouring_sigmas_bracket():
+    grid = TempoSyncScheduler().sigma_schedule(10)[:-1]
+    above, below = student.neighbouring_sigmas(torch.tensor([0.02, 0.5, 3.3, 10.0]), grid)
+    assert (above >= torch.tensor([0.02, 0.5, 3.3, 10.0])).all() and (below < above).all()
+    index = torch.searchsorted(-grid, -above)
+    assert torch.equal(grid[index + 1], below)
+
+
+def test_teacher_learns_and_student_follows(cache_folder, tmp_path):
+    settings = TINY | {"data": str(cache_folder), "learning_rate": 3e-3, "validation_count": 8}
+    teacher.train(teacher.Config(output=str(tmp_path / "teacher"), max_steps=60, validation_steps=(2,), **settings))
+    student.train(student.Config(output=str(tmp_path / "student"), teacher=str(tmp_path / "teacher"), max_steps=60, **settings))
+    for stage in ("teacher", "student"):
+        with open(tmp_path / stage / "log.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        # An untrained network's raw output is zero: its loss is the variance of the target, about 1.
+        assert len(rows) == 1 and float(rows[0]["step"]) == 60 and float(rows[0]["loss"]) < 0.93
+    assert float(rows[0]["consistency"]) > 0 and {"talkers_ev1", "talkers_ev4", "talkers_std2"} <= rows[0].keys()
+
+
+def test_training_resumes_where_it_stopped(cache_folder, tmp_path):
+    settings = TINY | {"data": str(cache_folder), "output": str(tmp_path / "run"), "validation_steps": (1,), "validation_count": 2}
+    teacher.train(teacher.Config(max_steps=3, **settings))
+    teacher.train(teacher.Config(max_steps=5, resume=True, **settings))
+    assert load_checkpoint(tmp_path / "run" / "checkpoint")["step"] == 5
+
+
+def test_a_broken_checkpoint_leaves_the_previous_one(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint", {"step": 1})
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    assert load_checkpoint(tmp_path / "checkpoint")["step"] == 1
+    save_checkpoint(tmp_path / "checkpoint", {"step": 2})
+    assert load_checkpoint(tmp_path / "checkpoint")["step"] == 2 and not (tmp_path / "checkpoint.staged").exists()
+
+
+def test_autoencoder_stage_improves_and_records_its_latents(tmp_path):
+    crops = np.stack([np.roll(picture(), 16 * t, axis=0) for t in range(6)])
+    for split in ("train", "val"):
+        np.save(tmp_path / f"portraits_{split}.npy", crops)
+        np.save(tmp_path / f"talkers_{split}.npy", crops)
+    tiny_vae().save_pretrained(tmp_path / "init")
+    config = autoencoder.Config(data=str(tmp_path), output=str(tmp_path / "run"), init=str(tmp_path / "init"), max_steps=2, batch_size=2, mixed_precision="no",
+                                sources={"portraits": 0.5, "talkers": 0.5}, warmup_steps=1, window=64)
+    figures = autoencoder.train(config)
+    loaded = autoencoder.AutoencoderTempoSync.from_pretrained(tmp_path / "run" / "vae")
+    assert len(loaded.config.latents_mean) == 32 and all(value > 0 for value in loaded.config.latents_std)
+    assert figures["psnr"] > 0
+
+
+def test_evaluate_denoiser_applies_the_boundary_condition():
+    denoiser, scheduler = tiny_denoiser(), TempoSyncScheduler()
+    noisy = torch.randn(1, 32, 10, 12)
+    given = Conditions(noisy, noisy, torch.zeros(1, 11, 15), torch.zeros(1, 128))
+    with torch.no_grad():
+        _, clean = evaluate_denoiser(denoiser, scheduler, noisy, torch.tensor([1e-4]), given)
+    assert torch.allclose(clean, noisy, atol=1e-2)
