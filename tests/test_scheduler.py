@@ -27,7 +27,8 @@ def test_boundary_condition_returns_the_sample_without_noise():
 
 def test_boundary_coefficients_match_their_formula():
     c_skip, c_out, c_in = TempoSyncScheduler(sigma_data=0.5).boundary_coefficients(torch.tensor(2.0))
-    assert c_skip == pytest.approx(0.25 / 4.25) and c_out == pytest.approx(1 / math.sqrt(4.25)) and c_in == pytest.approx(1 / math.sqrt(4.25))
+    assert c_skip == pytest.approx(0.25 / 4.25)
+    assert c_out == c_in == pytest.approx(1 / math.sqrt(4.25))
 
 
 def test_ode_converges_to_the_closed_form_of_gaussian_data():

@@ -132,8 +132,8 @@ def test_autoencoder_stage_improves_and_records_its_latents(tmp_path):
         np.save(tmp_path / f"portraits_{split}.npy", crops)
         np.save(tmp_path / f"talkers_{split}.npy", crops)
     tiny_vae().save_pretrained(tmp_path / "init")
-    config = autoencoder.Config(data=str(tmp_path), output=str(tmp_path / "run"), init=str(tmp_path / "init"), max_steps=2, batch_size=2, mixed_precision="no",
-                                sources={"portraits": 0.5, "talkers": 0.5}, warmup_steps=1, window=64)
+    config = autoencoder.Config(data=str(tmp_path), output=str(tmp_path / "run"), init=str(tmp_path / "init"), max_steps=2, batch_size=2,
+                                mixed_precision="no", sources={"portraits": 0.5, "talkers": 0.5}, warmup_steps=1, window=64)
     figures = autoencoder.train(config)
     loaded = autoencoder.AutoencoderTempoSync.from_pretrained(tmp_path / "run" / "vae")
     assert len(loaded.config.latents_mean) == 32 and all(value > 0 for value in loaded.config.latents_std)

@@ -34,8 +34,9 @@ def tiny_denoiser(**changes) -> TempoSyncDenoiser:
 def tiny_viseme_classifier() -> VisemeClassifier:
     torch.manual_seed(2)
     return VisemeClassifier(VisemeClassifierConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(16, 16, 16), conv_stride=(10, 8, 4), conv_kernel=(20, 16, 8),
-        num_conv_pos_embeddings=7, num_conv_pos_embedding_groups=2)).eval()
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        conv_dim=(16, 16, 16), conv_stride=(10, 8, 4), conv_kernel=(20, 16, 8), num_conv_pos_embeddings=7,
+        num_conv_pos_embedding_groups=2)).eval()
 
 
 def template_face(image: np.ndarray, max_faces: int | None = None, threshold: float = 0.5) -> list[Face]:

@@ -83,7 +83,7 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
         block_out_channels: widths at full and half resolution.
         layers_per_block: residual blocks per level, on the way down and again on the way up.
         mid_layers: further residual blocks at half resolution, with attention between them.
-        num_visemes, viseme_window: the condition is `viseme_window` video frames (odd, the current one in the middle) of viseme probabilities.
+        num_visemes, viseme_window: the condition is `viseme_window` video frames (odd, the current one in the middle) of probabilities.
         identity_channels: size of the identity embedding.
         embedding_channels: width of the joint conditioning vector.
         residual_scale: standard deviation of z - z_reference over the training data; the diffused variable is the residual divided by it.
@@ -106,7 +106,8 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
         super().__init__()
         fine, coarse = block_out_channels
         fine_layers, coarse_layers = layers_per_block
-        self.time_embedding = nn.Sequential(nn.Linear(128, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels))
+        self.time_embedding = nn.Sequential(
+            nn.Linear(128, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels))
         self.viseme_embedding = nn.Sequential(
             nn.Linear(num_visemes * viseme_window, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels))
         self.identity_embedding = nn.Linear(identity_channels, embedding_channels)

@@ -108,8 +108,8 @@ class TempoSyncPipeline(DiffusionPipeline):
             output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
             face_index: which face speaks, 0 = the largest.
             chunk_size: frames generated together.
-            callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each denoising step of each chunk; what it returns
-                under "latents" replaces them.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each denoising step of each chunk; what it
+                returns under "latents" replaces them.
 
         Raises:
             InvalidInputError: a file that cannot be used, or no face in the picture.
@@ -189,7 +189,7 @@ class TempoSyncPipeline(DiffusionPipeline):
         windows = torch.from_numpy(viseme_windows(visemes, config.viseme_window).copy()).to(self.device, dtype)
         reference = latent_window(portrait.latents)
         # One noise tensor for all frames, so that the noise itself does not flicker.
-        noise = torch.randn((1, *reference.shape[1:]), generator=generator, dtype=torch.float32, device=generator.device if generator else "cpu")
+        noise = torch.randn((1, *reference.shape[1:]), generator=generator, device=generator.device if generator else "cpu")
         for visemes_of_chunk in windows.split(chunk_size):
             count = len(visemes_of_chunk)
             given = {

@@ -64,7 +64,10 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         return torch.cat([(high + ramp * (low - high)) ** self.config.rho, torch.zeros(1, dtype=torch.float64)]).float()
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Prepare `timesteps` [K] and `sigmas` [K + 1]. The few-step schedule stops above σ_min: the last step lands on clean data anyway."""
+        """Prepare `timesteps` [K] and `sigmas` [K + 1].
+
+        The few-step schedule stops above σ_min: the last step lands on clean data anyway.
+        """
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}.")
         if self.config.prediction == "consistency":
