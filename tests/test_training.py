@@ -8,7 +8,7 @@ from temposync_pipeline.models.conditioning import latent_window, viseme_windows
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 from temposync_pipeline.training import autoencoder, student, teacher
 from temposync_pipeline.training.checkpointing import load_checkpoint, save_checkpoint
-from temposync_pipeline.training.denoising import Conditions, evaluate_denoiser, raw_target
+from temposync_pipeline.training.denoising import Conditions, denoising_loss, evaluate_denoiser, raw_target
 from temposync_pipeline.training.latent_cache import LatentCache, LatentCacheWriter, latent_mouth_weight
 from temposync_pipeline.training.losses import charbonnier, gradient_difference, pseudo_huber, weighted_mse
 
@@ -38,9 +38,10 @@ def test_viseme_windows_repeat_the_ends():
 
 
 def test_mouth_weight_covers_lips_and_leaves_the_cheeks():
-    weight = latent_mouth_weight(floor=0.2)
-    assert weight.shape == (1, 1, 10, 12) and weight.max() == 1 and weight[0, 0, 0, 0] == pytest.approx(0.2)
-    assert weight[0, 0, 4, 5] == 1  # the lips: crop row 168, column 120
+    weight = latent_mouth_weight(floor=0.2, lips=3.0)
+    assert weight.shape == (1, 1, 10, 12) and weight[0, 0, 0, 0] == pytest.approx(0.2)
+    assert weight[0, 0, 4, 5] == 3  # the lips: crop row 168, column 120
+    assert weight[0, 0, 7, 5] == 1  # the chin: crop row 216
 
 
 def test_cache_draws_matching_targets_references_and_contexts(cache_folder):
@@ -70,14 +71,15 @@ def test_raw_target_inverts_the_clean_estimate():
 
 
 def test_the_raw_loss_is_the_weighted_noise_loss():
-    """Equation 5: ‖ε - ε_θ‖² · (σ² + σ_d²) / σ_d² = ‖F - F*‖²."""
+    """Equation 5: (σ² + σ_d²)·‖ε - ε_θ‖² = σ_d²·‖F - F*‖²."""
     scheduler, clean, noise, raw = TempoSyncScheduler(), *torch.randn(3, 2, 3, 4, 4)
     sigmas = torch.tensor([0.3, 2.0])
     noisy = scheduler.add_noise(clean, noise, sigmas)
     estimate = scheduler.pred_original(raw, noisy, sigmas)
     spread = sigmas[:, None, None, None]
-    noise_error = (noise - (noisy - estimate) / spread).square() * (spread**2 + 1)
-    assert torch.allclose(noise_error, (raw - raw_target(clean, noisy, sigmas, scheduler)).square(), atol=1e-3)
+    noise_error = (noise - (noisy - estimate) / spread).square() * (spread**2 + scheduler.config.sigma_data**2)
+    loss = denoising_loss(raw, clean, noisy, sigmas, torch.ones(1), scheduler)
+    assert loss.item() == pytest.approx(noise_error.mean().item(), rel=1e-3)
 
 
 def test_losses_match_their_formulas():

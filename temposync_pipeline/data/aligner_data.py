@@ -4,7 +4,6 @@ Labels come from `examples/label_faces.py`: LABELS/portraits.npz (`names`, `land
 and for each clip DATA/a/b/c.mpg the file LABELS/a_b_c.npz (`landmarks` [T, 478, 3] px).
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,12 @@ from ..media.image import load_image
 from ..media.video import stream_video
 from ..models.face_aligner import SIZE_UNIT, STRIDE
 from .aligner_augment import occlude, photometric, procedural
+from .manifest import portrait_split
 
-# Photographs of scikit-image that show no person; the second list is for evaluation only.
+# Photographs of scikit-image without a face (coins.png has heads in relief); the second list is for evaluation only.
 TRAINING_PICTURES = ("chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "brick.png", "grass.png", "page.png",
                      "hubble_deep_field.jpg", "ihc.png", "cell.png", "horse.png")
-EVALUATION_PICTURES = ("coins.png", "text.png", "gravel.png", "moon.png", "retina.jpg", "microaneurysms.png", "clock_motion.png",
+EVALUATION_PICTURES = ("text.png", "gravel.png", "moon.png", "retina.jpg", "microaneurysms.png", "clock_motion.png",
                        "color.png", "phantom.png", "chessboard_RGB.png")
 
 
@@ -41,17 +41,12 @@ class LabelledFace:
         return self.pyramid.levels[0]
 
 
-def is_held_out(name: str) -> bool:
-    """Whether a portrait (its file's stem) belongs to validation: a tenth or so, drawn by hash."""
-    return hashlib.sha1(name.encode()).hexdigest().endswith("0")
-
-
 def load_portraits(data: Path, labels: Path, held_out: bool) -> list[LabelledFace]:
     """The training or the held-out portraits of DATA/portraits."""
     table = np.load(labels / "portraits.npz")
     return [LabelledFace(Pyramid(load_image(data / "portraits" / name)), points[MESH_INDICES, :2].astype(np.float32), Path(name).stem)
             for name, points in zip(table["names"].tolist(), table["landmarks"])
-            if is_held_out(Path(name).stem) == held_out and np.isfinite(points).all()]
+            if (portrait_split(name) == "val") == held_out and np.isfinite(points).all()]
 
 
 def load_clips(data: Path, labels: Path, held_out: bool) -> Iterator[tuple[str, list[np.ndarray], np.ndarray]]:

@@ -36,7 +36,8 @@ class Face:
     """One face in picture pixels.
 
     `landmarks` float32 [131, 2]; `confidence` float32 [131] in 0..1, the chance that each landmark is off by less than 5 % of the
-    interocular distance; `score` in 0..1, how surely this is a face; `box` (left, top, right, bottom) around the landmarks.
+    interocular distance; `score` in 0..1, how surely this is a face: the chance of its being one times the mean confidence, since what
+    only resembles a face leaves its landmarks in doubt; `box` (left, top, right, bottom) around the landmarks.
     """
 
     landmarks: np.ndarray
@@ -189,7 +190,7 @@ class FaceAligner(ModelMixin, ConfigMixin):
         Args:
             image: uint8 RGB [H, W, 3].
             max_faces: stop at this many; None finds all.
-            threshold: smallest `Face.score` that counts as a face.
+            threshold: smallest `Face.score` that counts as a face; plain faces score 0.7 to 0.95, half-hidden ones 0.5 or a little more.
         """
         _check_image(image)
         pyramid, faces = Pyramid(image), []
@@ -217,7 +218,8 @@ class FaceAligner(ModelMixin, ConfigMixin):
             _check_image(frame)
             faces = []
             if pose is not None:
-                faces = self._fit(Pyramid(frame), pose[None], 0.5)
+                # Where a face was a moment ago, half a face is still that face.
+                faces = self._fit(Pyramid(frame), pose[None], threshold=0.3)
             face = (faces or self.detect(frame, max_faces=1) or [None])[0]
             pose = None if face is None else _steady(pose, landmark_pose(face.landmarks))
             yield face
@@ -246,20 +248,21 @@ class FaceAligner(ModelMixin, ConfigMixin):
 
     def _fit(self, pyramid: Pyramid, poses: np.ndarray, threshold: float) -> list[Face]:
         """Landmarks from poses [N, 5], in two rounds; what turns out to be no face is left out."""
-        for _ in range(2):
+        # Errors are roughly exponential with the predicted mean, so P(error < t) = 1 - exp(-t / mean).
+        tolerance = CONFIDENT_ERROR * ALIGNED_INTEROCULAR * 2 / CROP_SPAN
+        size = self.config.crop_size
+        # The first crop may be badly placed: judge it mildly.
+        for least in (0.5 * threshold, threshold):
             if not len(poses):
                 return []
-            size = self.config.crop_size
             matrices = [crop_matrix(pose, size) for pose in poses]
             crops = np.stack([pyramid.warp(matrix, (size, size)) for matrix in matrices])
             points, log_error, logit = (out.cpu().numpy() for out in self.landmark_network(self._tensor(crops))[:3])
-            score = 1 / (1 + np.exp(-logit))
             points = np.stack([transform_points(invert(m), (p + 1) * size / 2) for m, p in zip(matrices, points)]).astype(np.float32)
-            kept = (score >= threshold) & np.isfinite(points).all((1, 2)) & (interocular_distance(points) > 1)
+            confidence = 1 - np.exp(-tolerance / np.exp(log_error))
+            score = confidence.mean(1) / (1 + np.exp(-logit))
+            kept = (score >= least) & np.isfinite(points).all((1, 2)) & (interocular_distance(points) > 1)
             poses = np.array([landmark_pose(p) for p in points[kept]])
-        # Errors are roughly exponential with the predicted mean, so P(error < t) = 1 - exp(-t / mean).
-        tolerance = CONFIDENT_ERROR * ALIGNED_INTEROCULAR * 2 / CROP_SPAN
-        confidence = 1 - np.exp(-tolerance / np.exp(log_error))
         return [Face(p, c.astype(np.float32), float(s)) for p, c, s, keep in zip(points, confidence, score, kept) if keep]
 
 
@@ -282,7 +285,7 @@ def peaks(output: Tensor, threshold: float, at_most: int) -> list[np.ndarray]:
 
 def _same_face(pose: np.ndarray, other: np.ndarray) -> bool:
     """Whether two poses are too near each other to be two faces."""
-    return np.hypot(*(pose[:2] - other[:2])) < 0.4 * max(pose[2], other[2])
+    return np.hypot(*(pose[:2] - other[:2])) < 0.5 * max(pose[2], other[2])
 
 
 def _distinct(faces: list[Face]) -> list[Face]:

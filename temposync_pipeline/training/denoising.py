@@ -10,6 +10,7 @@ from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .latent_cache import DenoiserBatch, LatentCache
 from .loop import LoopConfig
+from .losses import weighted_mse
 
 
 @dataclass
@@ -18,14 +19,15 @@ class DenoiserConfig(LoopConfig):
 
     batch_size: int = 48
     learning_rate: float = 6e-4
-    ema_decay: float = 0.998
+    ema_decay: float = 0.99
     # Talkers teach true motion, retargeted portraits hundreds of identities and lips that let go of a smile.
     sources: dict[str, float] = field(default_factory=lambda: {"talkers_train": 0.45, "portraits_train": 0.55})
     validation_sources: dict[str, float] = field(default_factory=lambda: {"talkers_val": 0.5, "portraits_val": 0.5})
     # ln σ of training ~ N(mean, std): most of the mass where the visemes decide the picture.
-    log_sigma_mean: float = 0.2
-    log_sigma_std: float = 1.6
+    log_sigma_mean: float = 0.9
+    log_sigma_std: float = 1.2
     mouth_weight_floor: float = 0.2
+    lip_weight: float = 3.0
     validation_count: int = 64
 
 
@@ -61,6 +63,17 @@ def evaluate_denoiser(
     _, _, c_in = scheduler.boundary_coefficients(sigmas[:, None, None, None])
     raw = denoiser(c_in * noisy, scheduler.timestep(sigmas), **given.asdict()).sample.float()
     return raw, scheduler.pred_original(raw, noisy, sigmas)
+
+
+def denoising_loss(
+    raw: torch.Tensor, clean: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, weight: torch.Tensor, scheduler: TempoSyncScheduler
+) -> torch.Tensor:
+    """Equation 5 with a weight per noise level: w·(σ² + σ_d²)·‖ε - ε_θ‖².
+
+    Since ε - ε_θ = (f - z) / σ, this is σ_d²·‖F - F*‖²: the raw output carries the same loss at every level (Karras et al. 2022, section
+    5), in units of the residual's variance.
+    """
+    return scheduler.config.sigma_data**2 * weighted_mse(raw, raw_target(clean, noisy, sigmas, scheduler), weight)
 
 
 def raw_target(clean: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, scheduler: TempoSyncScheduler) -> torch.Tensor:

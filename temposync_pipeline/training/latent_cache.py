@@ -21,11 +21,18 @@ from ..face.crop import mask_mouth, mouth_mask
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import latent_window
 
+# Crop rows and columns within which the lips move, a whole number of latent cells.
+LIPS = (slice(144, 208), slice(80, 176))
 
-def latent_mouth_weight(floor: float = 0.2) -> torch.Tensor:
-    """Loss weight per latent cell of the window, [1, 1, h, w]: 1 where the mouth region is generated, `floor` elsewhere."""
+
+def latent_mouth_weight(floor: float = 0.2, lips: float = 3.0) -> torch.Tensor:
+    """Loss weight per latent cell of the window, [1, 1, h, w]: `lips` where lips, teeth and tongue appear, 1 in the rest of the
+    generated region, `floor` elsewhere (the paper's mouth-region constraint; it gives no weights)."""
     cells = F.avg_pool2d(torch.from_numpy((mouth_mask() > 0).astype(np.float32))[None, None], 16)
-    return latent_window(floor + (1 - floor) * (cells > 0.1).float())
+    weight = floor + (1 - floor) * (cells > 0.1).float()
+    rows, columns = (slice(s.start // 16, s.stop // 16) for s in LIPS)
+    weight[:, :, rows, columns] = lips
+    return latent_window(weight)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from torch import nn
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
-from .denoising import DenoiserConfig, conditions, draw_sigmas, evaluate_denoiser, sampling_figures
+from .denoising import DenoiserConfig, conditions, denoising_loss, draw_sigmas, evaluate_denoiser, sampling_figures
 from .latent_cache import LatentCache, latent_mouth_weight
 from .loop import Losses, make_accelerator, train_loop
 from .losses import pseudo_huber, weighted_mse
@@ -31,7 +31,10 @@ class Config(DenoiserConfig):
     layers_per_block: tuple[int, int] = (2, 1)
     mid_layers: int = 2
     embedding_channels: int = 320
-    log_sigma_mean: float = 0.6
+    # Share of the data's own term (equation 5) beside the teacher's: while the teacher is young, the data know better.
+    data_weight: float = 0.5
+    # Few steps never visit lower noise: the last one goes from above it straight to clean data.
+    sigma_min: float = 0.3
     # Noise levels between which the consistency term bridges.
     discretization: int = 18
     consistency_weight: float = 1.0
@@ -50,8 +53,8 @@ def train(config: Config) -> dict[str, float]:
     accelerator = make_accelerator(config)
     device = accelerator.device
     cache = LatentCache(Path(config.data), config.sources, device, config.seed)
-    weight = latent_mouth_weight(config.mouth_weight_floor).to(device)
-    scheduler = TempoSyncScheduler(prediction="consistency")
+    weight = latent_mouth_weight(config.mouth_weight_floor, config.lip_weight).to(device)
+    scheduler = TempoSyncScheduler(sigma_min=config.sigma_min, prediction="consistency")
     teacher = TempoSyncDenoiser.from_pretrained(config.teacher, subfolder="denoiser").to(device, memory_format=torch.channels_last)
     identity_encoder = IdentityEncoder.from_pretrained(config.teacher, subfolder="identity_encoder").to(device)
     scale = teacher.config.residual_scale
@@ -76,15 +79,17 @@ def train(config: Config) -> dict[str, float]:
             given = conditions(batch, identity_encoder)
             teacher_raw, teacher_clean = evaluate_denoiser(teacher, scheduler, noisy, above, given)
         raw, estimate = evaluate_denoiser(prepared, scheduler, noisy, above, given)
-        # Equation 7 on the raw outputs: the same as on ε but for the weight per noise level explained in training.teacher.
-        distillation = weighted_mse(raw, teacher_raw, weight)
-        losses = {"loss": distillation, "distillation": distillation}
+        # Equation 7 with the weight per noise level that `denoising_loss` explains.
+        distillation = scheduler.config.sigma_data**2 * weighted_mse(raw, teacher_raw, weight)
+        data = denoising_loss(raw, clean, noisy, above, weight, scheduler)
+        base = distillation + config.data_weight * data
+        losses = {"loss": base, "distillation": distillation, "data": data}
         if progress >= config.distillation_only and config.consistency_weight:
             with torch.no_grad():
                 ratio = (below / above)[:, None, None, None]
                 _, target = evaluate_denoiser(ema, scheduler, teacher_clean + ratio * (noisy - teacher_clean), below, given)
             consistency = pseudo_huber(estimate, target, weight)
-            losses |= {"loss": distillation + config.consistency_weight * consistency, "consistency": consistency}
+            losses |= {"loss": base + config.consistency_weight * consistency, "consistency": consistency}
         return losses
 
     def validate(average: TempoSyncDenoiser) -> dict[str, float]:

@@ -13,10 +13,9 @@ from torch import nn
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
-from .denoising import DenoiserConfig, conditions, draw_sigmas, evaluate_denoiser, raw_target, sampling_figures
+from .denoising import DenoiserConfig, conditions, denoising_loss, draw_sigmas, evaluate_denoiser, sampling_figures
 from .latent_cache import LatentCache, latent_mouth_weight
 from .loop import Losses, make_accelerator, train_loop
-from .losses import weighted_mse
 
 
 @dataclass
@@ -51,8 +50,8 @@ def train(config: Config) -> dict[str, float]:
     accelerator = make_accelerator(config)
     device = accelerator.device
     cache = LatentCache(Path(config.data), config.sources, device, config.seed)
-    weight = latent_mouth_weight(config.mouth_weight_floor).to(device)
-    scale = config.residual_scale or measure_residual_scale(cache, (weight == 1).float())
+    weight = latent_mouth_weight(config.mouth_weight_floor, config.lip_weight).to(device)
+    scale = config.residual_scale or measure_residual_scale(cache, (weight >= 1).float())
     scheduler = TempoSyncScheduler(prediction="ode")
     if config.init:
         denoiser = TempoSyncDenoiser.from_pretrained(config.init, subfolder="denoiser")
@@ -72,9 +71,7 @@ def train(config: Config) -> dict[str, float]:
         sigmas = draw_sigmas(len(clean), config, scheduler, device)
         noisy = scheduler.add_noise(clean, torch.randn_like(clean), sigmas)
         raw, _ = evaluate_denoiser(prepared, scheduler, noisy, sigmas, conditions(batch, trained.identity_encoder))
-        # Equation 5 with the weight (σ² + σ_d²) / σ_d² per level: ‖ε - ε_θ‖² = ‖z - f‖² / σ², and the raw output F then
-        # carries the same loss at every level (Karras et al. 2022, section 5).
-        return {"loss": weighted_mse(raw, raw_target(clean, noisy, sigmas, scheduler), weight)}
+        return {"loss": denoising_loss(raw, clean, noisy, sigmas, weight, scheduler)}
 
     def validate(average: TeacherModel) -> dict[str, float]:
         return sampling_figures(average.denoiser, average.identity_encoder, scheduler, config,

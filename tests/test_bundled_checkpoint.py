@@ -1,0 +1,71 @@
+"""The weights that ship: they load without a network, make lips follow speech, and nothing in their folder surprises."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from temposync_pipeline import TempoSyncPipeline
+from temposync_pipeline.checkpoints import bundled_path
+from temposync_pipeline.face.landmarks import lip_opening
+from temposync_pipeline.media.audio import load_audio
+from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
+from temposync_pipeline.models.visemes import VISEMES
+
+MEDIA = Path(__file__).parent.parent / "examples" / "media"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> TempoSyncPipeline:
+    pipeline = TempoSyncPipeline.from_pretrained("temposync-tiny")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_model_index_names_are_frozen():
+    """Published checkpoints hold these module paths: renaming a file would break every one of them."""
+    index = json.loads((bundled_path("temposync-tiny") / "model_index.json").read_text())
+    models = "temposync_pipeline.models."
+    assert {name: value for name, value in index.items() if isinstance(value, list)} == {
+        "vae": [models + "autoencoder_temposync", "AutoencoderTempoSync"],
+        "denoiser": [models + "denoiser_temposync", "TempoSyncDenoiser"],
+        "identity_encoder": [models + "identity_encoder", "IdentityEncoder"],
+        "viseme_classifier": [models + "viseme_classifier", "VisemeClassifier"],
+        "face_aligner": [models + "face_aligner", "FaceAligner"],
+        "scheduler": ["temposync_pipeline.schedulers.scheduling_temposync", "TempoSyncScheduler"],
+    }
+    assert index["_class_name"] == "TempoSyncPipeline" and index["fps"] == 25
+
+
+def test_folder_is_small_safe_and_free_of_local_paths():
+    files = [path for path in bundled_path("temposync-tiny").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 100e6
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    for path in files:
+        assert path.suffix != ".json" or "_name_or_path" not in json.loads(path.read_text())
+
+
+def test_teacher_is_at_least_three_times_the_student(pipeline):
+    teacher = TempoSyncDenoiser.from_pretrained(bundled_path("temposync-tiny"), subfolder="teacher")
+    assert sum(p.numel() for p in teacher.parameters()) >= 3 * sum(p.numel() for p in pipeline.denoiser.parameters())
+
+
+def test_every_model_computes_in_single_precision_with_finite_weights(pipeline):
+    for name in ("vae", "denoiser", "identity_encoder", "viseme_classifier", "face_aligner"):
+        for parameter in getattr(pipeline, name).parameters():
+            assert parameter.dtype == torch.float32 and parameter.isfinite().all(), name
+
+
+@pytest.mark.parametrize("portrait", ["portrait_man.jpg", "portrait_woman.jpg"])
+def test_lips_open_for_vowels_and_close_in_silence(pipeline, portrait):
+    samples = load_audio(MEDIA / "speech_hello.wav").samples[:40_000]
+    speech = np.concatenate([samples, np.zeros(12_800, np.float32)])
+    output = pipeline(MEDIA / portrait, (speech, 16_000), num_inference_steps=4, output_type="np",
+                      generator=torch.Generator().manual_seed(0))
+    opening = lip_opening(pipeline.face_aligner.track(list(np.rint(255 * output.frames).astype(np.uint8))))
+    vowels = output.visemes[:, [VISEMES.index(name) for name in ("aa", "E", "oh")]].sum(1) > 0.7
+    silence = np.arange(len(opening)) >= len(opening) - 14
+    assert vowels.any()
+    assert np.median(opening[vowels]) > 0.04 + np.median(opening[silence])
