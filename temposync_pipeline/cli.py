@@ -38,6 +38,8 @@ def generate(
     output: Annotated[Path, typer.Option(help="The mp4 to write.")] = Path("talking.mp4"),
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same video.")] = 0,
     num_inference_steps: Steps = 4,
+    mouth_amplitude: Annotated[float | None, typer.Option(
+        "--mouth_amplitude", min=0, max=3, help="Scales the motion of the mouth; default: the checkpoint's own value.")] = None,
     model: Model = "temposync-tiny",
     device: Device = "auto",
     json_file: JsonFile = None,
@@ -64,6 +66,7 @@ def generate(
         num_inference_steps=num_inference_steps,
         generator=torch.Generator().manual_seed(seed),
         progress=sys.stderr.isatty(),
+        mouth_amplitude=mouth_amplitude,
     )
     _write_json(json_file, {"output": str(output), "wall_seconds": time.monotonic() - started, **figures})
     typer.echo(output)

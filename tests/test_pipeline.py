@@ -46,6 +46,13 @@ def test_chunks_and_streaming_give_the_same_frames(pipeline):
     assert np.abs(small / 255 - whole).max() <= 1 / 255 + 1e-6
 
 
+def test_mouth_amplitude_scales_the_motion_away_from_rest(pipeline):
+    still, once, twice = (run(pipeline, output_type="latent", mouth_amplitude=value).frames for value in (0.0, 1.0, 2.0))
+    assert torch.allclose(still[0], still[-1], atol=1e-5)
+    assert not torch.allclose(once[0], once[-1], atol=1e-5)
+    assert torch.allclose(twice - still, 2 * (once - still), atol=1e-4)
+
+
 def test_output_types_agree(pipeline):
     array = run(pipeline).frames
     pictures, tensor, latents = (run(pipeline, output_type=kind).frames for kind in ("pil", "pt", "latent"))
@@ -88,7 +95,8 @@ def test_generate_to_file_writes_the_whole_recording(pipeline, tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"output_type": "gif"}, "output_type"), ({"num_inference_steps": 0}, "num_inference_steps"), ({"chunk_size": 0}, "chunk_size")])
+    ({"output_type": "gif"}, "output_type"), ({"num_inference_steps": 0}, "num_inference_steps"), ({"chunk_size": 0}, "chunk_size"),
+    ({"mouth_amplitude": -1.0}, "mouth_amplitude")])
 def test_bad_arguments_are_named(pipeline, changes, message):
     with pytest.raises(ValueError, match=message):
         run(pipeline, **changes)

@@ -23,6 +23,7 @@ from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
 from ..models.viseme_classifier import VisemeClassifier
+from ..models.visemes import NUM_VISEMES, VISEME_INDEX
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .pipeline_output import TempoSyncPipelineOutput
 
@@ -52,6 +53,8 @@ class TempoSyncPipeline(DiffusionPipeline):
         vae: picture autoencoder. denoiser: the student (few steps) or the teacher (with an "ode" scheduler, 25 steps).
         identity_encoder, viseme_classifier, face_aligner, scheduler: see their classes.
         fps: video frames a second.
+        mouth_amplitude: how far the mouth moves away from its shape in silence, 1 = as the denoiser says. Few steps on a young denoiser
+            give the mean of all plausible mouths, which moves less than any of them: the checkpoint's value makes up for that.
     """
 
     model_cpu_offload_seq = "face_aligner->viseme_classifier->identity_encoder->denoiser->vae"
@@ -66,12 +69,13 @@ class TempoSyncPipeline(DiffusionPipeline):
         face_aligner: FaceAligner,
         scheduler: TempoSyncScheduler,
         fps: int = 25,
+        mouth_amplitude: float = 1.0,
     ):
         super().__init__()
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
             face_aligner=face_aligner, scheduler=scheduler)
-        self.register_to_config(fps=fps)
+        self.register_to_config(fps=fps, mouth_amplitude=mouth_amplitude)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs) -> "TempoSyncPipeline":
@@ -94,6 +98,7 @@ class TempoSyncPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         face_index: int = 0,
+        mouth_amplitude: float | None = None,
         chunk_size: int = 16,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
@@ -107,6 +112,7 @@ class TempoSyncPipeline(DiffusionPipeline):
             generator: source of the one noise tensor that all frames share.
             output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
             face_index: which face speaks, 0 = the largest.
+            mouth_amplitude: scales the motion of the mouth, 0 = none; None takes the checkpoint's value.
             chunk_size: frames generated together.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each denoising step of each chunk; what it
                 returns under "latents" replaces them.
@@ -114,13 +120,14 @@ class TempoSyncPipeline(DiffusionPipeline):
         Raises:
             InvalidInputError: a file that cannot be used, or no face in the picture.
         """
-        self._check_inputs(output_type, num_inference_steps, chunk_size, callback_on_step_end_tensor_inputs)
+        self._check_inputs(output_type, num_inference_steps, chunk_size, mouth_amplitude, callback_on_step_end_tensor_inputs)
         recording = load_audio(audio)
         visemes = self._predict_visemes(recording)
         portrait = self.prepare_portrait(image, face_index)
         frames: list = []
         with self.progress_bar(total=len(visemes)) as bar:
-            for latents in self._latent_chunks(portrait, visemes, num_inference_steps, generator, chunk_size, callback_on_step_end):
+            for latents in self._latent_chunks(
+                    portrait, visemes, num_inference_steps, generator, chunk_size, mouth_amplitude, callback_on_step_end):
                 frames += list(latents.cpu()) if output_type == "latent" else self._render(portrait, latents)
                 bar.update(len(latents))
         audio_path = str(audio) if isinstance(audio, (str, PathLike)) else None
@@ -131,13 +138,14 @@ class TempoSyncPipeline(DiffusionPipeline):
     @torch.inference_mode()
     def stream(
         self, image: str | PathLike | Image.Image | np.ndarray, audio: str | PathLike | tuple[np.ndarray, int],
-        num_inference_steps: int = 4, generator: torch.Generator | None = None, face_index: int = 0, chunk_size: int = 16,
+        num_inference_steps: int = 4, generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None,
+        chunk_size: int = 16,
     ) -> Iterator[np.ndarray]:
         """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
-        self._check_inputs("np", num_inference_steps, chunk_size, None)
+        self._check_inputs("np", num_inference_steps, chunk_size, mouth_amplitude, None)
         visemes = self._predict_visemes(load_audio(audio))
         portrait = self.prepare_portrait(image, face_index)
-        for latents in self._latent_chunks(portrait, visemes, num_inference_steps, generator, chunk_size):
+        for latents in self._latent_chunks(portrait, visemes, num_inference_steps, generator, chunk_size, mouth_amplitude):
             yield np.stack(self._render(portrait, latents))
 
     def generate_to_file(
@@ -181,23 +189,29 @@ class TempoSyncPipeline(DiffusionPipeline):
 
     def _latent_chunks(
         self, portrait: Portrait, visemes: np.ndarray, steps: int, generator: torch.Generator | None, chunk_size: int,
-        callback: StepCallback | None = None,
+        mouth_amplitude: float | None, callback: StepCallback | None = None,
     ) -> Iterator[torch.Tensor]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk."""
-        config = self.denoiser.config
-        dtype = self.denoiser.dtype
-        windows = torch.from_numpy(viseme_windows(visemes, config.viseme_window).copy()).to(self.device, dtype)
+        config, dtype = self.denoiser.config, self.denoiser.dtype
+        amplitude = self.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude
         reference = latent_window(portrait.latents)
         # One noise tensor for all frames, so that the noise itself does not flicker.
         noise = torch.randn((1, *reference.shape[1:]), generator=generator, device=generator.device if generator else "cpu")
-        for visemes_of_chunk in windows.split(chunk_size):
-            count = len(visemes_of_chunk)
+        noise = noise.to(self.device, dtype)
+
+        def residual(windows: np.ndarray, callback: StepCallback | None = None) -> torch.Tensor:
+            count = len(windows)
             given = {
                 "reference": reference.expand(count, -1, -1, -1), "context": portrait.context.expand(count, -1, -1, -1),
-                "visemes": visemes_of_chunk, "identity": portrait.identity.expand(count, -1)}
-            residual = self._denoise(noise.to(self.device, dtype).expand(count, -1, -1, -1), given, steps, callback)
-            latents = portrait.latents.repeat(count, 1, 1, 1)
-            latent_window(latents).add_(config.residual_scale * residual)
+                "visemes": torch.from_numpy(windows.copy()).to(self.device, dtype), "identity": portrait.identity.expand(count, -1)}
+            return self._denoise(noise.expand(count, -1, -1, -1), given, steps, callback)
+
+        at_rest = 0.0 if amplitude == 1 else residual(_silence(config.viseme_window))
+        windows = viseme_windows(visemes, config.viseme_window)
+        for start in range(0, len(windows), chunk_size):
+            moved = at_rest + amplitude * (residual(windows[start:start + chunk_size], callback) - at_rest)
+            latents = portrait.latents.repeat(len(moved), 1, 1, 1)
+            latent_window(latents).add_(config.residual_scale * moved)
             yield latents
 
     def _denoise(
@@ -245,16 +259,27 @@ class TempoSyncPipeline(DiffusionPipeline):
         return self.progress_bar(total=total)
 
     @staticmethod
-    def _check_inputs(output_type: str, steps: int, chunk_size: int, tensor_inputs: list[str] | None) -> None:
+    def _check_inputs(
+        output_type: str, steps: int, chunk_size: int, mouth_amplitude: float | None, tensor_inputs: list[str] | None
+    ) -> None:
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
         if not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
+        if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
+            raise ValueError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
         unknown = set(tensor_inputs or []) - set(TempoSyncPipeline._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"callback_on_step_end_tensor_inputs can only hold 'latents', got {sorted(unknown)}.")
+
+
+def _silence(size: int) -> np.ndarray:
+    """The viseme window [1, size, 15] of a long pause."""
+    window = np.zeros((1, size, NUM_VISEMES), np.float32)
+    window[..., VISEME_INDEX["sil"]] = 1
+    return window
 
 
 def _convert(frames: list, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
