@@ -45,18 +45,30 @@ def test_ode_converges_to_the_closed_form_of_gaussian_data():
     assert errors[1] == pytest.approx(errors[0] / 8, rel=0.1) and errors[1] < 1e-2  # first order: eight times the steps
 
 
-def test_consistency_steps_renoise_with_one_shared_noise():
+def test_consistency_steps_renoise_the_clean_estimate():
     scheduler = TempoSyncScheduler()
     scheduler.set_timesteps(3)
-    noise, clean = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4)
-    sample = noise * scheduler.init_noise_sigma
+    clean = torch.randn(2, 2, 4, 4)
+    sample = torch.randn(1, 2, 4, 4) * scheduler.init_noise_sigma
     for i, timestep in enumerate(scheduler.timesteps):
+        noise = torch.randn(1, 2, 4, 4)
         c_skip, c_out, _ = scheduler.boundary_coefficients(scheduler.sigmas[i])
-        output = scheduler.step((clean - c_skip * sample) / c_out, timestep, sample)
+        output = scheduler.step((clean - c_skip * sample) / c_out, timestep, sample, noise=noise)
         sample = output.prev_sample
         assert torch.allclose(output.pred_original_sample, clean, atol=1e-4)
         assert torch.allclose(sample, clean + scheduler.sigmas[i + 1] * noise, atol=1e-3)
     assert torch.allclose(sample, clean, atol=1e-4)
+
+
+def test_noise_drawn_by_the_scheduler_is_shared_by_all_frames_and_seeded():
+    results = []
+    for _ in range(2):
+        scheduler = TempoSyncScheduler()
+        scheduler.set_timesteps(2)
+        sample = torch.ones(3, 2, 4, 4)
+        step = scheduler.step(torch.zeros_like(sample), scheduler.timesteps[0], sample, generator=torch.Generator().manual_seed(5))
+        results.append(step.prev_sample)
+    assert torch.equal(results[0][0], results[0][2]) and torch.equal(*results) and results[0].std() > 0
 
 
 def test_add_noise_scales_every_sample_by_its_own_level():

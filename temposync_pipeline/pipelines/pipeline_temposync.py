@@ -195,8 +195,8 @@ class TempoSyncPipeline(DiffusionPipeline):
         config, dtype = self.denoiser.config, self.denoiser.dtype
         amplitude = self.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude
         reference = latent_window(portrait.latents)
-        # One noise tensor for all frames, so that the noise itself does not flicker.
-        noise = torch.randn((1, *reference.shape[1:]), generator=generator, device=generator.device if generator else "cpu")
+        # One noise tensor a step for all frames, so that the noise itself does not flicker.
+        noise = torch.randn((steps, 1, *reference.shape[1:]), generator=generator, device=generator.device if generator else "cpu")
         noise = noise.to(self.device, dtype)
 
         def residual(windows: np.ndarray, callback: StepCallback | None = None) -> torch.Tensor:
@@ -204,7 +204,7 @@ class TempoSyncPipeline(DiffusionPipeline):
             given = {
                 "reference": reference.expand(count, -1, -1, -1), "context": portrait.context.expand(count, -1, -1, -1),
                 "visemes": torch.from_numpy(windows.copy()).to(self.device, dtype), "identity": portrait.identity.expand(count, -1)}
-            return self._denoise(noise.expand(count, -1, -1, -1), given, steps, callback)
+            return self._denoise(noise.expand(-1, count, -1, -1, -1), given, callback)
 
         at_rest = 0.0 if amplitude == 1 else residual(_silence(config.viseme_window))
         windows = viseme_windows(visemes, config.viseme_window)
@@ -215,14 +215,15 @@ class TempoSyncPipeline(DiffusionPipeline):
             yield latents
 
     def _denoise(
-        self, noise: torch.Tensor, given: dict[str, torch.Tensor], steps: int, callback: StepCallback | None
+        self, noise: torch.Tensor, given: dict[str, torch.Tensor], callback: StepCallback | None
     ) -> torch.Tensor:
-        """Clean residual in units of its standard deviation, [n, C, h, w]."""
-        self.scheduler.set_timesteps(steps, device=self.device)
-        latents = noise * self.scheduler.init_noise_sigma
+        """Clean residual in units of its standard deviation, [n, C, h, w]; `noise` is [steps, n, C, h, w]."""
+        self.scheduler.set_timesteps(len(noise), device=self.device)
+        latents = noise[0] * self.scheduler.init_noise_sigma
         for index, timestep in enumerate(self.scheduler.timesteps):
             raw = self.denoiser(self.scheduler.scale_model_input(latents, timestep), timestep, **given).sample
-            latents = self.scheduler.step(raw, timestep, latents).prev_sample
+            # After the last step comes level 0, where noise counts for nothing.
+            latents = self.scheduler.step(raw, timestep, latents, noise=noise[(index + 1) % len(noise)]).prev_sample
             if callback is not None:
                 changed = callback(self, index, timestep, {"latents": latents}) or {}
                 latents = changed.get("latents", latents)

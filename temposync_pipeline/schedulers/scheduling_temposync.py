@@ -35,9 +35,10 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
             below its overall deviation of 1, the parametrisation predicts the clean residual almost directly, and the network need
             not learn to cancel noise in order to say "nothing changes". With 1.0 skin came out mottled.
         rho: spacing; larger puts more steps at low noise (Karras et al. 2022, eq. 5).
-        prediction: "consistency" re-noises the clean estimate with the SAME noise at every step (multistep consistency sampling; one
-            noise tensor shared by all steps and frames keeps the noise itself from flickering); "ode" takes Euler steps of the
-            probability-flow ODE dz/dσ = (z - f)/σ, for the teacher.
+        prediction: "consistency" re-noises the clean estimate with fresh noise at every step (multistep consistency sampling, Song et al.
+            2023, algorithm 1), one tensor a step shared by all frames, so that the noise itself does not flicker; the same tensor at
+            every step let its trace add up (variance explained on training portraits at 4 steps: 0.43 instead of 0.61). "ode" takes Euler
+            steps of the probability-flow ODE dz/dσ = (z - f)/σ, for the teacher.
     """
 
     order = 1
@@ -52,7 +53,6 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps: torch.Tensor | None = None
         self.init_noise_sigma = sigma_max
         self._step_index = 0
-        self._shared_noise: torch.Tensor | None = None
 
     @staticmethod
     def timestep(sigmas: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,6 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
             self.sigmas = self.sigma_schedule(num_inference_steps).to(device)
         self.timesteps = self.timestep(self.sigmas[:-1])
         self._step_index = 0
-        self._shared_noise = None
 
     def boundary_coefficients(self, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(c_skip, c_out, c_in) at noise levels `sigma`, each shaped like it."""
@@ -101,20 +100,22 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         return c_skip * sample + c_out * model_output
 
     def step(
-        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, return_dict: bool = True
+        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, noise: torch.Tensor | None = None,
+        generator: torch.Generator | None = None, return_dict: bool = True,
     ) -> TempoSyncSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """From noise level σ_i to σ_{i+1}.
 
         Args:
             model_output: F, [B, C, h, w]. timestep: `timesteps[i]`, steps are taken in order. sample: z̃ at σ_i.
+            noise: unit noise of the next level, [1 or B, C, h, w]; by default drawn once for all B with `generator`. "ode" needs none.
         """
         sigma, sigma_next = self.sigmas[self._step_index], self.sigmas[self._step_index + 1]
         clean = self.pred_original(model_output, sample, sigma)
         if self.config.prediction == "consistency":
-            if self._step_index == 0:
-                # The initial sample is σ_max·ε: its noise is the one to share.
-                self._shared_noise = sample / sigma
-            previous = clean + sigma_next * self._shared_noise
+            if noise is None:
+                device = generator.device if generator else sample.device
+                noise = torch.randn((1, *sample.shape[1:]), generator=generator, device=device)
+            previous = clean + sigma_next * noise.to(sample.device, sample.dtype)
         else:
             previous = sample + (sigma_next - sigma) * (sample - clean) / sigma
         self._step_index += 1

@@ -115,7 +115,8 @@ def sample_residual(
     """The scheduler's whole trajectory from unit `noise` [B, C, h, w] to a clean residual in units of its standard deviation."""
     scheduler.set_timesteps(steps, device=noise.device)
     sample = noise * scheduler.init_noise_sigma
+    generator = torch.Generator().manual_seed(1)
     for timestep in scheduler.timesteps:
         raw = denoiser(scheduler.scale_model_input(sample, timestep), timestep, **given.asdict()).sample.float()
-        sample = scheduler.step(raw, timestep, sample).prev_sample
+        sample = scheduler.step(raw, timestep, sample, generator=generator).prev_sample
     return sample
