@@ -49,13 +49,15 @@ def generate(
     Example: temposync generate --image portrait.jpg --audio speech.wav --output talking.mp4
     """
     _check_files(output, image, audio)
+    _check_files(json_file, image, audio)
+    if json_file is not None and json_file.absolute() == output.absolute():
+        raise InvalidInputError(f"{json_file}: the video and the JSON cannot be the same file")
     import torch
-    from diffusers.utils.logging import disable_progress_bar
 
     from .checkpoints import checkpoint_source
     from .pipelines.pipeline_temposync import TempoSyncPipeline
 
-    disable_progress_bar()  # the one for loading
+    _hide_loading_bars()
     pipe = TempoSyncPipeline.from_pretrained(checkpoint_source(model))
     pipe.to(_device(device))
     started = time.monotonic()
@@ -94,6 +96,7 @@ def visemes(
     from .models.viseme_classifier import VISEMES, VisemeClassifier
 
     speech = load_audio(audio)
+    _hide_loading_bars()
     classifier = VisemeClassifier.from_pretrained(checkpoint_source(model), subfolder="viseme_classifier").to(_device(device))
     probabilities = classifier.predict(speech.samples, num_frames=round(speech.duration * FPS), fps=FPS)
     names = list(VISEMES)
@@ -233,6 +236,15 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InvalidInputError(f"--device {name}: not available here") from error
     return name
+
+
+def _hide_loading_bars() -> None:
+    """Loading takes a second; its bars would only stand between the user and the one line of an error."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _check_files(output: Path | None, *inputs: Path) -> None:
