@@ -18,18 +18,18 @@ from pathlib import Path
 
 import av
 import cv2
-import mediapipe
 import numpy as np
 
-FaceMesh = mediapipe.solutions.face_mesh.FaceMesh
 
-
-def face_mesh() -> FaceMesh:
+def face_mesh():
     # Every frame by itself: tracking from frame to frame would smooth away fast lips.
-    return FaceMesh(static_image_mode=True, refine_landmarks=True, max_num_faces=1, min_detection_confidence=0.3)
+    import mediapipe  # here, so that --help works without it
+
+    return mediapipe.solutions.face_mesh.FaceMesh(
+        static_image_mode=True, refine_landmarks=True, max_num_faces=1, min_detection_confidence=0.3)
 
 
-def label(mesh: FaceMesh, image: np.ndarray) -> np.ndarray:
+def label(mesh, image: np.ndarray) -> np.ndarray:
     """Mesh of the face in a uint8 RGB picture: float32 [478, 3]."""
     found = mesh.process(image).multi_face_landmarks
     if not found:
