@@ -213,11 +213,11 @@ def test_training_learns_two_vowels_stores_and_resumes(tmp_path):
         corpus=str(tmp_path / "corpus"), output=str(tmp_path / "run"), source_weights={"grid": 0.9, "noise": 0.1}, crop_seconds=1.0,
         batch_size=4, max_minutes=10.0, warmup_steps=3, learning_rate=2e-3, ema_decay=0.9, mixed_precision="no", threads=1,
     )
-    figures = train(Config(**settings, max_steps=25))
+    figures = train(Config(**settings, max_steps=100))
     assert set(figures) == {"accuracy", "speech_accuracy", "silence_recall"}
-    assert figures["accuracy"] > 0.5  # always guessing one class gives 0.4
+    assert figures["accuracy"] > 0.6  # always guessing one class gives 0.4; other seeds reach 0.99
     model = VisemeClassifier.from_pretrained(tmp_path / "run" / "viseme_classifier")
-    resumed = train(Config(**settings, max_steps=26, resume=True))
+    resumed = train(Config(**settings, max_steps=101, resume=True))
     assert resumed.keys() == figures.keys()
     assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
     assert score_visemes(model, []).accuracy == 0
