@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .models.autoencoder_temposync import AutoencoderTempoSync
     from .models.denoiser_temposync import TempoSyncDenoiser
     from .models.face_aligner import FaceAligner
+    from .models.identity_encoder import IdentityEncoder
     from .models.viseme_classifier import VisemeClassifier
+    from .pipelines.pipeline_output import TempoSyncPipelineOutput
     from .pipelines.pipeline_temposync import TempoSyncPipeline
     from .schedulers.scheduling_temposync import TempoSyncScheduler
 
@@ -25,8 +27,10 @@ __version__ = "0.1.0"
 _MODULES = {
     "AutoencoderTempoSync": "models.autoencoder_temposync",
     "FaceAligner": "models.face_aligner",
+    "IdentityEncoder": "models.identity_encoder",
     "TempoSyncDenoiser": "models.denoiser_temposync",
     "TempoSyncPipeline": "pipelines.pipeline_temposync",
+    "TempoSyncPipelineOutput": "pipelines.pipeline_output",
     "TempoSyncScheduler": "schedulers.scheduling_temposync",
     "VisemeClassifier": "models.viseme_classifier",
 }
@@ -35,12 +39,14 @@ __all__ = [
     "AutoencoderTempoSync",
     "FaceAligner",
     "FaceError",
+    "IdentityEncoder",
     "InvalidAudioError",
     "InvalidImageError",
     "InvalidInputError",
     "InvalidVideoError",
     "TempoSyncDenoiser",
     "TempoSyncPipeline",
+    "TempoSyncPipelineOutput",
     "TempoSyncScheduler",
     "VisemeClassifier",
 ]
@@ -50,3 +56,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

@@ -69,3 +69,35 @@ def test_lips_open_for_vowels_and_close_in_silence(pipeline, portrait):
     silence = np.arange(len(opening)) >= len(opening) - 14
     assert vowels.any()
     assert np.median(opening[vowels]) > 0.04 + np.median(opening[silence])
+
+
+def spoken_openings(pipeline, monkeypatch, portrait: str, visemes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lip openings [T] and frames uint8 [T, H, W, 3] of a portrait that follows the viseme probabilities [T, 15]."""
+    monkeypatch.setattr(pipeline.viseme_classifier, "predict", lambda *_: visemes)
+    output = pipeline(MEDIA / portrait, (np.zeros(640 * len(visemes), np.float32), 16_000), num_inference_steps=2, output_type="np",
+                      generator=torch.Generator().manual_seed(0))
+    frames = np.rint(255 * output.frames).astype(np.uint8)
+    return lip_opening(pipeline.face_aligner.track(list(frames))), frames
+
+
+def viseme_stream(*names: str) -> np.ndarray:
+    """Six frames of each viseme, [6·n, 15]."""
+    return np.repeat(np.eye(len(VISEMES), dtype=np.float32)[[VISEMES.index(name) for name in names]], 6, 0)
+
+
+def test_swapping_the_viseme_streams_swaps_the_mouths(pipeline, monkeypatch):
+    streams = viseme_stream("aa", "sil"), viseme_stream("sil", "aa")
+    man, woman = ([spoken_openings(pipeline, monkeypatch, portrait, stream)[0] for stream in streams]
+                  for portrait in ("portrait_man.jpg", "portrait_woman.jpg"))
+    for mine, other in ((man, woman), (woman, man)):
+        for stream in (0, 1):
+            assert np.corrcoef(mine[stream], other[stream])[0, 1] > 0.5
+            assert np.corrcoef(mine[stream], other[1 - stream])[0, 1] < 0
+
+
+def test_zero_visemes_give_a_closed_calm_mouth(pipeline, monkeypatch):
+    for portrait in ("portrait_man.jpg", "portrait_woman.jpg"):
+        silent, frames = spoken_openings(pipeline, monkeypatch, portrait, np.zeros((3, 15), np.float32))
+        speaking, _ = spoken_openings(pipeline, monkeypatch, portrait, viseme_stream("aa")[:3])
+        assert np.ptp(frames.astype(int), 0).max() <= 2
+        assert silent.max() < 0.06 and silent.max() < 0.5 * speaking.min()

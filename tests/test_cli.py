@@ -45,11 +45,11 @@ def test_help_needs_no_torch():
     code = "import sys, temposync_pipeline.cli as cli; assert not {'torch', 'av', 'cv2'} & set(sys.modules); cli.main(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("generate", "visemes", "evaluate", "train"):
+    for command in ("generate", "decode", "benchmark", "visemes", "evaluate", "train"):
         assert command in result.stdout
 
 
-@pytest.mark.parametrize("command", ["generate", "visemes", "evaluate", "train"])
+@pytest.mark.parametrize("command", ["generate", "decode", "benchmark", "visemes", "evaluate", "train"])
 def test_every_command_shows_an_example(temposync, command):
     code, out, _ = temposync(command, "--help")
     assert code == 0 and f"Example: temposync {command}" in "\n".join(out)
@@ -129,7 +129,7 @@ def test_training_settings(tmp_path, temposync):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("nothing",), "nothing: not a stage (aligner, autoencoder, visemes, teacher, student)"),
+    (("nothing",), "nothing: not a stage (aligner, autoencoder, visemes, identity, sync, teacher, student)"),
     (("autoencoder", "--set", "speed=3"), "speed: not a setting"),
     (("autoencoder", "--set", "batch_size=many"), "batch_size: 'many', expected int"),
     (("autoencoder", "--set", "batch_size=1.5"), "batch_size: 1.5, expected int"),
@@ -146,3 +146,40 @@ def test_training_mistakes(temposync, arguments, message):
 def test_evaluation_of_a_missing_manifest(tmp_path, temposync):
     code, _, err = temposync("evaluate", "--manifest", tmp_path / "missing.jsonl", "--json", tmp_path / "out.json")
     assert code == 2 and err == [f"temposync: {tmp_path / 'missing.jsonl'}: no such file"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("generate", "--audio", "a.wav"), "Missing option '--image'"),
+    (("generate", "--imge", "a.png"), "--image"),
+    (("generate", "--image", "a.png", "--audio", "a.wav", "--steps", "0"), "--steps"),
+    (("nothing",), "No such command 'nothing'"),
+])
+def test_usage_errors_take_one_line(temposync, arguments, message):
+    code, out, err = temposync(*arguments)
+    assert (code, out, len(err)) == (2, [], 1) and message in err[0]
+
+
+def test_inputs_are_checked_before_the_models_load(tmp_path, temposync, portrait, make_audio, monkeypatch):
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pytest.fail("models were loaded"))
+    (tmp_path / "text.png").write_text("no picture")
+    audio = make_audio("a.wav")
+    for image, output, message in [(tmp_path / "text.png", "out.mp4", "text.png: not a readable"), (portrait, "out.avi", "end in .mp4")]:
+        code, _, err = temposync("generate", "--image", image, "--audio", audio, "--output", tmp_path / output)
+        assert code == 2 and len(err) == 1 and message in err[0]
+
+
+@pytest.mark.parametrize(("error", "code", "message"), [
+    (KeyboardInterrupt(), 130, "temposync: interrupted"),
+    (OSError(28, "No space left on device", ".1.mp4"), 2, "temposync: {output}: No space left on device"),
+])
+def test_a_stopped_run_leaves_the_old_video(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch, error, code, message):
+    def stop(*_):
+        raise error
+
+    audio, output = make_audio("a.wav"), tmp_path / "out.mp4"
+    output.write_bytes(b"old")
+    monkeypatch.setattr("temposync_pipeline.media.video.VideoWriter.write", stop)
+    before = sorted(os.listdir(tmp_path))
+    found, _, err = temposync("generate", "--image", portrait, "--audio", audio, "--output", output)
+    assert (found, err) == (code, [message.format(output=output)])
+    assert sorted(os.listdir(tmp_path)) == before and output.read_bytes() == b"old"

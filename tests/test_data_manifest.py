@@ -4,8 +4,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from temposync_pipeline.data.clips import load_clip, load_landmarks
-from temposync_pipeline.data.manifest import Clip, build_manifest, portrait_split, read_manifest, write_manifest
+from temposync_pipeline import cli
+from temposync_pipeline.data.clips import at_fps, load_clip, load_landmarks
+from temposync_pipeline.data.manifest import (
+    Clip,
+    build_manifest,
+    hold_out_clips,
+    portrait_split,
+    read_manifest,
+    split_by_talker,
+    usable_clips,
+    write_manifest,
+)
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import TEMPLATE
 from temposync_pipeline.face.landmarks import MESH_INDICES, RIGID
@@ -52,6 +62,7 @@ def test_a_manifest_survives_writing_and_moving(tree, monkeypatch):
 @pytest.mark.parametrize("line", [
     "{", "[]", "7", '{"id": "a", "talker": "b", "split": "train"}', '{"id": "a", "talker": "b", "video": 3, "split": "train"}',
     '{"id": "a", "talker": "b", "video": "c", "split": "test"}',
+    '{"id": "../a", "talker": "b", "video": "c", "split": "train"}',
 ])
 def test_a_bad_line_is_named(tmp_path, line):
     (tmp_path / "clips.jsonl").write_text('{"id": "a", "talker": "b", "video": "c.mp4", "split": "val"}\n' + line + "\n")
@@ -68,6 +79,87 @@ def test_files_that_are_no_manifest(tmp_path):
         read_manifest(tmp_path / "video.mp4")
     with pytest.raises(FileNotFoundError):
         read_manifest(tmp_path / "nothing.jsonl")
+
+
+def record(path: Path, audio: Path | None = None, frames: int = 10) -> Path:
+    """A small grey video."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, audio_path=audio) as writer:
+        for _ in range(frames):
+            writer.write(np.full((48, 64, 3), 90, np.uint8))
+    return path
+
+
+def test_the_manifest_command_lists_what_can_be_used(tmp_path, make_audio, capsys):
+    """An LRS3-style tree with a damaged, an empty and a silent clip among the good ones."""
+    sound, data = make_audio("speech.wav", seconds=0.4), tmp_path / "data"
+    for name in ("ann/00001.mp4", "ann/00002.mp4", "ben/00001.mp4"):
+        record(data / name, sound).with_suffix(".txt").write_text("Text: HELLO\n")
+    record(data / "ben/silent.mp4")
+    (data / "ben/broken.mp4").write_bytes(b"no video at all" * 20)
+    (data / "ben/empty.mp4").touch()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["manifest", "--data", str(data), "--output", str(tmp_path / "clips.jsonl"), "--json", str(tmp_path / "counts.json")])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in err.splitlines()] == ["skipped ben_broken", "skipped ben_empty", "skipped ben_silent"]
+    clips = read_manifest(tmp_path / "clips.jsonl")
+    assert [clip.id for clip in clips] == ["ann_00001", "ann_00002", "ben_00001"]
+    assert all(clip.transcript.read_text() == "Text: HELLO\n" and clip.video.exists() for clip in clips)
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert counts["skipped"] == 3 and counts["train"]["talkers"] == counts["val"]["talkers"] == 1
+    assert f"train: {counts['train']['clips']} clips of 1 talkers" in out
+
+
+def test_a_folder_without_a_usable_clip_is_one_line(tmp_path, capsys):
+    (tmp_path / "note.txt").touch()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/clip.mp4").write_bytes(b"nothing")
+    for folder, message in ((tmp_path / "bad", "none of its 1 clips can be used"), (tmp_path / "note.txt", "not a folder")):
+        with pytest.raises(SystemExit):
+            cli.main(["manifest", "--data", str(folder), "--output", str(tmp_path / "clips.jsonl")])
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "clips.jsonl").exists()
+
+
+def test_talkers_are_split_for_good():
+    clips = [Clip(f"{talker}_{i}", f"talker {talker}", Path("x.mp4"), "train") for talker in range(40) for i in range(2)]
+    split = {clip.talker: clip.split for clip in split_by_talker(clips, 0.2)}
+    assert 2 <= list(split.values()).count("val") <= 16
+    # Fewer or more talkers beside them change nothing for those held out by their own name.
+    fewer = {clip.talker: clip.split for clip in split_by_talker(clips[:60], 0.2)}
+    assert all(split[talker] == side for talker, side in fewer.items())
+    assert {clip.split for clip in split_by_talker(clips[:2])} == {"train"}
+    assert sorted({clip.split for clip in split_by_talker(clips[:4], 0.0)}) == ["train", "val"]
+    assert sorted({clip.split for clip in split_by_talker(clips[:4], 1.0)}) == ["train", "val"]
+    marked = [Clip("a", "a", Path("a.mp4"), "val"), *clips]
+    assert split_by_talker(marked) == hold_out_clips(marked) == marked
+
+
+def test_some_clips_of_each_talker_are_held_out():
+    clips = [Clip(f"{talker}{i}", talker, Path("x.mp4"), "train") for talker, count in (("a", 10), ("b", 4)) for i in range(count)]
+    assert [clip.id for clip in hold_out_clips(clips) if clip.split == "val"] == ["a9"]
+
+
+def test_usable_clips_name_the_others(tmp_path):
+    lines = []
+    assert usable_clips([Clip("gone", "a", tmp_path / "gone.mp4", "train")], lines.append) == []
+    assert len(lines) == 1 and lines[0].startswith("skipped gone: ")
+
+
+def test_an_id_cannot_lead_out_of_a_folder():
+    with pytest.raises(InvalidInputError, match="not an id"):
+        Clip("../a", "a", Path("a.mp4"), "train")
+
+
+def test_frames_of_other_rates_keep_their_time():
+    """At 50 fps every other frame is left out, at 12.5 each is shown twice, at 30 five of six remain."""
+    frames = np.arange(60)
+    assert list(at_fps(frames, 25)) == frames.tolist()
+    assert list(at_fps(frames, 50)) == list(range(1, 60, 2))
+    assert list(at_fps(frames[:3], 12.5)) == [0, 0, 1, 1, 2, 2]
+    thirty = list(at_fps(frames, 30))
+    assert len(thirty) == 50 and np.abs(np.array(thirty) / 30 - np.arange(50) / 25).max() < 1 / 30
 
 
 def test_portraits_are_split_by_name():

@@ -6,7 +6,7 @@ from skimage.metrics import structural_similarity
 from temposync_pipeline.face.landmarks import GROUPS, NUM_LANDMARKS, lip_opening
 from temposync_pipeline.metrics.image import laplacian_variance, psnr, ssim
 from temposync_pipeline.metrics.lips import lip_correlation, motion_amplitude, mouth_landmark_distance
-from temposync_pipeline.metrics.temporal import flicker_std, flicker_std_of_differences, temporal_l1
+from temposync_pipeline.metrics.temporal import flicker_std, pixel_std, temporal_l1, warping_error
 
 
 @pytest.fixture
@@ -99,8 +99,22 @@ def test_temporal_measures_closed_form():
     upper[:2] = 1
     assert temporal_l1(frames) == pytest.approx(5)
     assert temporal_l1(frames, upper) == pytest.approx(10)
-    assert flicker_std(frames, upper) == pytest.approx(np.std([0, 10, 0, 10, 0]))
-    assert flicker_std_of_differences(frames, upper) == pytest.approx(10)
-    assert flicker_std(frames, 1 - upper) == 0
+    assert pixel_std(frames, upper) == pytest.approx(np.std([0, 10, 0, 10, 0]))
+    assert flicker_std(frames, upper) == pytest.approx(np.std([10, -10, 10, -10]))
+    assert pixel_std(frames, 1 - upper) == flicker_std(frames, 1 - upper) == 0
+    steady = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((1, 4, 4, 3), 3, np.uint8)
+    assert flicker_std(steady) == 0 < pixel_std(steady)  # an even change of light is no flicker
     with pytest.raises(ValueError, match="two frames"):
         temporal_l1(frames[:1])
+
+
+def test_warping_error_forgives_motion_but_not_flicker():
+    texture = cv2.GaussianBlur(np.random.default_rng(5).integers(0, 256, (96, 140, 3)).astype(np.uint8), (0, 0), 3)
+    texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
+    mask = np.zeros((96, 96))
+    mask[16:80, 16:80] = 1
+    moving = np.stack([texture[:, shift:shift + 96] for shift in range(0, 12, 2)])
+    flickering = np.stack([np.clip(texture[:, :96].astype(int) + (10 if t % 2 else 0), 0, 255).astype(np.uint8) for t in range(6)])
+    assert warping_error(np.repeat(moving[:1], 4, 0), mask) == 0
+    assert temporal_l1(moving, mask) > 3 and warping_error(moving, mask) < 0.2 * temporal_l1(moving, mask)
+    assert warping_error(flickering, mask) > 5

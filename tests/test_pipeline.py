@@ -1,9 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
-from temposync_pipeline import FaceError, TempoSyncPipeline
+from temposync_pipeline import FaceError, InvalidInputError, TempoSyncPipeline, cli
+from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
+from temposync_pipeline.models.precision import has_fast_bfloat16
+from temposync_pipeline.pipelines.latent_video import LatentVideo
 
 from .tiny_components import picture, tiny_pipeline, tone
 
@@ -86,7 +93,6 @@ def test_generate_to_file_writes_the_whole_recording(pipeline, tmp_path):
 
     samples, rate = tone(1.0)
     wavfile.write(tmp_path / "speech.wav", rate, samples)
-    from PIL import Image
 
     Image.fromarray(picture()).save(tmp_path / "portrait.png")
     figures = pipeline.generate_to_file(tmp_path / "portrait.png", tmp_path / "speech.wav", tmp_path / "out.mp4", 1, progress=False)
@@ -107,3 +113,70 @@ def test_a_picture_without_a_face_says_so(pipeline):
         run(pipeline, image=np.full((100, 100, 3), 128, np.uint8))
     with pytest.raises(FaceError, match="face_index 3"):
         run(pipeline, face_index=3)
+
+
+@pytest.fixture
+def latents_file(pipeline, tmp_path):
+    output = run(pipeline, output_type="latent", chunk_size=4)
+    output.save_latents(tmp_path / "latents.safetensors")
+    return tmp_path / "latents.safetensors"
+
+
+def test_latents_decoded_from_a_file_give_the_same_frames_bit_for_bit(pipeline, latents_file):
+    at_once = np.concatenate(list(pipeline.stream(picture(200, 300), tone(), 2, torch.Generator().manual_seed(7), chunk_size=4)))
+    video = LatentVideo.load(latents_file)
+    assert np.array_equal(np.concatenate(list(pipeline.decode_latents(video))), at_once)
+    assert video.fps == 25 and video.visemes.shape == (15, 15) and np.array_equal(video.photo, picture(200, 300))
+    assert not list(latents_file.parent.glob(".*"))
+
+
+def test_latents_become_the_video_with_its_sound_later(pipeline, latents_file, tmp_path):
+    figures = pipeline.decode_to_file(latents_file, tmp_path / "out.mp4")
+    assert figures["frames"] == len(read_video(tmp_path / "out.mp4")[0]) == 15
+    assert load_audio(tmp_path / "out.mp4").duration == pytest.approx(0.6, abs=0.05)
+
+
+def test_files_that_are_no_latents_are_refused_in_one_line(pipeline, latents_file, tmp_path):
+    whole, foreign = latents_file.read_bytes(), tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(2)}, foreign)
+    cases = [(whole[:-1000], "damaged"), (whole[:50], "damaged"), (b"", "damaged"), (b"text", "damaged"),
+             (foreign.read_bytes(), "holds no latents"),
+             (whole.replace(b'"version":"1"', b'"version":"7"'), "version 7"), (whole.replace(b"\x89PNG", b"\x89PNX"), "photo"),
+             (whole.replace(b'"fps":"25"', b'"fps":"no"'), "damaged")]
+    for data, message in cases:
+        foreign.write_bytes(data)
+        with pytest.raises(InvalidInputError, match=message):
+            LatentVideo.load(foreign)
+    video = LatentVideo.load(latents_file)
+    with pytest.raises(InvalidInputError, match="another autoencoder"):
+        next(pipeline.decode_latents(replace(video, autoencoder="0")))
+    with pytest.raises(ValueError, match="no latents"):
+        run(pipeline).save_latents(tmp_path / "none.safetensors")
+
+
+def test_bfloat16_changes_frames_by_no_more_than_rounding(pipeline):
+    frames = {}
+    for low_precision in (True, False):
+        pipeline.use_bfloat16 = low_precision
+        frames[low_precision] = run(pipeline).frames
+    pipeline.use_bfloat16 = has_fast_bfloat16()
+    assert np.sqrt(np.square(frames[True] - frames[False]).mean()) < 0.01
+
+
+def test_commands_generate_latents_and_decode_them(pipeline, tmp_path, monkeypatch, make_audio, capsys):
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
+    Image.fromarray(picture(96, 80)).save(tmp_path / "portrait.png")
+    latents, video = tmp_path / "a.safetensors", tmp_path / "out.mp4"
+
+    def temposync(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        return end.value.code or 0
+
+    assert temposync("generate", "--image", tmp_path / "portrait.png", "--audio", make_audio("a.wav", seconds=0.6), "--output", latents,
+                     "--steps", 1, "--device", "cpu") == 0
+    assert temposync("decode", "--latents", latents, "--output", video, "--device", "cpu") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(video) and len(read_video(video)[0]) == 15
+    latents.write_bytes(latents.read_bytes()[:-10])
+    assert temposync("decode", "--latents", latents, "--output", video) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,6 +1,8 @@
-"""The weights that come with the package, in diffusers layout."""
+"""Where checkpoints are, in diffusers layout: weights that come with the package, a directory, or a repository of the Hub."""
 
 import re
+from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 
 from ..errors import InvalidInputError
@@ -18,10 +20,25 @@ def bundled_path(name: str) -> Path:
     return path
 
 
-def checkpoint_source(name: str) -> str:
-    """What `from_pretrained` is to load for a bundled name, a directory or org/name; raises `InvalidInputError` for anything else."""
-    if name in BUNDLED:
-        return str(bundled_path(name))
-    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+def checkpoint_folder(name: str | PathLike, components: Iterable[str], **hub_options) -> Path:
+    """The folder that holds a checkpoint's components: a bundled name, else a directory, else org/name, downloaded from the Hub.
+
+    Args:
+        components: subfolders that will be read. hub_options: keyword arguments of `checkpoints.hub.download_checkpoint`.
+
+    Raises:
+        InvalidInputError: nothing of that name, or a component is missing or pickled.
+        ConnectionError: the Hub cannot be reached.
+    """
+    if str(name) in BUNDLED:
+        return bundled_path(str(name))
+    from .hub import download_checkpoint, select_files
+
+    folder = Path(name)
+    if folder.is_dir():
+        names = [path.relative_to(folder).as_posix() for path in folder.glob("*/*")]
+        select_files(folder.absolute().name, names, components, hub_options.get("variant"))
+        return folder
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)):
         raise InvalidInputError(f"{name}: not a bundled checkpoint ({', '.join(BUNDLED)}), a directory or org/name on the Hub")
-    return name
+    return download_checkpoint(str(name), components, **hub_options)

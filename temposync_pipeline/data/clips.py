@@ -1,5 +1,6 @@
 """A clip as the networks see it: aligned face crops and the landmarks in them."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, smooth_matrices, transform_points
 from ..face.landmarks import MESH_INDICES, NUM_LANDMARKS
-from ..media.video import read_video
+from ..media.video import FPS, read_video
 from ..models.face_aligner import FaceAligner
 from .manifest import Clip
 
@@ -40,10 +41,19 @@ def load_landmarks(path: str | PathLike) -> np.ndarray:
     return points[..., :2].astype(np.float32)
 
 
+def at_fps(frames: Iterable[np.ndarray], fps: float, target: float = FPS) -> Iterator[np.ndarray]:
+    """A video of `fps` frames a second as one of `target`: what is shown in the middle of each new frame's time."""
+    count = 0
+    for index, frame in enumerate(frames):
+        while (count + 0.5) / target < (index + 1) / fps:
+            yield frame
+            count += 1
+
+
 def load_clip(
     clip: Clip, frames: np.ndarray | None = None, landmarks: np.ndarray | None = None, aligner: FaceAligner | None = None
 ) -> ClipCrops:
-    """Decode and align a clip.
+    """Decode, at 25 frames a second, and align a clip.
 
     `frames` uint8 [T, H, W, 3] saves decoding what the caller has decoded.  Landmarks in picture pixels are, in this order: `landmarks`
     [T, 131, 2], the clip's own file, those that `aligner` tracks.  Alignments are smoothed over time, so that the crop doesn't tremble.
@@ -51,7 +61,7 @@ def load_clip(
     Raises InvalidInputError where there are no landmarks, where their number is not that of the frames, or where a frame has no face.
     """
     if frames is None:
-        frames = read_video(clip.video)[0]
+        frames = list(at_fps(*read_video(clip.video)))
     if landmarks is None:
         if clip.landmarks is not None:
             landmarks = load_landmarks(clip.landmarks)

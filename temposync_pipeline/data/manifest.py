@@ -2,26 +2,36 @@
 
 A manifest is a JSON Lines file, one clip a line, whose paths are relative to the file's own folder:
 `{"id": "train_s1_bbwg2p", "talker": "s1", "video": "train/s1/bbwg2p.mpg", "split": "train", "alignment": "train/s1/bbwg2p.align"}`.
+Trees of clips become one as they are: GRID's `s1/bbwg2p.mpg` with `.align` files, LRS3's `<speaker>/00001.mp4` with `.txt` files, or any
+folder of recordings.
 """
 
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from ..errors import InvalidInputError
+from ..media.audio import decode_audio
+from ..media.video import stream_video
 
-VIDEO_SUFFIXES = (".mpg", ".mp4")
+VIDEO_SUFFIXES = (".mpg", ".mpeg", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 SPLITS = ("train", "val")
+# Folders of a tree whose clips are for validation.
+VALIDATION_FOLDERS = {"val", "validation", "test"}
+# Files of this kind may stand beside a clip under its name.
+COMPANIONS = {"alignment": ".align", "transcript": ".txt"}
 
 
 @dataclass(frozen=True)
 class Clip:
     """One recording of one talker; paths are usable as they are.
 
-    `landmarks` names an .npz with an array `landmarks` [T, 131 or 478, 2 or 3] in pixels of the video, `alignment` a GRID .align file.
+    `landmarks` names an .npz with an array `landmarks` [T, 131 or 478, 2 or 3] in pixels of the video, `alignment` a GRID .align file,
+    `transcript` a text file.
     """
 
     id: str
@@ -30,8 +40,11 @@ class Clip:
     split: str
     landmarks: Path | None = None
     alignment: Path | None = None
+    transcript: Path | None = None
 
     def __post_init__(self):
+        if Path(self.id).name != self.id:
+            raise InvalidInputError(f"{self.id!r}: not an id that files could be called by")
         if self.split not in SPLITS:
             raise InvalidInputError(f"{self.id}: the split is {self.split!r}, not one of {', '.join(SPLITS)}")
 
@@ -42,25 +55,70 @@ def portrait_split(name: str) -> str:
 
 
 def build_manifest(folder: str | PathLike, landmarks: str | PathLike | None = None) -> list[Clip]:
-    """The clips of a tree `.../<talker>/<name>.mpg|.mp4`, sorted by path, each with the `.align` file beside it if there is one.
+    """The clips of a tree `.../<talker>/<name>.mp4` (`VIDEO_SUFFIXES`), sorted by path, each with what stands beside it (`COMPANIONS`).
 
-    A talker's folder below one called "val" is for validation, every other for training.  A clip's id is its path in the tree with
-    "_" between the parts; `landmarks` is a folder of files `<id>.npz`.  Raises InvalidInputError where there is no clip.
+    A talker's folder below one called "val", "validation" or "test" is for validation, every other for training.  A clip's id is its path
+    in the tree with "_" between the parts; `landmarks` is a folder of files `<id>.npz`.  Raises InvalidInputError where there is no clip.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute() if Path(folder).name in ("", "..") else Path(folder)
     clips = []
     for video in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES):
         parts = video.relative_to(folder).with_suffix("").parts
-        alignment = video.with_suffix(".align")
         name = "_".join(parts)
-        points = None if landmarks is None else Path(landmarks) / f"{name}.npz"
+        files = {kind: video.with_suffix(suffix) for kind, suffix in COMPANIONS.items()}
+        if landmarks is not None:
+            files["landmarks"] = Path(landmarks) / f"{name}.npz"
         clips.append(Clip(
-            id=name, talker=video.parent.name, video=video, split="val" if "val" in parts[:-1] else "train",
-            landmarks=points if points is not None and points.exists() else None, alignment=alignment if alignment.exists() else None,
-        ))
+            id=name, talker=video.parent.name, video=video, split="val" if VALIDATION_FOLDERS & set(parts[:-1]) else "train",
+            **{kind: path for kind, path in files.items() if path.exists()}))
     if not clips:
         raise InvalidInputError(f"{folder.name}: no clip ({', '.join(VIDEO_SUFFIXES)}) in this folder")
     return clips
+
+
+def usable_clips(clips: Iterable[Clip], report: Callable[[str], None]) -> list[Clip]:
+    """Those whose picture and sound can be decoded, judged by their beginnings; each other one is reported in a line and left out."""
+    kept = []
+    for clip in clips:
+        try:
+            frames, _ = stream_video(clip.video)
+            if next(frames, None) is None:
+                raise InvalidInputError(f"{clip.video.name}: no frame could be decoded")
+            next(decode_audio(clip.video))
+        except (InvalidInputError, OSError, StopIteration) as error:
+            report(f"skipped {clip.id}: {error or 'no sound'}")
+        else:
+            kept.append(clip)
+    return kept
+
+
+def split_by_talker(clips: list[Clip], share: float = 0.1) -> list[Clip]:
+    """Hold out about `share` of the talkers, at least one of several; clips that their folders mark for validation stay as they are.
+
+    A talker's side depends on the name's SHA-1 (the smallest are held out), so that clips added later do not change it for the others.
+    """
+    if not clips or any(clip.split == "val" for clip in clips):
+        return clips
+    chance = {clip.talker: int(hashlib.sha1(clip.talker.encode()).hexdigest()[:8], 16) / 2**32 for clip in clips}
+    first = min(chance, key=chance.get)
+    held_out = {talker for talker, value in chance.items() if len(chance) > 1 and (value < share or talker == first)}
+    if held_out == set(chance):
+        held_out = {first}
+    return [replace(clip, split="val") if clip.talker in held_out else clip for clip in clips]
+
+
+def hold_out_clips(clips: list[Clip], share: float = 0.1, fewest: int = 5) -> list[Clip]:
+    """Hold out the last `share` (at least one) of each talker's clips, where there are `fewest` or more: to watch a fine-tuning.
+
+    Clips that their folders mark for validation stay as they are.
+    """
+    if any(clip.split == "val" for clip in clips):
+        return clips
+    by_talker: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_talker.setdefault(clip.talker, []).append(clip)
+    held_out = {clip.id for own in by_talker.values() if len(own) >= fewest for clip in own[-max(1, round(share * len(own))):]}
+    return [replace(clip, split="val") if clip.id in held_out else clip for clip in clips]
 
 
 def write_manifest(clips: list[Clip], path: str | PathLike) -> None:
@@ -74,7 +132,7 @@ def write_manifest(clips: list[Clip], path: str | PathLike) -> None:
     lines = []
     for clip in clips:
         record = {"id": clip.id, "talker": clip.talker, "video": relative(clip.video), "split": clip.split}
-        record |= {name: relative(file) for name in ("landmarks", "alignment") if (file := getattr(clip, name)) is not None}
+        record |= {name: relative(file) for name in ("landmarks", *COMPANIONS) if (file := getattr(clip, name)) is not None}
         lines.append(json.dumps(record, ensure_ascii=False))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -97,7 +155,8 @@ def read_manifest(path: str | PathLike) -> list[Clip]:
             continue
         try:
             record = json.loads(line)
-            files = {name: path.parent / record[name] for name in ("video", "landmarks", "alignment") if record.get(name) is not None}
+            names = ("video", "landmarks", *COMPANIONS)
+            files = {name: path.parent / record[name] for name in names if record.get(name) is not None}
             clips.append(Clip(id=str(record["id"]), talker=str(record["talker"]), split=record["split"], **files))
         except InvalidInputError as error:
             raise InvalidInputError(f"{path.name}, line {number}: {error}") from None

@@ -9,13 +9,14 @@ from ..face.crop import align_matrix, transform_points
 from ..face.landmarks import GROUPS, interocular_distance
 
 MAX_LAG = 5
+MOTIONLESS = 1e-3  # standard deviation of the lip opening, in interocular distances, that landmark noise alone can have
 MOUTH = np.r_[GROUPS["outer_lips"], GROUPS["inner_lips"]]
 
 
 @dataclass(frozen=True)
 class LipCorrelation:
     """`r` at lag 0, in [-1, 1]; the lag in frames at which r is highest, > 0 = the generated lips come late; r there;
-    std(generated) / std(real), 1 = same amplitude.  A series without any motion has r = 0."""
+    std(generated) / std(real), 1 = same amplitude.  A series that moves no more than `MOTIONLESS` has r = 0."""
 
     r: float
     best_lag: int
@@ -24,10 +25,9 @@ class LipCorrelation:
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation of two series [T], in [-1, 1]; 0 where one of them is constant."""
+    """Pearson's correlation of two series of lip openings [T], in [-1, 1]; 0 where one of them deviates by `MOTIONLESS` or less."""
     x, y = x - x.mean(), y - y.mean()
-    norm = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(x @ y / norm) if norm > 1e-9 else 0.0
+    return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)) if min(x.std(), y.std()) > MOTIONLESS else 0.0
 
 
 def lip_correlation(generated: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG) -> LipCorrelation:

@@ -1,18 +1,18 @@
-"""The figures of one generated clip: dictionaries of plain floats, ready for JSON."""
+"""The figures of one video of the aligned crop: dictionaries of plain floats, ready for JSON."""
 
 import cv2
 import numpy as np
-import torch
 
-from ..face.crop import mouth_mask
+from ..face.crop import LATENT_STRIDE, LATENT_WINDOW, mouth_mask
 from ..face.landmarks import lip_opening
-from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.visemes import VISEME_INDEX
 from .image import laplacian_variance, psnr, ssim
 from .lips import lip_correlation, motion_amplitude, mouth_landmark_distance
-from .temporal import flicker_std, flicker_std_of_differences, temporal_l1
+from .temporal import flicker_std, pixel_std, temporal_l1, warping_error
 
 Figures = dict[str, float]
+LIPS = (slice(144, 208), slice(80, 176))  # of the crop: where lips, teeth and tongue appear
+MAX_PSNR = 99.0  # dB that equal pictures count as, so that means stay finite
 
 
 def lip_figures(generated: np.ndarray, real: np.ndarray) -> Figures:
@@ -35,19 +35,37 @@ def lip_figures(generated: np.ndarray, real: np.ndarray) -> Figures:
     }
 
 
-def _mouth_box() -> tuple[slice, slice]:
-    """The block of the crop around the mouth mask, with room for the metrics' windows."""
-    rows, columns = np.flatnonzero(mouth_mask().any(1)), np.flatnonzero(mouth_mask().any(0))
-    return slice(rows[0] - 8, rows[-1] + 9), slice(columns[0] - 8, columns[-1] + 9)
+def generated_block() -> tuple[slice, slice]:
+    """Rows and columns of the crop that the denoiser generates: the pixels of `LATENT_WINDOW`, 160 × 192."""
+    top, left, height, width = (LATENT_STRIDE * cells for cells in LATENT_WINDOW)
+    return slice(top, top + height), slice(left, left + width)
 
 
 def picture_figures(crops: np.ndarray, real: np.ndarray) -> Figures:
-    """PSNR (dB) and SSIM inside the mouth region of aligned crops, uint8 [T, 256, 256, 3] each, to the shorter's end."""
-    box = _mouth_box()
-    mask = mouth_mask()[box]
-    pairs = [(crop[box], truth[box]) for crop, truth in zip(crops, real, strict=False)]
-    return {"psnr_mouth": float(np.mean([psnr(*pair, mask) for pair in pairs])),
-            "ssim_mouth": float(np.mean([ssim(*pair, mask) for pair in pairs]))}
+    """PSNR (dB) and SSIM against the real frames, mean over frames; aligned crops uint8 [T, 256, 256, 3] each, to the shorter's end.
+
+    `psnr`, `ssim`: the whole crop, in which a portrait's head does not move as the real one does; `psnr_mouth`, `ssim_mouth`: the mouth
+    region, all that is generated, weighted by `mouth_mask`.
+    """
+    block = generated_block()
+    mask = mouth_mask()[block]
+    values = [[psnr(crop, truth), ssim(crop, truth), psnr(crop[block], truth[block], mask), ssim(crop[block], truth[block], mask)]
+              for crop, truth in zip(crops, real, strict=False)]
+    return _mean_over_frames(("psnr", "ssim", "psnr_mouth", "ssim_mouth"), values)
+
+
+def reconstruction_figures(crops: np.ndarray, reconstruction: np.ndarray) -> Figures:
+    """PSNR (dB) against the autoencoder's reconstruction D(E(I)) of the real frames, by which arXiv 2603.06057 judges its denoisers.
+
+    `psnr_vae`: the mouth region, weighted by `mouth_mask`; `psnr_vae_lips`: the box `LIPS` around lips, teeth and tongue.
+    """
+    values = [[psnr(crop, truth, mouth_mask()), psnr(crop[LIPS], truth[LIPS])]
+              for crop, truth in zip(crops, reconstruction, strict=False)]
+    return _mean_over_frames(("psnr_vae", "psnr_vae_lips"), values)
+
+
+def _mean_over_frames(names: tuple[str, ...], values: list) -> Figures:
+    return {name: float(value) for name, value in zip(names, np.minimum(values, MAX_PSNR).mean(0), strict=True)}
 
 
 def sharpness_ratio(crops: np.ndarray, reconstruction: np.ndarray) -> float:
@@ -55,27 +73,29 @@ def sharpness_ratio(crops: np.ndarray, reconstruction: np.ndarray) -> float:
 
     1 = as sharp as the decoder can be; uint8 [T, 256, 256, 3] each, of any two lengths.
     """
-    box = _mouth_box()
-    mask = mouth_mask()[box]
-    generated, attainable = (np.mean([laplacian_variance(crop[box], mask) for crop in video]) for video in (crops, reconstruction))
-    return float(generated / attainable)
+    block = generated_block()
+    mask = mouth_mask()[block]
+    generated, attainable = (np.mean([laplacian_variance(crop[block], mask) for crop in video]) for video in (crops, reconstruction))
+    return float(generated / max(attainable, 1e-9))
 
 
-def steadiness_figures(frames: np.ndarray, matrix: np.ndarray) -> Figures:
-    """Flicker of whole frames, uint8 [T, H, W, 3], made from one photo whose affine to the crop is `matrix`; in levels.
+def steadiness_figures(crops: np.ndarray) -> Figures:
+    """Temporal L1, the paper's flicker and the warping error in the mouth region of aligned crops uint8 [T, 256, 256, 3], in levels."""
+    block = generated_block()
+    mask, mouths = mouth_mask()[block], crops[:, *block]
+    return {"temporal_l1": temporal_l1(mouths, mask), "flicker_std": flicker_std(mouths, mask), "e_warp": warping_error(mouths, mask)}
 
-    Outside the mouth it is 0 by construction.
+
+def change_outside_mouth(frames: np.ndarray, matrix: np.ndarray) -> float:
+    """`pixel_std` outside the mouth of whole frames uint8 [T, H, W, 3] made from one photo whose affine to the crop is `matrix`.
+
+    In levels; 0 by construction.
     """
     # Widened by 4 crop pixels: landmarks of the evaluation and of the pipeline may differ by a fraction of one.
     reach = cv2.dilate((mouth_mask() > 0).astype(np.float32), np.ones((9, 9), np.uint8))
-    mask = cv2.warpAffine(np.dstack([mouth_mask(), reach]), matrix, frames.shape[2:0:-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    reach = cv2.warpAffine(reach, matrix, frames.shape[2:0:-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     # Where a face is smaller than the crop, the blend averages: its edge reaches one pixel further.
-    outside = cv2.dilate(mask[..., 1], np.ones((3, 3), np.uint8)) == 0
-    return {
-        "flicker_outside_mouth": flicker_std(frames, outside),
-        "temporal_l1_mouth": temporal_l1(frames, mask[..., 0]),
-        "flicker_std_of_differences_mouth": flicker_std_of_differences(frames, mask[..., 0]),
-    }
+    return pixel_std(frames, cv2.dilate(reach, np.ones((3, 3), np.uint8)) == 0)
 
 
 def closure_figures(landmarks: np.ndarray, visemes: np.ndarray) -> Figures:
@@ -87,14 +107,3 @@ def closure_figures(landmarks: np.ndarray, visemes: np.ndarray) -> Figures:
     opening, heard = lip_opening(landmarks[:length]), visemes[:length].argmax(-1)
     return {f"opening_{name}": float(np.median(opening[heard == VISEME_INDEX[name]]))
             for name in ("sil", "PP", "aa") if (heard == VISEME_INDEX[name]).any()}
-
-
-@torch.inference_mode()
-def reconstruct(vae: AutoencoderTempoSync, crops: np.ndarray, batch_size: int = 16) -> np.ndarray:
-    """The autoencoder's reconstruction of crops, uint8 [T, 256, 256, 3] in and out: the most that a generator can reach."""
-    batches = []
-    for start in range(0, len(crops), batch_size):
-        pixels = torch.from_numpy(np.ascontiguousarray(crops[start:start + batch_size])).permute(0, 3, 1, 2)
-        decoded = vae.decode(vae.encode(pixels.to(vae.device, vae.dtype) / 127.5 - 1))
-        batches.append(((decoded.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
-    return np.concatenate(batches)

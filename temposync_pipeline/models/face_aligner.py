@@ -5,7 +5,7 @@ Two small convolutional networks in one model:
 * the detector reads the whole picture, shrunk, and gives at every eighth pixel the probability that a face's centre lies there,
   with the face's size and roll (heat-map detection as in "Objects as Points", Zhou et al. 2019);
 * the landmark network reads an upright 128 px crop of one face and gives the landmarks, how far off each may be, and whether
-  this is a face at all.  It runs twice, the second time on the crop that the first answer suggests.
+  this is a face at all.  Where the first answer says that the crop was off, it runs again on a better one.
 
 Both are distilled from MediaPipe's face mesh (Apache-2.0) by `training.aligner`.
 """
@@ -29,6 +29,11 @@ PAD_MULTIPLE = 32
 SIZE_UNIT = 48.0
 # Confidence is the chance that a landmark is off by less than this fraction of the interocular distance.
 CONFIDENT_ERROR = 0.05
+# A face is read again from a better crop if the crop was off by more than this fraction of the face's size, but only so often.
+SETTLED = 0.1
+MOST_READINGS = 3
+# The detector looks closer only where no face was found, or none this many times larger than the smallest it could see.
+SIZE_RANGE = 4
 
 
 @dataclass
@@ -152,7 +157,7 @@ class FaceAligner(ModelMixin, ConfigMixin):
         landmark_channels: channels at 1/2 ... 1/32 of the crop.
         crop_size: side of the landmark network's crop in pixels, a multiple of 32.
         first_pass_side: the longer side of the first picture the detector sees, in pixels; further passes double it.
-        smallest_seen: smallest face, in pixels of what it sees, that the detector was trained to find.
+        smallest_seen: smallest face, in pixels of what it sees, that the detector finds.
         smallest_face: smallest face, in pixels of the picture, that is looked for.
 
     Example::
@@ -169,7 +174,7 @@ class FaceAligner(ModelMixin, ConfigMixin):
         landmark_channels: tuple[int, ...] = (24, 32, 64, 96, 160),
         crop_size: int = 128,
         first_pass_side: int = 256,
-        smallest_seen: int = 16,
+        smallest_seen: int = 13,
         smallest_face: int = 48,
     ):
         super().__init__()
@@ -185,7 +190,8 @@ class FaceAligner(ModelMixin, ConfigMixin):
         """Every face of a picture, largest first.
 
         The picture is searched from coarse to fine, so large faces come first; the finer passes run only while a face of
-        `smallest_face` px would still be too small to see and fewer than `max_faces` were found.
+        `smallest_face` px would still be too small to see, fewer than `max_faces` were found, and none of those is `SIZE_RANGE`
+        times as large as the smallest that the pass could see: beside a face that large, tiny ones in large pictures may be left out.
 
         Args:
             image: uint8 RGB [H, W, 3].
@@ -194,11 +200,14 @@ class FaceAligner(ModelMixin, ConfigMixin):
         """
         _check_image(image)
         pyramid, faces = Pyramid(image), []
-        for side in self._detector_sides(max(image.shape[:2])):
+        longer_side = max(image.shape[:2])
+        for side in self._detector_sides(longer_side):
             known = [landmark_pose(face.landmarks) for face in faces]
             found = [pose for pose in self._propose(pyramid, side) if not any(_same_face(pose, other) for other in known)]
             faces = _distinct(faces + self._fit(pyramid, np.array(found), threshold))
             if max_faces is not None and len(faces) >= max_faces:
+                break
+            if max((face.size for face in faces), default=0.0) >= SIZE_RANGE * self.config.smallest_seen * longer_side / side:
                 break
         return sorted(faces, key=lambda face: -face.size)[:max_faces]
 
@@ -236,7 +245,7 @@ class FaceAligner(ModelMixin, ConfigMixin):
         tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
         return tensor.to(self.dtype).div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
-    def _propose(self, pyramid: Pyramid, side: int, threshold: float = 0.2, at_most: int = 16) -> list[np.ndarray]:
+    def _propose(self, pyramid: Pyramid, side: int, threshold: float = 0.3, at_most: int = 16) -> list[np.ndarray]:
         """Poses (x, y, size, cos, sin) in picture pixels that may be faces, best first."""
         height, width = pyramid.shape
         scale = side / max(height, width)
@@ -247,23 +256,36 @@ class FaceAligner(ModelMixin, ConfigMixin):
                 for pose in peaks(self.detector(self._tensor(small[None])).float()[0], threshold, at_most)]
 
     def _fit(self, pyramid: Pyramid, poses: np.ndarray, threshold: float) -> list[Face]:
-        """Landmarks from poses [N, 5], in two rounds; what turns out to be no face is left out."""
+        """Landmarks from poses [N, 5]; a face is read again, from where its landmarks say that it is, until it stays there."""
+        faces: list[Face] = []
+        for attempt in range(MOST_READINGS):
+            if not len(poses):
+                break
+            points, confidence, score = self._read(pyramid, poses)
+            # A badly placed crop is judged mildly: the next one may show the face.
+            least = threshold if attempt == MOST_READINGS - 1 else 0.5 * threshold
+            likely = (score >= least) & np.isfinite(points).all((1, 2)) & (interocular_distance(points) > 1)
+            moved = []
+            for pose, p, c, s in zip(poses[likely], points[likely], confidence[likely], score[likely]):
+                corrected = landmark_pose(p)
+                if s >= threshold and (attempt == MOST_READINGS - 1 or _movement(pose, corrected) < SETTLED):
+                    faces.append(Face(p, c, float(s)))
+                else:
+                    moved.append(corrected)
+            poses = np.array(moved)
+        return faces
+
+    def _read(self, pyramid: Pyramid, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Landmarks [N, 131, 2] in picture pixels, their confidence [N, 131] and the faces' scores [N] from crops at poses [N, 5]."""
+        size = self.config.crop_size
+        matrices = [crop_matrix(pose, size) for pose in poses]
+        crops = np.stack([pyramid.warp(matrix, (size, size)) for matrix in matrices])
+        points, log_error, logit = (out.cpu().numpy() for out in self.landmark_network(self._tensor(crops))[:3])
+        points = np.stack([transform_points(invert(m), (p + 1) * size / 2) for m, p in zip(matrices, points)]).astype(np.float32)
         # Errors are roughly exponential with the predicted mean, so P(error < t) = 1 - exp(-t / mean).
         tolerance = CONFIDENT_ERROR * ALIGNED_INTEROCULAR * 2 / CROP_SPAN
-        size = self.config.crop_size
-        # The first crop may be badly placed: judge it mildly.
-        for least in (0.5 * threshold, threshold):
-            if not len(poses):
-                return []
-            matrices = [crop_matrix(pose, size) for pose in poses]
-            crops = np.stack([pyramid.warp(matrix, (size, size)) for matrix in matrices])
-            points, log_error, logit = (out.cpu().numpy() for out in self.landmark_network(self._tensor(crops))[:3])
-            points = np.stack([transform_points(invert(m), (p + 1) * size / 2) for m, p in zip(matrices, points)]).astype(np.float32)
-            confidence = 1 - np.exp(-tolerance / np.exp(log_error))
-            score = confidence.mean(1) / (1 + np.exp(-logit))
-            kept = (score >= least) & np.isfinite(points).all((1, 2)) & (interocular_distance(points) > 1)
-            poses = np.array([landmark_pose(p) for p in points[kept]])
-        return [Face(p, c.astype(np.float32), float(s)) for p, c, s, keep in zip(points, confidence, score, kept) if keep]
+        confidence = (1 - np.exp(-tolerance / np.exp(log_error))).astype(np.float32)
+        return points, confidence, confidence.mean(1) / (1 + np.exp(-logit))
 
 
 def peaks(output: Tensor, threshold: float, at_most: int) -> list[np.ndarray]:
@@ -298,12 +320,14 @@ def _distinct(faces: list[Face]) -> list[Face]:
     return [face for _, face in kept]
 
 
+def _movement(previous: np.ndarray, pose: np.ndarray) -> float:
+    """How far a pose has moved, turned (in radians) or grown, as a fraction of its size."""
+    return float((np.abs(pose - previous) / [pose[2], pose[2], pose[2], 1, 1]).max())
+
+
 def _steady(previous: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
     """The pose for the next frame's crop: unmoved while the head hardly moves, so that a still face is read from identical crops."""
-    if previous is None:
-        return pose
-    moved = np.abs(pose - previous) / [pose[2], pose[2], pose[2], 1, 1]
-    return pose if moved.max() > 0.03 else previous
+    return pose if previous is None or _movement(previous, pose) > 0.03 else previous
 
 
 def _check_image(image: np.ndarray) -> None:

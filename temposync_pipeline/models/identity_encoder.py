@@ -1,7 +1,8 @@
 """E_id of equation 8 (arXiv 2603.06057): who is in the picture, as one unit vector.
 
 It reads latents, not pixels, so that generated latents can be compared without decoding them: the
-identity is anchored in the autoencoder's canonical space.
+identity is anchored in the autoencoder's canonical space.  `training.identity` teaches it to answer
+alike for one person in other light, before other backgrounds, with other mouth shapes.
 """
 
 import torch

@@ -9,6 +9,7 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 
 from ..media.video import VideoWriter
+from .latent_video import LatentVideo
 
 
 @dataclass
@@ -21,20 +22,28 @@ class TempoSyncPipelineOutput(BaseOutput):
         visemes: float32 [T, 15], the probabilities the lips followed.
         fps: frames a second.
         audio_path: the recording, if it came from a file.
+        latent_video: with output_type "latent", everything that decoding needs (`TempoSyncPipeline.decode_latents`).
     """
 
     frames: list[Image.Image] | np.ndarray | torch.Tensor
     visemes: np.ndarray
     fps: float
     audio_path: str | None = None
+    latent_video: LatentVideo | None = None
 
     def save(self, path: str | PathLike) -> None:
         """Write an mp4 with the original audio (silent if the recording was given as samples)."""
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
-            raise ValueError('Latents cannot be saved as a video; ask the pipeline for output_type "pil", "np" or "pt".')
+            raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
         with VideoWriter(path, fps=self.fps, audio_path=self.audio_path) as writer:
             for frame in self.frames:
                 writer.write(_to_uint8(frame))
+
+    def save_latents(self, path: str | PathLike) -> None:
+        """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
+        if self.latent_video is None:
+            raise ValueError('There are no latents here; ask the pipeline for output_type "latent".')
+        self.latent_video.save(path)
 
 
 def _to_uint8(frame: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:

@@ -26,6 +26,7 @@ from ..face.landmarks import GROUPS, NUM_LANDMARKS
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN
 from ..metrics.aligner import contact_sheet, face_free_pictures, face_scenes, measure, measure_tracking, milliseconds
 from ..models.face_aligner import FaceAligner
+from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 
 # The interocular distance in crop units (-1..1 from edge to edge).
@@ -44,6 +45,7 @@ class Config(LoopConfig):
     # Of 75 nearly identical frames in a clip, so many are skipped for each one kept.
     talker_frames_every: int = 6
     portrait_share: float = 0.55
+    # Processes that draw batches; what they would draw next is not part of a checkpoint.
     workers: int = 0
 
 
@@ -58,8 +60,8 @@ class AlignerBatches(IterableDataset):
         self.samples = AlignerData(groups, shares, load_pictures(TRAINING_PICTURES), crop_size, config.seed)
 
     def __iter__(self):
-        worker = get_worker_info()
-        self.samples.rng = np.random.default_rng((self.config.seed, torch.initial_seed() % 2**32, worker.id if worker else 0))
+        if worker := get_worker_info():
+            self.samples.rng = np.random.default_rng((self.config.seed, torch.initial_seed() % 2**32, worker.id))
         cv2.setNumThreads(1)
         while True:
             crops, landmarks, is_face = zip(*[self.samples.landmark_crop() for _ in range(self.config.batch_size)])
@@ -148,10 +150,11 @@ def train(config: Config) -> dict[str, float]:
         return {"loss": loss, "distance": distance, "gap": gap, "heat": heat, "presence": presence, "focal": focal, "pose": pose}
 
     def save(model: FaceAligner) -> None:
-        copy.deepcopy(model).to("cpu", torch.float16).save_pretrained(Path(config.output) / "face_aligner")
+        save_weights(copy.deepcopy(model).to("cpu", torch.float16), Path(config.output) / "face_aligner")
 
     ema = copy.deepcopy(aligner)
-    return train_loop(config, accelerator, aligner, ema, compute_losses, lambda model: measure(model, scenes, face_free), save)
+    return train_loop(config, accelerator, aligner, ema, compute_losses, lambda model: measure(model, scenes, face_free), save,
+                      generators=[batches.samples.rng])
 
 
 def held_out_faces(config: Config) -> list[list[LabelledFace]]:

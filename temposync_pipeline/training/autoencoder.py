@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..face.crop import mouth_mask
 from ..models.autoencoder_temposync import AutoencoderTempoSync
+from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 from .losses import charbonnier, gradient_difference
 
@@ -119,6 +120,7 @@ def train(config: Config) -> dict[str, float]:
     def save(model: AutoencoderTempoSync) -> None:
         if not config.freeze_encoder:
             measure_latents(model, torch.cat([sampler.draw() for _ in range(16)]))
-        model.save_pretrained(Path(config.output) / "vae")
+        save_weights(model, Path(config.output) / "vae")
 
-    return train_loop(config, accelerator, vae, ema, compute_losses, lambda model: reconstruction_psnr(model, held_out), save)
+    return train_loop(config, accelerator, vae, ema, compute_losses, lambda model: reconstruction_psnr(model, held_out), save,
+                      generators=[sampler.rng])

@@ -1,34 +1,41 @@
-"""Checkpoints that survive a kill: staged in a sibling folder, then renamed."""
+"""Files that survive a kill: written beside their place, synced, then renamed over the old ones."""
 
 import os
 import shutil
 from pathlib import Path
 
 import torch
+from torch import nn
 
 
 def save_checkpoint(folder: Path, state: dict) -> None:
-    """Write `state` as `folder`/state.pt; the previous checkpoint stays readable until the new one is complete."""
+    """Write `state` as `folder`/state.pt.
+
+    There is one rename and nothing before or after it matters: at every moment the file is the old state or the new one, complete.
+    """
     folder = Path(folder)
-    staged = folder.with_name(folder.name + ".staged")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    with open(staged / "state.pt", "wb") as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / "state.pt.staged"
+    with open(staged, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    staged.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    os.replace(staged, folder / "state.pt")
 
 
 def load_checkpoint(folder: Path) -> dict | None:
-    """The newest complete state written by `save_checkpoint`, or None."""
+    """The last complete state written by `save_checkpoint`, or None."""
+    path = Path(folder) / "state.pt"
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """`model.save_pretrained(folder)`, but each file replaces its predecessor when it is complete: readers never see half a file."""
     folder = Path(folder)
-    for candidate in (folder, folder.with_name(folder.name + ".old")):
-        if (candidate / "state.pt").is_file():
-            return torch.load(candidate / "state.pt", map_location="cpu", weights_only=True)
-    return None
+    staged = folder.with_name(f".{folder.name}.staged")
+    shutil.rmtree(staged, ignore_errors=True)
+    model.save_pretrained(staged)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(staged.iterdir()):
+        os.replace(file, folder / file.name)
+    staged.rmdir()

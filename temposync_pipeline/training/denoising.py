@@ -1,16 +1,18 @@
-"""What the teacher's and the student's stages share: batches, noise levels, evaluation of a denoiser."""
+"""What the teacher's and the student's stages share: batches, noise levels, the anchor terms, evaluation of a denoiser."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from ..errors import InvalidInputError
+from ..models.conditioning import latent_window
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .latent_cache import DenoiserBatch, LatentCache
 from .loop import LoopConfig
-from .losses import weighted_mse
+from .losses import cross_identity, identity_anchor, weighted_mse
 
 
 @dataclass
@@ -20,6 +22,9 @@ class DenoiserConfig(LoopConfig):
     batch_size: int = 48
     learning_rate: float = 6e-4
     ema_decay: float = 0.99
+    # Folders (or checkpoints with such subfolders) of the frozen networks that the terms below need.
+    identity_encoder: str = "runs/identity"
+    vae: str = "runs/autoencoder"
     # Talkers teach true motion, retargeted portraits hundreds of identities and lips that let go of a smile.
     sources: dict[str, float] = field(default_factory=lambda: {"talkers_train": 0.45, "portraits_train": 0.55})
     validation_sources: dict[str, float] = field(default_factory=lambda: {"talkers_val": 0.5, "portraits_val": 0.5})
@@ -28,6 +33,15 @@ class DenoiserConfig(LoopConfig):
     log_sigma_std: float = 1.2
     mouth_weight_floor: float = 0.2
     lip_weight: float = 3.0
+    # Strength of `perturb_visemes`: a few hundred sentences must not be learnt by heart.
+    viseme_noise: float = 0.7
+    # λ of equations 10 and 11; the paper gives no values. 0 leaves a term out.
+    identity_weight: float = 0.02
+    temporal_weight: float = 1.0
+    sync_weight: float = 0.0
+    sync_expert: str = "runs/sync"
+    # The terms over consecutive frames are dear: one step in so many, with the weight raised to match.
+    sequence_every: int = 6
     validation_count: int = 64
 
 
@@ -46,6 +60,25 @@ class Conditions:
 
 def conditions(batch: DenoiserBatch, identity_encoder: IdentityEncoder) -> Conditions:
     return Conditions(batch.reference, batch.context, batch.visemes, identity_encoder(batch.reference_full))
+
+
+def load_component(model_class: type, folder: str, subfolder: str, device: torch.device) -> torch.nn.Module:
+    """A frozen network from its own folder, or from a run or checkpoint that holds it as `subfolder`.
+
+    Raises:
+        InvalidInputError: the folder does not exist.
+    """
+    if not Path(folder).is_dir():
+        raise InvalidInputError(f"{folder}: no such folder; the stage needs its {subfolder}")
+    inside = (Path(folder) / subfolder).is_dir()
+    model = model_class.from_pretrained(folder, subfolder=subfolder if inside else None)
+    return model.to(device).requires_grad_(False).eval()
+
+
+def measure_residual_scale(cache: LatentCache, weight: torch.Tensor) -> float:
+    """Standard deviation of the residual in the mouth's cells, the unit of the diffused variable."""
+    residual = torch.cat([cache.draw(64).residual for _ in range(16)])
+    return float(((weight * residual.square()).mean() / weight.mean()).sqrt())
 
 
 def draw_sigmas(count: int, config: DenoiserConfig, scheduler: TempoSyncScheduler, device: torch.device) -> torch.Tensor:
@@ -80,6 +113,42 @@ def raw_target(clean: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, s
     """The F for which f = clean: (z - c_skip·z̃) / c_out."""
     c_skip, c_out, _ = scheduler.boundary_coefficients(sigmas[:, None, None, None])
     return (clean - c_skip * noisy) / c_out
+
+
+def perturb_visemes(visemes: torch.Tensor, strength: float) -> torch.Tensor:
+    """Another classifier's opinion of the same speech: logits with noise of `strength`, and sharper or blunter by up to e^±strength/2.
+
+    visemes: probabilities [B, window, 15]; windows of zeros ("no speech known") stay zero.  Clips bring few different windows, each of
+    which would name its clip; perturbed, they only say how the mouth should look.
+    """
+    noise = strength * torch.randn_like(visemes)
+    sharpness = (strength * (torch.rand_like(visemes[:, :1, :1]) - 0.5)).exp()
+    known = visemes.sum((1, 2), keepdim=True) > 0
+    return ((visemes.clamp(min=1e-3).log() + noise) * sharpness).softmax(-1) * known
+
+
+def identity_term(estimate: torch.Tensor, batch: DenoiserBatch, given: Conditions, identity_encoder: IdentityEncoder,
+                  scale: float) -> torch.Tensor:
+    """Equation 8 in the autoencoder's canonical space: the reference's grid with the estimated mouth put in, against the reference.
+
+    estimate: clean residual in units of `scale`, [B, C, h, w].
+    """
+    grid = batch.reference_full.clone()
+    latent_window(grid).copy_(batch.reference + scale * estimate)
+    return identity_anchor(identity_encoder(grid), given.identity)
+
+
+def replace_references(batch: DenoiserBatch, probability: float) -> tuple[DenoiserBatch, torch.Tensor]:
+    """Equation 12: with `probability` a frame gets the reference and context of another clip; returns (batch, who was replaced [B]).
+
+    The clean residual stays the frame's own: what the mouth does is asked of another face.  No real picture of that exists, so the
+    data's own loss must leave these samples out; the teacher's and the consistency terms hold for them.  Every sample counts as another
+    identity: of hundreds, two of a batch are seldom the same person.
+    """
+    given, replaced = cross_identity((batch.reference, batch.reference_full, batch.context),
+                                     torch.arange(len(batch.target), device=batch.target.device), probability)
+    reference, full, context = given
+    return DenoiserBatch(reference + batch.residual, reference, full, context, batch.visemes), replaced
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ One safetensors file a source (talkers, portraits), with
     context        float16 [M, C, 16, 16]  the same with the mouth painted out
     context_index  int64   [N]             which context belongs to a frame (a retargeted portrait has one for all frames)
     visemes        float16 [N, 11, 15]     probabilities of the frame and its neighbours
+    mel            float16 [N, 4, 80]      what is heard during the frame (`frame_mel`); only where every frame is kept
     sequences      int64   [S, 4]          first target frame, number of targets, first reference frame, number of references
 """
 
@@ -17,9 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from ..data.sync_sampler import cut_speech
 from ..face.crop import mask_mouth, mouth_mask
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import latent_window
+from ..models.sync_expert import log_mel
+from ..models.viseme_classifier import normalize_loudness
 
 # Crop rows and columns within which the lips move, a whole number of latent cells.
 LIPS = (slice(144, 208), slice(80, 176))
@@ -46,22 +50,29 @@ def encode_crops(vae: AutoencoderTempoSync, crops: np.ndarray, batch_size: int =
     return torch.cat(chunks)
 
 
+def frame_mel(samples: np.ndarray, num_frames: int) -> torch.Tensor:
+    """Log mel columns of each video frame, [num_frames, 4, 80], as the sync expert hears them; samples [N] at 16 kHz from frame 0 on."""
+    return log_mel(torch.from_numpy(cut_speech(normalize_loudness(samples), 0, num_frames))[None])[0].unflatten(0, (num_frames, -1))
+
+
 class LatentCacheWriter:
     """Collects sequences of one source and writes its file."""
 
     def __init__(self, vae: AutoencoderTempoSync):
         self.vae = vae
-        self.latents, self.context, self.context_index, self.visemes, self.sequences = [], [], [], [], []
+        self.latents, self.context, self.context_index, self.visemes, self.mel, self.sequences = [], [], [], [], [], []
         self.frames = self.contexts = 0
 
-    def add(self, crops: np.ndarray, windows: np.ndarray, references: np.ndarray | None = None) -> None:
-        """One sequence: crops uint8 [T, 256, 256, 3] with viseme windows [T, 11, 15].
+    def add(self, crops: np.ndarray, windows: np.ndarray, references: np.ndarray | None = None, mel: torch.Tensor | None = None) -> None:
+        """One sequence: crops uint8 [T, 256, 256, 3] with viseme windows [T, 11, 15] and, in all sequences or none, mel [T, 4, 80].
 
         A talker's own frames serve as references and contexts; a retargeted portrait brings its
         photo as `references` [R, 256, 256, 3], whose first picture gives the context of every frame.
         """
         count = len(crops)
         self.latents.append(encode_crops(self.vae, crops))
+        if mel is not None:
+            self.mel.append(mel.half())
         if references is None:
             self.context.append(encode_crops(self.vae, mask_mouth(crops)))
             self.context_index.append(torch.arange(self.contexts, self.contexts + count))
@@ -80,8 +91,27 @@ class LatentCacheWriter:
         self.contexts += len(self.context[-1])
 
     def write(self, path: Path) -> None:
-        tensors = {name: torch.cat(getattr(self, name)).contiguous() for name in ("latents", "context", "context_index", "visemes")}
-        save_file(tensors | {"sequences": torch.tensor(self.sequences)}, path)
+        names = ("latents", "context", "context_index", "visemes", *(["mel"] if self.mel else []))
+        tensors = {name: torch.cat(getattr(self, name)).contiguous() for name in names}
+        save_cache(tensors | {"sequences": torch.tensor(self.sequences)}, path)
+
+
+def save_cache(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """A file that is complete if it exists."""
+    staged = path.with_name(f".{path.name}.staged")
+    save_file(tensors, staged)
+    staged.replace(path)
+
+
+def join_caches(paths: list[Path], output: Path) -> None:
+    """One latent cache out of several."""
+    parts = [load_file(path) for path in paths]
+    frames = contexts = 0
+    for part in parts:
+        part["context_index"] += contexts
+        part["sequences"] += torch.tensor([frames, 0, frames, 0])
+        frames, contexts = frames + len(part["latents"]), contexts + len(part["context"])
+    save_cache({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, output)
 
 
 @dataclass

@@ -5,6 +5,8 @@
 
 DATA holds talkers' clips (`.../<talker>/<name>.mpg`), LABELS their landmarks (examples/label_faces.py), PORTRAITS the portraits made to
 speak (examples/retarget_portraits.py), VISEMES an array [T, 15] per clip id.  Writes `{talkers,portraits}_{train,val}.safetensors`.
+
+Without labels of another tool, `training.clip_latents` does the same with the bundled networks.
 """
 
 import argparse
@@ -17,21 +19,22 @@ from tqdm import tqdm
 from ..data.clips import load_clip
 from ..data.manifest import build_manifest
 from ..data.speaking_portraits import SpeakingPortrait
+from ..media.audio import load_audio
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import viseme_windows
-from .latent_cache import LatentCacheWriter
+from .latent_cache import LatentCacheWriter, frame_mel
 
 VISEME_WINDOW = 11
-# Neighbouring frames teach nearly the same: every second one is kept for training.
+# A portrait's neighbouring frames teach nearly the same: every second one is kept for training.
 TRAINING_STRIDE = 2
 
 
 def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: dict[str, np.ndarray], split: str, output: Path) -> None:
     writer = LatentCacheWriter(vae)
     clips = [clip for clip in build_manifest(data, landmarks=labels) if clip.split == split and clip.id in visemes]
-    kept = slice(None, None, TRAINING_STRIDE if split == "train" else 1)
     for clip in tqdm(clips, desc=f"talkers, {split}"):
-        writer.add(load_clip(clip).crops[kept], viseme_windows(visemes[clip.id], VISEME_WINDOW)[kept])
+        crops = load_clip(clip).crops
+        writer.add(crops, viseme_windows(visemes[clip.id], VISEME_WINDOW), mel=frame_mel(load_audio(clip.video).samples, len(crops)))
     writer.write(output / f"talkers_{split}.safetensors")
 
 

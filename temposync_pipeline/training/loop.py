@@ -1,35 +1,46 @@
-"""The training loop every stage shares: schedule, EMA, log, checkpoint, resume.
+"""The training loop every stage shares: schedule, gradients, EMA, log, checkpoint, resume.
 
-A stage brings a model, a function that draws a batch and returns its losses, and a function that
-measures validation figures; the loop does the rest, on Accelerate.
+A stage brings a model, a function that draws a batch and returns its losses, and a function that measures validation figures; the loop
+does the rest, on Accelerate, in one process or in several (`torchrun --nproc_per_node N -m temposync_pipeline.cli train …`).
 """
 
-import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object, set_seed
 from torch import nn
 from tqdm import tqdm
 
+from ..errors import InvalidInputError
 from .checkpointing import load_checkpoint, save_checkpoint
+from .random_state import RandomState
+from .run_log import RunLog, start_tensorboard
 
 Losses = dict[str, torch.Tensor]
 
 
 @dataclass
 class LoopConfig:
-    """What every stage can set; a run ends after `max_steps` or `max_minutes`, whichever comes first."""
+    """What every stage can set.
+
+    A run ends after `max_steps`; where that is 0, after `max_minutes`.  Only the former can be repeated or resumed to the same weights:
+    the schedule then depends on steps alone, otherwise on the clock.  A step sees `batch_size` × `gradient_accumulation_steps` samples a
+    process.
+    """
 
     data: str = "data"
     output: str = "runs/stage"
-    max_steps: int = 1_000_000
+    max_steps: int = 0
     max_minutes: float = 30.0
     batch_size: int = 16
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
     warmup_steps: int = 100
@@ -42,8 +53,17 @@ class LoopConfig:
     seed: int = 0
     validate_every_minutes: float = 3.0
     checkpoint_every_minutes: float = 5.0
+    tensorboard: bool = True
     resume: bool = False
     init: str = ""
+
+    def __post_init__(self):
+        if self.max_steps <= 0 and self.max_minutes <= 0:
+            raise InvalidInputError("neither max_steps nor max_minutes says when to end")
+        if self.batch_size < 1 or self.gradient_accumulation_steps < 1:
+            raise InvalidInputError("batch_size and gradient_accumulation_steps must be at least 1")
+        if self.mixed_precision not in ("no", "fp16", "bf16"):
+            raise InvalidInputError(f"mixed_precision: {self.mixed_precision!r}, expected no, fp16 or bf16")
 
 
 @torch.no_grad()
@@ -62,27 +82,112 @@ def learning_rate_at(progress: float, step: int, config: LoopConfig) -> float:
     return warmup * (config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine)
 
 
-class Log:
-    """Rows of figures in `log.csv`, one per validation, readable while the run goes on."""
-
-    def __init__(self, folder: Path):
-        self.path = folder / "log.csv"
-
-    def add(self, row: dict[str, float]) -> None:
-        new = not self.path.exists()
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
-
-
 def make_accelerator(config: LoopConfig) -> Accelerator:
     """Seeds, sets threads and builds the Accelerator that `config` asks for."""
-    torch.manual_seed(config.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
-    return Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
+    # Afterwards, since connecting several processes draws numbers, too: the model must be built alike in all of them.
+    set_seed(config.seed)
+    return accelerator
+
+
+@torch.no_grad()
+def average_gradients(model: nn.Module, accelerator: Accelerator) -> None:
+    """Mean over the processes, in one message.
+
+    DistributedDataParallel would only average after a call of the wrapped model itself, but stages also call parts of theirs
+    (an encoder, a decoder), so the loop does it.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if accelerator.num_processes == 1 or not gradients:
+        return
+    flat = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(mean.view_as(gradient))
+
+
+class Run:
+    """One call of `train_loop`: what its steps change, and what a checkpoint keeps."""
+
+    def __init__(self, config: LoopConfig, accelerator: Accelerator, model: nn.Module, ema: nn.Module,
+                 generators: Sequence[np.random.Generator]):
+        self.config, self.accelerator = config, accelerator
+        self.folder = Path(config.output)
+        # Evaluation mode: autocast and placement without DistributedDataParallel, see `average_gradients`.
+        self.model = accelerator.prepare_model(model, evaluation_mode=True)
+        self.ema = ema.to(accelerator.device).requires_grad_(False).eval()
+        self.optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)))
+        self.random = RandomState(generators)
+        self.step, self.running = 0, {}
+        self._started = time.monotonic()
+        if accelerator.num_processes > 1:
+            self.random.reseed(config.seed, accelerator.process_index)
+        state = load_checkpoint(self.folder / "checkpoint") if config.resume else None
+        if state:
+            self._restore(state)
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before a resume included; the first process's clock counts for all."""
+        seconds = time.monotonic() - self._started
+        if self.accelerator.num_processes == 1:
+            return seconds
+        return broadcast(torch.tensor(seconds, dtype=torch.float64, device=self.accelerator.device)).item()
+
+    def progress(self, seconds: float) -> float:
+        return self.step / self.config.max_steps if self.config.max_steps else seconds / (60 * self.config.max_minutes)
+
+    def optimise(self, compute_losses: Callable[[nn.Module, float], Losses], progress: float) -> None:
+        """One step of the optimiser: the mean gradient of all its batches, in all processes."""
+        config, batches = self.config, self.config.gradient_accumulation_steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(progress, self.step, config)
+        values: dict[str, torch.Tensor] = {}
+        for _ in range(batches):
+            with self.accelerator.autocast():
+                losses = compute_losses(self.model, progress)
+            self.accelerator.backward(losses["loss"] / batches)
+            values = {name: values.get(name, 0) + value.detach().float() / batches for name, value in losses.items()}
+        average_gradients(self.model, self.accelerator)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        # A short average at first, so that the EMA forgets the initial weights.
+        update_ema(self.ema, self.model, min(config.ema_decay, (self.step + 1) / (self.step + 10)))
+        self.step += 1
+        for name, value in zip(values, self.accelerator.reduce(torch.stack(list(values.values())), "mean").tolist()):
+            self.running[name] = 0.98 * self.running.get(name, value) + 0.02 * value
+
+    @contextmanager
+    def without_side_effects(self):
+        """Validating or saving at another moment must not change what the training draws."""
+        state = self.random.capture()
+        try:
+            yield
+        finally:
+            self.random.restore(state)
+
+    def write_checkpoint(self) -> None:
+        randoms = gather_object([self.random.capture()])
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder / "checkpoint", {
+                "model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}, "step": self.step,
+                "elapsed": time.monotonic() - self._started, "running": self.running, "random": randoms})
+
+    def _restore(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler") and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.running = state["step"], state.get("running", {})
+        self._started -= state["elapsed"]
+        # With another number of processes the draws are others anyway.
+        randoms = state.get("random", [])
+        if len(randoms) == self.accelerator.num_processes:
+            self.random.restore(randoms[self.accelerator.process_index])
 
 
 def train_loop(
@@ -93,74 +198,63 @@ def train_loop(
     compute_losses: Callable[[nn.Module, float], Losses],
     validate: Callable[[nn.Module], dict[str, float]],
     save: Callable[[nn.Module], None],
+    generators: Sequence[np.random.Generator] = (),
 ) -> dict[str, float]:
-    """Optimise `model`; returns the last validation figures of the EMA weights.
+    """Optimise `model`; returns the last validation figures of the EMA weights (in the first process; {} in others).
+
+    Resumed, the run goes on from its last checkpoint as if it had never stopped: on a CPU and with `max_steps` set, to the same
+    weights to the bit.  Only the first process validates, writes and shows a bar.
 
     Args:
-        compute_losses: called as (model, progress in [0, 1]) under autocast; returns named scalars, "loss" being the one minimised.
+        compute_losses: called as (model, progress in [0, 1]) under autocast; returns named scalars, "loss" being the one minimised, the
+            same names in all processes.
         validate: figures of the EMA model.
-        save: writes the EMA model to the run's folder.
+        save: writes the EMA model to the run's folder (`checkpointing.save_weights`).
+        generators: the numpy generators that `compute_losses` draws from; checkpoints keep their states, and several processes draw
+            differently. Those of torch, numpy and random themselves are kept anyway.
     """
-    folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
-    model, optimizer = accelerator.prepare(model, optimizer)
-    ema.to(accelerator.device).requires_grad_(False).eval()
-    step, elapsed = 0, 0.0
-    state = load_checkpoint(folder / "checkpoint") if config.resume else None
-    if state:
-        accelerator.unwrap_model(model).load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, elapsed = state["step"], state["elapsed"]
-        torch.random.set_rng_state(state["rng"])
-
-    log, figures, running = Log(folder), {}, {}
-    started = time.monotonic() - elapsed
-    next_validation, next_checkpoint = elapsed + 60 * config.validate_every_minutes, elapsed + 60 * config.checkpoint_every_minutes
-    bar = tqdm(total=config.max_steps if config.max_steps < 1_000_000 else None, initial=step, mininterval=5, dynamic_ncols=True)
-
-    def progress() -> float:
-        return max(step / config.max_steps, (time.monotonic() - started) / (60 * config.max_minutes))
-
-    def write_checkpoint() -> None:
-        if accelerator.is_main_process:
-            save_checkpoint(folder / "checkpoint", {
-                "model": accelerator.unwrap_model(model).state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
-                "step": step, "elapsed": time.monotonic() - started, "rng": torch.random.get_rng_state()})
-            save(ema)
+    run = Run(config, accelerator, model, ema, generators)
+    main = accelerator.is_main_process
+    log, figures = RunLog(run.folder, run.step), {}
+    if main:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        if config.tensorboard:
+            start_tensorboard(accelerator, run.folder, run.step)
+    bar = tqdm(total=config.max_steps or None, initial=run.step, mininterval=5, dynamic_ncols=True, disable=not main)
 
     def report() -> None:
         nonlocal figures
-        figures = validate(ema)
-        if accelerator.is_main_process:
-            log.add({"step": step, "minutes": (time.monotonic() - started) / 60, **running, **figures})
+        if main:
+            with run.without_side_effects():
+                figures = validate(run.ema)
+            log.add({"step": run.step, "minutes": seconds / 60, **run.running, **figures})
+            accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=run.step)
 
-    model.train()
-    while (now := progress()) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(now, step, config)
-        with accelerator.autocast():
-            losses = compute_losses(model, now)
-        accelerator.backward(losses["loss"])
-        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        # A short average at first, so that the EMA forgets the initial weights.
-        update_ema(ema, accelerator.unwrap_model(model), min(config.ema_decay, (step + 1) / (step + 10)))
-        step += 1
-        for name, value in losses.items():
-            running[name] = 0.98 * running.get(name, float(value.detach())) + 0.02 * float(value.detach())
+    def write() -> None:
+        run.write_checkpoint()
+        if main:
+            with run.without_side_effects():
+                save(run.ema)
+
+    run.model.train()
+    seconds = run.elapsed()
+    next_validation, next_checkpoint = seconds + 60 * config.validate_every_minutes, seconds + 60 * config.checkpoint_every_minutes
+    while (progress := run.progress(seconds)) < 1:
+        run.optimise(compute_losses, progress)
         bar.update()
-        bar.set_postfix({name: f"{value:.4f}" for name, value in (running | figures).items()}, refresh=False)
-        seconds = time.monotonic() - started
+        bar.set_postfix({name: f"{value:.4f}" for name, value in (run.running | figures).items()}, refresh=False)
+        accelerator.log({**run.running, "learning_rate": run.optimizer.param_groups[0]["lr"]}, step=run.step)
+        seconds = run.elapsed()
         if seconds > next_validation:
             report()
             next_validation = seconds + 60 * config.validate_every_minutes
         if seconds > next_checkpoint:
-            write_checkpoint()
+            write()
             next_checkpoint = seconds + 60 * config.checkpoint_every_minutes
     report()
-    write_checkpoint()
+    write()
+    accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     bar.close()
     return figures

@@ -1,10 +1,12 @@
-"""Stage `student`: the small few-step denoiser, distilled from the teacher (equations 6 and 7, and consistency).
+"""Stage `student`: the small few-step denoiser, distilled from the teacher (equations 6-8, 9, 11 and 12, and consistency).
 
     temposync train student --data LATENTS --output runs/student --set teacher=runs/teacher --set max_minutes=40
 
-One teacher evaluation serves both terms.  At a noise level σ_{n+1} of a discretised range it gives the
-target of L_dist; its Euler step to σ_n gives the point where the EMA student's clean estimate is
-the target of the consistency term (consistency distillation, Song et al. 2023).
+Each term is one weight in the configuration; a weight of 0 leaves the term out and saves its cost:
+
+    L = λ_dist·L_dist + λ_data·L_diff + λ_cons·L_cons + λ_id·L_id + λ_temp·L_temp + λ_sync·L_sync
+
+Without a teacher (fine-tuning on a person's clips) the first and third fall away.
 """
 
 import copy
@@ -17,83 +19,142 @@ from torch import nn
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
-from .denoising import DenoiserConfig, conditions, denoising_loss, draw_sigmas, evaluate_denoiser, sampling_figures
+from .checkpointing import save_weights
+from .denoising import (
+    Conditions,
+    DenoiserConfig,
+    conditions,
+    draw_sigmas,
+    evaluate_denoiser,
+    identity_term,
+    load_component,
+    measure_residual_scale,
+    perturb_visemes,
+    raw_target,
+    replace_references,
+    sampling_figures,
+)
+from .distillation import discretization_at, equal_change_sigmas, estimate_changes, neighbouring_sigmas, teacher_ode_step
 from .latent_cache import LatentCache, latent_mouth_weight
 from .loop import Losses, make_accelerator, train_loop
-from .losses import pseudo_huber, weighted_mse
+from .losses import distillation, pseudo_huber, weighted_mse
+from .sequence_terms import SequenceTerms
 
 
 @dataclass
 class Config(DenoiserConfig):
     output: str = "runs/student"
+    # Folder of the teacher's run; empty: learn from the data alone.
     teacher: str = "runs/teacher"
     block_out_channels: tuple[int, int] = (112, 192)
     layers_per_block: tuple[int, int] = (2, 1)
     mid_layers: int = 2
     embedding_channels: int = 320
-    # Share of the data's own term (equation 5) beside the teacher's: while the teacher is young, the data know better.
+    distillation_weight: float = 1.0
+    # The data's own term (equation 5) beside the teacher's: while the teacher is young, the data know better.
     data_weight: float = 0.5
+    consistency_weight: float = 1.0
+    # p of equation 12; only with a teacher.
+    cross_identity: float = 0.1
     # Few steps never visit lower noise: the last one goes from above it straight to clean data.
     sigma_min: float = 0.3
-    # Noise levels between which the consistency term bridges.
-    discretization: int = 18
-    consistency_weight: float = 1.0
-    # Share of the run at its start in which only L_dist counts: the EMA must be worth imitating first.
+    # Noise levels between which the consistency term bridges, at the start and at the end of the run.
+    discretization: tuple[int, int] = (9, 36)
+    # Share of the run at its start without the consistency term: the EMA must be worth imitating first.
     distillation_only: float = 0.25
+    # Numbers of steps for which the stage places noise levels of their own; empty: the scheduler's formula.
+    adapt_steps: tuple[int, ...] = field(default=())
     validation_steps: tuple[int, ...] = field(default=(1, 2, 4))
 
 
-def neighbouring_sigmas(sigmas: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Snap continuous noise levels [B] to a falling `grid` [N]: returns (σ_{n+1}, σ_n), the level at or above and the next below it."""
-    index = torch.searchsorted(-grid, -sigmas).clamp(1, len(grid) - 1)
-    return grid[index - 1], grid[index]
+def make_student(config: Config, teacher: TempoSyncDenoiser | None, cache: LatentCache) -> TempoSyncDenoiser:
+    """The student to start from; with a teacher it must measure residuals in the teacher's unit."""
+    if config.init:
+        student = load_component(TempoSyncDenoiser, config.init, "denoiser", "cpu").requires_grad_(True).train()
+        if teacher:
+            student.register_to_config(residual_scale=teacher.config.residual_scale)
+        return student
+    moved = (latent_mouth_weight() >= 1).float()
+    residual_scale = teacher.config.residual_scale if teacher else measure_residual_scale(cache, moved)
+    return TempoSyncDenoiser(
+        block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block, mid_layers=config.mid_layers,
+        embedding_channels=config.embedding_channels, residual_scale=residual_scale)
+
+
+class StudentLoss:
+    """The sum above for one batch: called as (student, EMA student, progress of the run in [0, 1])."""
+
+    def __init__(self, config: Config, cache: LatentCache, scheduler: TempoSyncScheduler, teacher: TempoSyncDenoiser | None,
+                 identity_encoder: IdentityEncoder, scale: float, device: torch.device):
+        self.config, self.cache, self.scheduler, self.scale, self.device = config, cache, scheduler, scale, device
+        self.teacher, self.identity_encoder = teacher, identity_encoder
+        self.weight = latent_mouth_weight(config.mouth_weight_floor, config.lip_weight).to(device)
+        self.sequences = SequenceTerms(config, cache, scheduler, identity_encoder, scale, device)
+
+    def __call__(self, student: nn.Module, average: TempoSyncDenoiser, progress: float) -> Losses:
+        config, scheduler = self.config, self.scheduler
+        batch, replaced = replace_references(self.cache.draw(config.batch_size), config.cross_identity if self.teacher else 0.0)
+        batch.visemes = perturb_visemes(batch.visemes, config.viseme_noise)
+        clean = batch.residual / self.scale
+        grid = scheduler.sigma_schedule(discretization_at(progress, *config.discretization))[:-1].to(self.device)
+        above, below = neighbouring_sigmas(draw_sigmas(len(clean), config, scheduler, self.device), grid)
+        noisy = scheduler.add_noise(clean, torch.randn_like(clean), above)
+        with torch.no_grad():
+            given = conditions(batch, self.identity_encoder)
+        raw, estimate = evaluate_denoiser(student, scheduler, noisy, above, given)
+        terms = self._teacher_terms(average, raw, estimate, noisy, above, below, given, progress) if self.teacher else {}
+        if config.data_weight:
+            target = torch.where(replaced[:, None, None, None], raw.detach(), raw_target(clean, noisy, above, scheduler))
+            terms["data"] = config.data_weight * scheduler.config.sigma_data**2 * weighted_mse(raw, target, self.weight)
+        if config.identity_weight:
+            terms["identity"] = config.identity_weight * identity_term(estimate, batch, given, self.identity_encoder, self.scale)
+        terms |= self.sequences(student)
+        return {"loss": sum(terms.values()), **terms}
+
+    def _teacher_terms(self, average: TempoSyncDenoiser, raw: torch.Tensor, estimate: torch.Tensor, noisy: torch.Tensor,
+                       above: torch.Tensor, below: torch.Tensor, given: Conditions, progress: float) -> Losses:
+        """Equation 7 and the consistency term at noise levels σ_{n+1} = `above` and σ_n = `below`."""
+        config, scheduler = self.config, self.scheduler
+        with torch.no_grad():
+            teacher_raw, teacher_clean = evaluate_denoiser(self.teacher, scheduler, noisy, above, given)
+        # Weighted per noise level as `denoising_loss` explains.
+        terms = {"distillation": config.distillation_weight * scheduler.config.sigma_data**2 * distillation(raw, teacher_raw, self.weight)}
+        if config.consistency_weight and progress >= config.distillation_only:
+            with torch.no_grad():
+                _, target = evaluate_denoiser(average, scheduler, teacher_ode_step(noisy, teacher_clean, above, below), below, given)
+            terms["consistency"] = config.consistency_weight * pseudo_huber(estimate, target, self.weight)
+        return terms
+
+
+def adapt_schedule(config: Config, loss: StudentLoss, student: TempoSyncDenoiser) -> TempoSyncScheduler:
+    """The scheduler of the finished student: noise levels placed where its clean estimate changes (`distillation.equal_change_sigmas`)."""
+    scheduler = loss.scheduler
+    grid = scheduler.sigma_schedule(24)[:-1].to(loss.device)
+    batch = loss.cache.draw(config.validation_count)
+    clean, given = batch.residual / loss.scale, conditions(batch, loss.identity_encoder)
+    changes = estimate_changes(lambda noisy, sigmas: evaluate_denoiser(student, scheduler, noisy, sigmas, given)[1],
+                               clean, torch.randn_like(clean), grid, loss.weight)
+    placed = {str(steps): equal_change_sigmas(grid, changes, steps) for steps in config.adapt_steps}
+    return TempoSyncScheduler.from_config(scheduler.config, few_step_sigmas=placed)
 
 
 def train(config: Config) -> dict[str, float]:
     accelerator = make_accelerator(config)
     device = accelerator.device
     cache = LatentCache(Path(config.data), config.sources, device, config.seed)
-    weight = latent_mouth_weight(config.mouth_weight_floor, config.lip_weight).to(device)
     scheduler = TempoSyncScheduler(sigma_min=config.sigma_min, prediction="consistency")
-    teacher = TempoSyncDenoiser.from_pretrained(config.teacher, subfolder="denoiser").to(device, memory_format=torch.channels_last)
-    identity_encoder = IdentityEncoder.from_pretrained(config.teacher, subfolder="identity_encoder").to(device)
-    scale = teacher.config.residual_scale
-    if config.init:
-        student = TempoSyncDenoiser.from_pretrained(config.init, subfolder="denoiser")
-        student.register_to_config(residual_scale=scale)
-    else:
-        student = TempoSyncDenoiser(
-            block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block, mid_layers=config.mid_layers,
-            embedding_channels=config.embedding_channels, residual_scale=scale)
-    student.to(memory_format=torch.channels_last)
-    ema = copy.deepcopy(student)
-    grid = scheduler.sigma_schedule(config.discretization)[:-1].to(device)
-
-    def compute_losses(prepared: nn.Module, progress: float) -> Losses:
-        batch = cache.draw(config.batch_size)
-        clean = batch.residual / scale
-        above, below = neighbouring_sigmas(draw_sigmas(len(clean), config, scheduler, device), grid)
-        noise = torch.randn_like(clean)
-        noisy = scheduler.add_noise(clean, noise, above)
-        with torch.no_grad():
-            given = conditions(batch, identity_encoder)
-            teacher_raw, teacher_clean = evaluate_denoiser(teacher, scheduler, noisy, above, given)
-        raw, estimate = evaluate_denoiser(prepared, scheduler, noisy, above, given)
-        # Equation 7 with the weight per noise level that `denoising_loss` explains.
-        distillation = scheduler.config.sigma_data**2 * weighted_mse(raw, teacher_raw, weight)
-        data = denoising_loss(raw, clean, noisy, above, weight, scheduler)
-        base = distillation + config.data_weight * data
-        losses = {"loss": base, "distillation": distillation, "data": data}
-        if progress >= config.distillation_only and config.consistency_weight:
-            with torch.no_grad():
-                ratio = (below / above)[:, None, None, None]
-                _, target = evaluate_denoiser(ema, scheduler, teacher_clean + ratio * (noisy - teacher_clean), below, given)
-            consistency = pseudo_huber(estimate, target, weight)
-            losses |= {"loss": base + config.consistency_weight * consistency, "consistency": consistency}
-        return losses
+    teacher = load_component(TempoSyncDenoiser, config.teacher, "denoiser", device) if config.teacher else None
+    identity_encoder = load_component(IdentityEncoder, config.identity_encoder, "identity_encoder", device)
+    student = make_student(config, teacher, cache).to(memory_format=torch.channels_last)
+    average = copy.deepcopy(student)
+    loss = StudentLoss(config, cache, scheduler, teacher, identity_encoder, student.config.residual_scale, device)
 
     def validate(average: TempoSyncDenoiser) -> dict[str, float]:
-        return sampling_figures(average, identity_encoder, scheduler, config, scale, config.validation_steps, weight)
+        return sampling_figures(average, identity_encoder, scheduler, config, loss.scale, config.validation_steps, loss.weight)
 
-    return train_loop(config, accelerator, student, ema, compute_losses, validate,
-                      lambda average: average.save_pretrained(Path(config.output) / "denoiser"))
+    def save(average: TempoSyncDenoiser) -> None:
+        save_weights(average, Path(config.output) / "denoiser")
+        adapt_schedule(config, loss, average).save_pretrained(Path(config.output) / "scheduler")
+
+    return train_loop(config, accelerator, student, average, lambda model, progress: loss(model, average, progress), validate, save,
+                      generators=[cache.rng])

@@ -1,6 +1,6 @@
-"""Stage `teacher`: the denoiser by noise prediction over all noise levels (equations 4 and 5), with its identity encoder.
+"""Stage `teacher`: the denoiser by noise prediction over all noise levels (equations 4, 5 and 10).
 
-    temposync train teacher --data LATENTS --output runs/teacher --set max_minutes=40
+    temposync train teacher --data LATENTS --output runs/teacher --set identity_encoder=runs/identity --set max_minutes=40
 """
 
 import copy
@@ -13,9 +13,22 @@ from torch import nn
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
-from .denoising import DenoiserConfig, conditions, denoising_loss, draw_sigmas, evaluate_denoiser, sampling_figures
+from .checkpointing import save_weights
+from .denoising import (
+    DenoiserConfig,
+    conditions,
+    denoising_loss,
+    draw_sigmas,
+    evaluate_denoiser,
+    identity_term,
+    load_component,
+    measure_residual_scale,
+    perturb_visemes,
+    sampling_figures,
+)
 from .latent_cache import LatentCache, latent_mouth_weight
 from .loop import Losses, make_accelerator, train_loop
+from .sequence_terms import SequenceTerms
 
 
 @dataclass
@@ -25,25 +38,18 @@ class Config(DenoiserConfig):
     layers_per_block: tuple[int, int] = (2, 1)
     mid_layers: int = 4
     embedding_channels: int = 384
+    # Standard deviation of the residual; 0 measures it on the data.
     residual_scale: float = 0.0
     validation_steps: tuple[int, ...] = field(default=(25,))
 
 
-class TeacherModel(nn.Module):
-    """Denoiser and identity encoder, optimised together."""
-
-    def __init__(self, denoiser: TempoSyncDenoiser, identity_encoder: IdentityEncoder):
-        super().__init__()
-        self.denoiser, self.identity_encoder = denoiser, identity_encoder
-
-    def forward(self, *args, **kwargs):
-        return self.denoiser(*args, **kwargs)
-
-
-def measure_residual_scale(cache: LatentCache, weight: torch.Tensor) -> float:
-    """Standard deviation of the residual in the mouth's cells: dividing by it makes σ_data = 1."""
-    residual = torch.cat([cache.draw(64).residual for _ in range(16)])
-    return float(((weight * residual.square()).mean() / weight.mean()).sqrt())
+def make_teacher(config: Config, cache: LatentCache, weight: torch.Tensor) -> TempoSyncDenoiser:
+    if config.init:
+        return load_component(TempoSyncDenoiser, config.init, "denoiser", "cpu").requires_grad_(True).train()
+    return TempoSyncDenoiser(
+        block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block, mid_layers=config.mid_layers,
+        embedding_channels=config.embedding_channels,
+        residual_scale=config.residual_scale or measure_residual_scale(cache, (weight >= 1).float()))
 
 
 def train(config: Config) -> dict[str, float]:
@@ -51,34 +57,29 @@ def train(config: Config) -> dict[str, float]:
     device = accelerator.device
     cache = LatentCache(Path(config.data), config.sources, device, config.seed)
     weight = latent_mouth_weight(config.mouth_weight_floor, config.lip_weight).to(device)
-    scale = config.residual_scale or measure_residual_scale(cache, (weight >= 1).float())
     scheduler = TempoSyncScheduler(prediction="ode")
-    if config.init:
-        denoiser = TempoSyncDenoiser.from_pretrained(config.init, subfolder="denoiser")
-        identity_encoder = IdentityEncoder.from_pretrained(config.init, subfolder="identity_encoder")
-    else:
-        denoiser = TempoSyncDenoiser(
-            block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block, mid_layers=config.mid_layers,
-            embedding_channels=config.embedding_channels, residual_scale=scale)
-        identity_encoder = IdentityEncoder()
-    model = TeacherModel(denoiser, identity_encoder).to(memory_format=torch.channels_last)
-    ema = copy.deepcopy(model)
+    identity_encoder = load_component(IdentityEncoder, config.identity_encoder, "identity_encoder", device)
+    denoiser = make_teacher(config, cache, weight).to(memory_format=torch.channels_last)
+    scale = denoiser.config.residual_scale
+    sequences = SequenceTerms(config, cache, scheduler, identity_encoder, scale, device)
 
     def compute_losses(prepared: nn.Module, progress: float) -> Losses:
-        trained = accelerator.unwrap_model(prepared)
         batch = cache.draw(config.batch_size)
-        clean = batch.residual / trained.denoiser.config.residual_scale
+        batch.visemes = perturb_visemes(batch.visemes, config.viseme_noise)
+        clean = batch.residual / scale
         sigmas = draw_sigmas(len(clean), config, scheduler, device)
         noisy = scheduler.add_noise(clean, torch.randn_like(clean), sigmas)
-        raw, _ = evaluate_denoiser(prepared, scheduler, noisy, sigmas, conditions(batch, trained.identity_encoder))
-        return {"loss": denoising_loss(raw, clean, noisy, sigmas, weight, scheduler)}
+        with torch.no_grad():
+            given = conditions(batch, identity_encoder)
+        raw, estimate = evaluate_denoiser(prepared, scheduler, noisy, sigmas, given)
+        terms = {"diffusion": denoising_loss(raw, clean, noisy, sigmas, weight, scheduler)}
+        if config.identity_weight:
+            terms["identity"] = config.identity_weight * identity_term(estimate, batch, given, identity_encoder, scale)
+        terms |= sequences(prepared)
+        return {"loss": sum(terms.values()), **terms}
 
-    def validate(average: TeacherModel) -> dict[str, float]:
-        return sampling_figures(average.denoiser, average.identity_encoder, scheduler, config,
-                                average.denoiser.config.residual_scale, config.validation_steps, weight)
+    def validate(average: TempoSyncDenoiser) -> dict[str, float]:
+        return sampling_figures(average, identity_encoder, scheduler, config, scale, config.validation_steps, weight)
 
-    def save(average: TeacherModel) -> None:
-        average.denoiser.save_pretrained(Path(config.output) / "denoiser")
-        average.identity_encoder.save_pretrained(Path(config.output) / "identity_encoder")
-
-    return train_loop(config, accelerator, model, ema, compute_losses, validate, save)
+    return train_loop(config, accelerator, denoiser, copy.deepcopy(denoiser), compute_losses, validate,
+                      lambda average: save_weights(average, Path(config.output) / "denoiser"), generators=[cache.rng])

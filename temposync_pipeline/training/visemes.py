@@ -26,6 +26,7 @@ from ..data.viseme_labels import SAMPLE_RATE
 from ..metrics.visemes import plot_confusion, score_visemes
 from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
 from ..models.visemes import NUM_VISEMES
+from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 
 
@@ -103,7 +104,7 @@ def train(config: Config) -> dict[str, float]:
     classifier.wav2vec2.feature_extractor._requires_grad = False
     length = int(config.crop_seconds * SAMPLE_RATE)
     num_frames = int(classifier._get_feat_extract_output_lengths(length))
-    generator = np.random.default_rng()  # unseeded: a resumed run must not see the same crops again
+    generator = np.random.default_rng(config.seed)
     frame_seconds = classifier.hop / SAMPLE_RATE
     sampler = CropSampler(utterances, config.source_weights, length, num_frames, classifier.frame_offset, frame_seconds, generator)
     weights = class_weights(utterances, config.class_weight_power).to(accelerator.device)
@@ -113,10 +114,11 @@ def train(config: Config) -> dict[str, float]:
         return {"loss": soft_cross_entropy(model(samples).logits, labels, weights)}
 
     def save(model: VisemeClassifier) -> None:
-        model.save_pretrained(Path(config.output) / "viseme_classifier")
+        save_weights(model, Path(config.output) / "viseme_classifier")
 
     ema = copy.deepcopy(classifier)
-    return train_loop(config, accelerator, classifier, ema, compute_losses, lambda model: _figures(model, validation, "grid"), save)
+    return train_loop(config, accelerator, classifier, ema, compute_losses, lambda model: _figures(model, validation, "grid"), save,
+                      generators=[generator])
 
 
 def _figures(model: VisemeClassifier, validation: list[Utterance], source: str) -> dict[str, float]:

@@ -1,0 +1,247 @@
+"""`temposync benchmark`: how long each stage of a video takes, and what fewer steps cost in quality.
+
+The paper (arXiv 2603.06057) reports denoising and decoding, which is what `total_ms`, `p95_ms` and `fps` of a result mean here.
+A frame's time is its chunk's time divided by the chunk's frames.  The report, which is the JSON:
+
+    {"model", "image", "audio", "frames", "seconds", "precision", "chunk_size", "repeats", "load_ms", "machine": {...},
+     "results": [one a number of steps:
+        {"steps", "frames", "denoise_ms", "decode_ms", "total_ms": medians a frame, total = denoise + decode,
+         "mean_ms", "p95_ms": of that total, "fps": 1000 / total_ms,
+         "stages": {stage: {"mean_ms", "p95_ms", "fps", "real_time_factor"}},  a frame; stages are those of `STAGES`
+         "E1": {"mean_ms", "fps", "real_time_factor", "peak_memory_mb"},  a frame of the mp4, all stages but loading
+         "E2": {"mean_ms", "fps", "real_time_factor", "bytes_per_frame"},  a frame up to the file of latents
+         "quality": {"psnr_vae", "lip_r"}}],                              with `manifest` only
+     "reference": {"whole_crop_decode_ms", "float32_denoise_ms_per_step", "float32_decode_ms", "speedup_over_float32", "psnr_float32"},
+     "peak_memory_mb"}
+
+The real-time factor is computing time over playing time: below 1 is faster than real time.
+"""
+
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import InvalidInputError
+from ..media.audio import Audio, load_audio
+from ..media.video import VideoWriter
+from ..models.conditioning import latent_window
+from ..pipelines.pipeline_temposync import Portrait, TempoSyncPipeline
+from .image import psnr
+
+STAGES = ("visemes", "encode", "denoise", "decode", "paste_back", "video_encoding", "save_latents")
+EXAMPLES = Path(__file__).parents[2] / "examples" / "media"
+QUALITY = {"psnr_vae": "PSNR against the VAE reconstruction (dB)", "lip_r": "lip correlation r"}
+
+
+class StageClock:
+    """Milliseconds a frame of each stage, a sample a chunk."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.samples: dict[str, list[float]] = defaultdict(list)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def measure(self, stage: str, frames: int) -> Iterator[None]:
+        """Time the block as `stage` of so many frames."""
+        started = self._now()
+        yield
+        self.samples[stage].append(1000 * (self._now() - started) / frames)
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process so far, in MiB; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2 ** (20 if sys.platform == "darwin" else 10)
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """What the figures hold for."""
+    cpu = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor()
+    return {"cpu": cpu, "cores": os.cpu_count() or 1, "threads": torch.get_num_threads(), "device": str(device),
+            "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), "torch": torch.__version__}
+
+
+@torch.inference_mode()
+def time_video(
+    pipe: TempoSyncPipeline, image: Path, recording: Audio, audio: Path, steps: int, chunk_size: int, folder: Path
+) -> tuple[StageClock, int]:
+    """Make one video stage by stage, as E1 and as E2; the clock, and the bytes of the file of latents."""
+    clock = StageClock(pipe.device)
+    frames = max(1, round(recording.duration * pipe.config.fps))
+    with clock.measure("visemes", frames):
+        visemes = pipe._predict_visemes(recording)
+    with clock.measure("encode", frames):
+        portrait = pipe.prepare_portrait(image)
+    chunks = pipe._latent_chunks(portrait, visemes, steps, torch.Generator().manual_seed(0), chunk_size, None)
+    latents = []
+    with VideoWriter(folder / "video.mp4", fps=pipe.config.fps, audio_path=audio) as writer:
+        for start in range(0, frames, chunk_size):
+            size = min(chunk_size, frames - start)
+            with clock.measure("denoise", size):
+                latents.append(next(chunks))
+            with clock.measure("decode", size):
+                patches = pipe._decode(latent_window(latents[-1]))
+            with clock.measure("paste_back", size):
+                pictures = [portrait.blender.paste(pipe._place(portrait.canvas, patch)) for patch in patches]
+            with clock.measure("video_encoding", size):
+                for picture in pictures:
+                    writer.write(picture)
+    file = folder / "video.safetensors"
+    with clock.measure("save_latents", frames):
+        pipe._latent_video(portrait, torch.cat(latents), visemes, audio, chunk_size).save(file)
+    return clock, file.stat().st_size
+
+
+def summarise_steps(clocks: Sequence[StageClock], steps: int, fps: float, frames: int, latent_bytes: int) -> dict:
+    """One entry of "results"."""
+    samples = {stage: np.concatenate([clock.samples[stage] for clock in clocks]) for stage in STAGES}
+    mean = {stage: float(values.mean()) for stage, values in samples.items()}
+    total = samples["denoise"] + samples["decode"]
+    middle = float(np.median(total))
+
+    def rates(milliseconds: float) -> dict[str, float]:
+        return {"mean_ms": milliseconds, "fps": 1000 / milliseconds, "real_time_factor": milliseconds * fps / 1000}
+
+    full = sum(mean.values()) - mean["save_latents"]
+    hybrid = sum(mean[stage] for stage in ("visemes", "encode", "denoise", "save_latents"))
+    return {
+        "steps": steps, "frames": frames,
+        "denoise_ms": float(np.median(samples["denoise"])), "decode_ms": float(np.median(samples["decode"])),
+        "total_ms": middle, "mean_ms": float(total.mean()), "p95_ms": float(np.percentile(total, 95)), "fps": 1000 / middle,
+        "stages": {stage: rates(mean[stage]) | {"p95_ms": float(np.percentile(samples[stage], 95))} for stage in STAGES},
+        "E1": rates(full) | {"peak_memory_mb": peak_memory_mb()},
+        "E2": rates(hybrid) | {"bytes_per_frame": latent_bytes / frames},
+    }
+
+
+@torch.inference_mode()
+def compare_with_references(pipe: TempoSyncPipeline, portrait: Portrait, visemes: np.ndarray, chunk_size: int, rounds: int = 3) -> dict:
+    """The same chunk with 2 steps in the pipeline's precision and in float32, in turns, and the decoding of the whole crop; medians."""
+    chosen, clock = pipe.use_bfloat16, StageClock(pipe.device)
+    size, blocks = min(chunk_size, len(visemes)), {}
+    try:
+        for turn in range(rounds + 1):
+            if turn == 1:  # The first turn warms up.
+                clock.samples.clear()
+            for name, low_precision in (("chosen", chosen), ("float32", False)):
+                pipe.use_bfloat16 = low_precision
+                generator = torch.Generator().manual_seed(0)
+                chunks = pipe._latent_chunks(portrait, visemes[:size], 2, generator, size, 1.0)
+                with clock.measure(f"{name}_denoise", size):
+                    latents = next(chunks)
+                with clock.measure(f"{name}_decode", size):
+                    blocks[name] = pipe._decode(latent_window(latents))
+            pipe.use_bfloat16 = chosen
+            with clock.measure("whole_crop", size):
+                pipe._decode(latents)
+    finally:
+        pipe.use_bfloat16 = chosen
+    median = {name: float(np.median(values)) for name, values in clock.samples.items()}
+    slow, fast = (median[f"{name}_denoise"] + median[f"{name}_decode"] for name in ("float32", "chosen"))
+    difference = float(psnr(blocks["chosen"], blocks["float32"]).mean())
+    return {
+        "whole_crop_decode_ms": median["whole_crop"], "float32_denoise_ms_per_step": median["float32_denoise"] / 2,
+        "float32_decode_ms": median["float32_decode"],
+        "speedup_over_float32": slow / fast,
+        "psnr_float32": difference if np.isfinite(difference) else None,
+    }
+
+
+def run_benchmark(
+    steps: Sequence[int] = (1, 2, 4, 8),
+    image: Path | None = None,
+    audio: Path | None = None,
+    model: str = "temposync-tiny",
+    device: str = "cpu",
+    repeats: int = 1,
+    chunk_size: int = 16,
+    manifest: Path | None = None,
+    limit: int | None = None,
+    output: Path | None = None,
+) -> dict:
+    """Time a checkpoint; returns the report described in the module.
+
+    Args:
+        steps: numbers of denoising steps. image, audio: what to make a video of; None takes the examples of the source tree.
+        repeats: videos made for each number of steps, after a short one to warm up.
+        manifest: clips of talkers to measure quality on (`metrics.evaluate`); None measures none. limit: at most so many of them.
+        output: folder for quality_latency.png; None draws nothing.
+
+    Raises InvalidInputError for files that cannot be used.
+    """
+    image, audio = (given or EXAMPLES / name for given, name in ((image, "portrait_man.jpg"), (audio, "speech_hello.wav")))
+    if not image.exists() or not audio.exists():
+        raise InvalidInputError(f"{(image if not image.exists() else audio).name}: no such file; name a portrait and a recording")
+    started = time.perf_counter()
+    pipe = TempoSyncPipeline.from_pretrained(model).to(device)
+    load_ms = 1000 * (time.perf_counter() - started)
+    pipe.set_progress_bar_config(disable=True)
+    recording = load_audio(audio)
+    frames = max(1, round(recording.duration * pipe.config.fps))
+    with torch.inference_mode():
+        reference = compare_with_references(pipe, pipe.prepare_portrait(image), pipe._predict_visemes(recording), chunk_size)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in steps:
+            clocks, sizes = zip(*(time_video(pipe, image, recording, audio, count, chunk_size, Path(folder)) for _ in range(repeats)))
+            results.append(summarise_steps(clocks, count, pipe.config.fps, frames, sizes[-1]))
+    if manifest is not None:
+        _add_quality(results, manifest, model, device, limit)
+    if output is not None:
+        plot_quality_latency(results, Path(output) / "quality_latency.png")
+    bfloat16 = pipe.use_bfloat16 and pipe.device.type == "cpu"
+    return {
+        "model": Path(model).name if Path(model).is_dir() else model, "image": image.name, "audio": audio.name, "frames": frames,
+        "seconds": recording.duration, "precision": "bfloat16" if bfloat16 else str(pipe.vae.dtype).removeprefix("torch."),
+        "chunk_size": chunk_size, "repeats": repeats, "load_ms": load_ms, "machine": describe_machine(pipe.device), "results": results,
+        "reference": reference, "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def _add_quality(results: list[dict], manifest: Path, model: str, device: str, limit: int | None) -> None:
+    from .evaluate import run_evaluation
+
+    steps = tuple(result["steps"] for result in results)
+    summary = run_evaluation(manifest, model=model, num_inference_steps=steps, limit=limit, rows=("student",), device=device)["summary"]
+    for result in results:
+        row = summary.get(f"student_{result['steps']}", {})
+        result["quality"] = {name: row[name]["mean"] for name in QUALITY if name in row}
+
+
+def plot_quality_latency(results: list[dict], path: Path) -> None:
+    """PNG of each quality over a frame's denoising and decoding time, a dot a number of steps; without qualities of time over steps."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in QUALITY if all(name in result.get("quality", {}) for result in results)]
+    panels = max(1, len(names))
+    figure = Figure(figsize=(5 * panels, 3.6), dpi=120, layout="constrained")
+    latency = [result["total_ms"] for result in results]
+    for axis, name in zip(figure.subplots(1, panels, squeeze=False)[0], names or [None], strict=True):
+        x, y = (latency, [result["quality"][name] for result in results]) if name else ([result["steps"] for result in results], latency)
+        axis.plot(x, y, "o-", color="#e67e14")
+        for result, *place in zip(results, x, y):
+            label = f"{result['steps']} step{'s' * (result['steps'] > 1)}"
+            axis.annotate(label, place, (0, 8), textcoords="offset points", ha="center", fontsize=8)
+        axis.set_xlabel("denoising + decoding a frame (ms)" if name else "denoising steps")
+        axis.set_ylabel(QUALITY[name] if name else "denoising + decoding a frame (ms)")
+        axis.margins(0.15)
+        axis.grid(alpha=0.3)
+    figure.savefig(path)

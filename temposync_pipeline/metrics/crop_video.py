@@ -1,0 +1,131 @@
+"""Videos of the aligned crop: the ways in which a row of the evaluation's table comes to its pictures.
+
+Everything is generated as latents of the mouth's block, and the block alone is decoded: teacher, student and the real frames' own
+latents thus pass the same decoder, and what differs between rows is the latents.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import FaceError
+from ..face.crop import align_matrix, crop_face, mouth_mask, smooth_matrices
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.conditioning import latent_window
+from ..pipelines.pipeline_temposync import TempoSyncPipeline
+from .talking_face import generated_block
+
+BATCH = 16
+
+
+@dataclass
+class PortraitCrop:
+    """Who is to speak: photo uint8 [H, W, 3], landmarks [131, 2] in it, affine to the crop [2, 3], the crop uint8 [256, 256, 3], and the
+    latents [1, C, h, w] of the crop's mouth block."""
+
+    photo: np.ndarray
+    landmarks: np.ndarray
+    matrix: np.ndarray
+    crop: np.ndarray
+    latents: torch.Tensor
+
+
+@dataclass
+class CropVideo:
+    """Aligned crops uint8 [T, 256, 256, 3]; the latents [T, C, h, w] of the mouth's block, None where pictures came first; the viseme
+    probabilities [T, 15] that were followed, None where there was no voice."""
+
+    crops: np.ndarray
+    latents: torch.Tensor | None = None
+    visemes: np.ndarray | None = None
+
+
+def crops_like(portrait: PortraitCrop, frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """The real frames [T, H, W, 3] with landmarks [T, 131, 2], cropped such that the first of them lies as `portrait`'s crop does.
+
+    Landmarks of one picture differ by a fraction of a pixel between trackers, and such a shift would count in every PSNR.
+    """
+    matrices = smooth_matrices(np.stack([align_matrix(points) for points in landmarks]))
+    homogeneous = np.concatenate([matrices, np.broadcast_to(np.float32([[0, 0, 1]]), (len(matrices), 1, 3))], 1)
+    aligned = portrait.matrix @ np.linalg.inv(homogeneous[0]) @ homogeneous
+    return np.stack([crop_face(frame, matrix.astype(np.float32)) for frame, matrix in zip(frames, aligned, strict=True)])
+
+
+@torch.inference_mode()
+def encode_block(vae: AutoencoderTempoSync, crops: np.ndarray) -> torch.Tensor:
+    """Latents float32 [T, C, h, w] of the mouth's block of crops uint8 [T, 256, 256, 3]."""
+    batches = []
+    for start in range(0, len(crops), BATCH):
+        pixels = torch.from_numpy(np.ascontiguousarray(crops[start:start + BATCH])).permute(0, 3, 1, 2)
+        batches.append(latent_window(vae.encode(pixels.to(vae.device, vae.dtype) / 127.5 - 1)).float().cpu())
+    return torch.cat(batches)
+
+
+@torch.inference_mode()
+def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, canvas: np.ndarray) -> np.ndarray:
+    """Crops uint8 [T, 256, 256, 3]: latents [T, C, h, w] decoded into `canvas`, one crop for all frames or [T, 256, 256, 3].
+
+    Only the mouth region (`mouth_mask`) is taken: nothing else is ever delivered, and a block decoded alone is wrong at its edges.
+    """
+    crops, block = np.broadcast_to(canvas, (len(latents), *canvas.shape[-3:])).copy(), generated_block()
+    mask = mouth_mask()[block][..., None]
+    for start in range(0, len(latents), BATCH):
+        pixels = vae.decode(latents[start:start + BATCH].contiguous().to(vae.device, vae.dtype)).float().clamp(-1, 1)
+        patches = pixels.add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
+        place = crops[start:start + BATCH, *block]
+        place[:] = np.rint(place + mask * (patches - place))
+    return crops
+
+
+class VideoMaker:
+    """Makes the videos of one checkpoint; `teacher` is the same pipeline around the teacher, None where there is none."""
+
+    def __init__(self, pipe: TempoSyncPipeline, teacher: TempoSyncPipeline | None = None, mouth_amplitude: float | None = None):
+        self.pipe, self.teacher, self.mouth_amplitude = pipe, teacher, mouth_amplitude
+
+    def portrait(self, photo: np.ndarray) -> PortraitCrop:
+        """The largest face of a photo uint8 [H, W, 3], aligned as the pipeline aligns it; raises FaceError where there is none."""
+        faces = self.pipe.face_aligner.detect(photo)
+        if not faces:
+            raise FaceError("no face found in the portrait")
+        matrix = align_matrix(faces[0].landmarks)
+        crop = crop_face(photo, matrix)
+        return PortraitCrop(photo, faces[0].landmarks, matrix, crop, encode_block(self.pipe.vae, crop[None]))
+
+    def student(self, portrait: PortraitCrop, voice: Path, steps: int) -> CropVideo:
+        """The student speaks with the voice of a sound file or clip."""
+        return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude)
+
+    def speaking_teacher(self, portrait: PortraitCrop, voice: Path, steps: int) -> CropVideo:
+        """The teacher speaks, as it is: the checkpoint's mouth amplitude makes up for the student's few steps only."""
+        return self._speak(self.teacher, portrait, voice, steps, 1.0)
+
+    def _speak(self, pipe: TempoSyncPipeline, portrait: PortraitCrop, voice: Path, steps: int, amplitude: float | None) -> CropVideo:
+        output = pipe(image=portrait.photo, audio=voice, num_inference_steps=steps, generator=torch.Generator().manual_seed(0),
+                      output_type="latent", mouth_amplitude=amplitude)
+        latents = latent_window(output.frames).float()
+        return CropVideo(decode_block(self.pipe.vae, latents, portrait.crop), latents, np.asarray(output.visemes))
+
+    def in_photo(self, portrait: PortraitCrop, voice: Path, steps: int) -> Iterator[np.ndarray]:
+        """The student's frames as users get them, pasted into the photo: uint8 [H, W, 3] each."""
+        for chunk in self.pipe.stream(portrait.photo, voice, steps, torch.Generator().manual_seed(0), mouth_amplitude=self.mouth_amplitude):
+            yield from chunk
+
+    def still(self, portrait: PortraitCrop, length: int) -> CropVideo:
+        """The portrait, which never moves, through the decoder."""
+        latents = portrait.latents.expand(length, -1, -1, -1)
+        crop = decode_block(self.pipe.vae, portrait.latents, portrait.crop)
+        return CropVideo(np.broadcast_to(crop, (length, *crop.shape[1:])), latents)
+
+    def reconstruction(self, crops: np.ndarray, latents: torch.Tensor) -> CropVideo:
+        """The autoencoder's reconstruction D(E(I)) of real frames, the most that a generator in its latent space can reach."""
+        return CropVideo(decode_block(self.pipe.vae, latents, crops), latents)
+
+    def noisy(self, crops: np.ndarray, latents: torch.Tensor) -> CropVideo:
+        """What sampling starts from: the real frames' latents z + σ_max·s·ε, with fresh ε each frame and s the residual's deviation."""
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+        corrupted = latents + self.pipe.scheduler.config.sigma_max * self.pipe.denoiser.config.residual_scale * noise
+        return CropVideo(decode_block(self.pipe.vae, corrupted, crops), corrupted)

@@ -1,0 +1,235 @@
+"""What the evaluation does with one clip, pair or photograph: makes the table's rows and measures them.
+
+The rows are `noisy`, `teacher_<steps>`, `student_<steps>`, `in_photo`, `still`, `shuffled_audio` and `vae` (`ROWS` says what they are);
+protocols in which nobody is compared with his own recording add controls of their own and leave `noisy` and `vae` out.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ..data.clips import at_fps, load_clip, load_landmarks
+from ..data.manifest import Clip
+from ..errors import InvalidInputError
+from ..face.crop import crop_face
+from ..face.landmarks import lip_opening
+from ..media.audio import load_audio
+from ..media.image import load_image
+from ..media.video import read_video
+from ..models.sync_expert import SyncExpert
+from .crop_video import CropVideo, PortraitCrop, VideoMaker, crops_like, encode_block
+from .identity import proxy_csim
+from .report import Example
+from .sync import sync_figures
+from .talking_face import (
+    Figures,
+    change_outside_mouth,
+    closure_figures,
+    lip_figures,
+    picture_figures,
+    reconstruction_figures,
+    sharpness_ratio,
+    steadiness_figures,
+)
+
+ROWS = {
+    "noisy": "the real frames' latents with the scheduler's largest noise",
+    "teacher": "the teacher, with many steps",
+    "student": "the student, a row for each number of steps",
+    "in_photo": "the student's frames as users get them, pasted into the photo and cropped again",
+    "still": "the portrait's reconstruction in all frames",
+    "shuffled_audio": "the student with another talker's voice",
+    "vae": "the autoencoder's reconstruction of the real frames: the ceiling",
+}
+SMILE = 0.06  # lip opening of a portrait whose teeth show
+IDENTITY_STRIDE = 5  # who it is changes slowly, and encoding a frame costs as much as generating one
+
+
+@dataclass
+class Truth:
+    """What a row is compared with.
+
+    Real landmarks [T, 131, 2] to follow; the voice's samples at 16 kHz; the reconstruction [n, 256, 256, 3] that sharpness is relative to;
+    the real crops [T, 256, 256, 3], and with them everything that only the person's own recording can tell, or None.
+    """
+
+    landmarks: np.ndarray
+    samples: np.ndarray
+    reconstruction: np.ndarray
+    crops: np.ndarray | None = None
+
+
+@dataclass
+class Evaluator:
+    """Measures one checkpoint on clips, pairs and photographs.
+
+    Args:
+        maker: makes the videos. steps: the student's numbers of steps; controls and pictures take the first. teacher_steps: the teacher's.
+        rows: which of `ROWS` to make. sync_expert: judge of synchrony, None leaves its figures out.
+
+    `seconds` adds up what each row took, making and measuring.
+    """
+
+    maker: VideoMaker
+    steps: tuple[int, ...] = (4,)
+    teacher_steps: int = 25
+    rows: tuple[str, ...] = tuple(ROWS)
+    sync_expert: SyncExpert | None = None
+    seconds: Counter = field(default_factory=Counter)
+
+    def __post_init__(self):
+        # Clips come up again and again as partners of a pair.
+        self.real_landmarks = lru_cache(maxsize=None)(self._real_landmarks)
+
+    def _real_landmarks(self, clip: Clip) -> np.ndarray:
+        """Landmarks of the real video in picture pixels, [T, 131, 2]."""
+        points = load_landmarks(clip.landmarks) if clip.landmarks else self._track(read_frames(clip))
+        return fill_gaps(points)[0]
+
+    def _track(self, frames: np.ndarray) -> np.ndarray:
+        return self.maker.pipe.face_aligner.track(frames)
+
+    def self_driven(self, clip: Clip, wrong_voice: Clip) -> tuple[dict, Example]:
+        """A clip's first frame with the clip's own voice: the clip itself is the truth."""
+        frames, landmarks = read_frames(clip), self.real_landmarks(clip)
+        portrait = self.maker.portrait(frames[0])
+        crops = crops_like(portrait, frames, landmarks)
+        latents = encode_block(self.maker.pipe.vae, crops)
+        reconstruction = self.maker.reconstruction(crops, latents)
+        truth = Truth(landmarks, load_audio(clip.video).samples, reconstruction.crops, crops)
+        example = Example(clip.id, portrait.crop, lip_opening(landmarks), crops)
+        rows = {}
+        if "noisy" in self.rows:
+            # There is no face to be found in noise.
+            rows["noisy"] = self._timed("noisy", lambda: self._pictures(self.maker.noisy(crops, latents), truth))
+        rows |= self._speaking_rows(portrait, clip.video, wrong_voice.video, truth, example)
+        if "vae" in self.rows:
+            rows["vae"] = self._timed("vae", lambda: self._measure(reconstruction, portrait, truth))
+        return {"name": clip.id, "rows": rows}, example
+
+    def cross_driven(self, portrait_clip: Clip, driver: Clip, wrong_voice: Clip) -> tuple[dict, Example]:
+        """The first frame of one talker's clip with another talker's voice.
+
+        Controls: the same lips against the portrait's own clip (`…_vs_own_clip`: are they followed instead?), that clip itself beside the
+        driver's voice (`own_clip`), and the driver's real video (`driver_clip`: real synchrony, and somebody else's face).
+        """
+        portrait = self.maker.portrait(read_video(portrait_clip.video, max_frames=1)[0][0])
+        record, example, truth = self._with_another_voice(portrait, portrait_clip.id, driver, wrong_voice)
+        rows, main = record["rows"], f"student_{self.steps[0]}"
+        if main in rows:
+            rows[f"{main}_vs_own_clip"] = _across_people(lip_figures(example.landmarks[main], self.real_landmarks(portrait_clip)))
+        rows["own_clip"] = self._timed("own_clip", lambda: self._real_video(portrait_clip, portrait, truth))
+        rows["driver_clip"] = self._timed("driver_clip", lambda: self._real_video(driver, portrait, truth))
+        return record, example
+
+    def portrait_driven(self, photo: Path, driver: Clip, wrong_voice: Clip) -> tuple[dict, Example]:
+        """A photograph of somebody who speaks nowhere in the data, with a talker's voice; portraits that smile get a row of their own."""
+        portrait = self.maker.portrait(load_image(photo))
+        record, example, truth = self._with_another_voice(portrait, photo.name, driver, wrong_voice)
+        rows, main = record["rows"], f"student_{self.steps[0]}"
+        if main in rows:
+            rows[f"{main}_{'smiling' if lip_opening(portrait.landmarks) > SMILE else 'closed'}_portraits"] = rows[main]
+        rows["driver_clip"] = self._timed("driver_clip", lambda: self._real_video(driver, portrait, truth))
+        return record, example
+
+    def _with_another_voice(self, portrait: PortraitCrop, name: str, driver: Clip, wrong_voice: Clip) -> tuple[dict, Example, Truth]:
+        """A portrait with the voice of a clip that shows somebody else: the common part of the two protocols."""
+        real = self.real_landmarks(driver)
+        truth = Truth(real, load_audio(driver.video).samples, self.maker.still(portrait, 1).crops)
+        name = f"{name} with the voice of {driver.id}"
+        example = Example(name, portrait.crop, lip_opening(real))
+        return {"name": name, "rows": self._speaking_rows(portrait, driver.video, wrong_voice.video, truth, example)}, example, truth
+
+    def _speaking_rows(self, portrait: PortraitCrop, voice: Path, wrong_voice: Path, truth: Truth, example: Example) -> dict[str, Figures]:
+        """The rows that every protocol has; fills `example` on the way."""
+        maker, main, rows = self.maker, self.steps[0], {}
+
+        def add(row: str, make: Callable[[], CropVideo]) -> None:
+            rows[row] = self._timed(row, lambda: self._measure(make(), portrait, truth, example, row))
+
+        if "teacher" in self.rows and maker.teacher is not None:
+            add(f"teacher_{self.teacher_steps}", lambda: maker.speaking_teacher(portrait, voice, self.teacher_steps))
+        for steps in self.steps if "student" in self.rows else ():
+            add(f"student_{steps}", lambda steps=steps: maker.student(portrait, voice, steps))
+        if "in_photo" in self.rows:
+            rows["in_photo"] = self._timed("in_photo", lambda: self._delivered(portrait, voice, truth))
+        if "still" in self.rows:
+            add("still", lambda: maker.still(portrait, len(truth.landmarks)))
+        if "shuffled_audio" in self.rows:
+            add("shuffled_audio", lambda: maker.student(portrait, wrong_voice, main))
+        return rows
+
+    def _timed(self, row: str, work: Callable[[], Figures]) -> Figures:
+        started = time.perf_counter()
+        figures = work()
+        self.seconds[row] += time.perf_counter() - started
+        return figures
+
+    def _measure(self, video: CropVideo, portrait: PortraitCrop, truth: Truth, example: Example | None = None, name: str = "") -> Figures:
+        """All figures of a row that shows a face."""
+        landmarks, missing = fill_gaps(self._track(video.crops))
+        if example is not None:
+            example.add(name, landmarks, video)
+        figures = lip_figures(landmarks, truth.landmarks)
+        if truth.crops is None:
+            figures = _across_people(figures)
+        figures |= self._pictures(video, truth) | {"proxy_csim": self._similarity(video.crops, portrait)}
+        if self.sync_expert is not None and video.latents is not None:
+            figures |= sync_figures(self.sync_expert, video.latents, truth.samples)
+        if video.visemes is not None:
+            figures |= closure_figures(landmarks, video.visemes) | {"opening_portrait": float(lip_opening(portrait.landmarks))}
+        return figures | {"frames_without_face": missing}
+
+    def _pictures(self, video: CropVideo, truth: Truth) -> Figures:
+        """What needs no landmarks.  Pictures are compared from the second frame on: the first is what the generator was given."""
+        figures = {"sharpness_ratio": sharpness_ratio(video.crops, truth.reconstruction), **steadiness_figures(video.crops)}
+        if truth.crops is not None:
+            figures |= picture_figures(video.crops[1:], truth.crops[1:])
+            if video.crops is not truth.reconstruction:
+                figures |= reconstruction_figures(video.crops[1:], truth.reconstruction[1:])
+        return figures
+
+    def _similarity(self, crops: np.ndarray, portrait: PortraitCrop) -> float:
+        return proxy_csim(self.maker.pipe.identity_encoder, self.maker.pipe.vae, crops[::IDENTITY_STRIDE], portrait.crop)
+
+    def _delivered(self, portrait: PortraitCrop, voice: Path, truth: Truth) -> Figures:
+        """The row `in_photo`; its crops come out of whole frames."""
+        frames = np.stack(list(self.maker.in_photo(portrait, voice, self.steps[0])))
+        video = CropVideo(np.stack([crop_face(frame, portrait.matrix) for frame in frames]))
+        return self._measure(video, portrait, truth) | {"change_outside_mouth": change_outside_mouth(frames, portrait.matrix)}
+
+    def _real_video(self, clip: Clip, portrait: PortraitCrop, truth: Truth) -> Figures:
+        """A real video as a row: how it fits the truth's lips and voice, and whether it shows the portrait's person."""
+        landmarks = self.real_landmarks(clip)
+        crops = load_clip(clip, landmarks=landmarks).crops
+        figures = _across_people(lip_figures(landmarks, truth.landmarks)) | {"proxy_csim": self._similarity(crops, portrait)}
+        if self.sync_expert is not None:
+            figures |= sync_figures(self.sync_expert, encode_block(self.maker.pipe.vae, crops), truth.samples)
+        return figures | steadiness_figures(crops)
+
+
+def read_frames(clip: Clip) -> np.ndarray:
+    """The clip's frames at 25 a second, uint8 [T, H, W, 3]."""
+    return np.stack(list(at_fps(*read_video(clip.video))))
+
+
+def fill_gaps(landmarks: np.ndarray) -> tuple[np.ndarray, int]:
+    """Landmarks [T, 131, 2] with frames of NaN replaced by the nearest frame that has a face, and the number of those.
+
+    Raises InvalidInputError where no frame has one.
+    """
+    seen = np.flatnonzero(np.isfinite(landmarks).all((1, 2)))
+    if not len(seen):
+        raise InvalidInputError("no face found in any frame")
+    nearest = np.abs(np.arange(len(landmarks))[:, None] - seen).argmin(1)
+    return landmarks[seen[nearest]], len(landmarks) - len(seen)
+
+
+def _across_people(figures: Figures) -> Figures:
+    """Lip figures that mean something between two people: the shape of a mouth is its owner's."""
+    return {name: value for name, value in figures.items() if name != "lmd"}

@@ -1,0 +1,167 @@
+"""Mode E2, hybrid: what leaves the device are latents, to be decoded later or elsewhere.
+
+The file is safetensors, so it holds numbers and strings only and is safe to open wherever it comes from.  Version 1:
+
+| tensor | | |
+|---|---|---|
+| `latents` | float32 [T, C, h, w] | generated latents of the mouth's block (`face.crop.LATENT_WINDOW`), one a video frame |
+| `portrait_latents` | float32 [1, C, 16, 16] | the portrait's crop, encoded |
+| `matrix` | float32 [2, 3] | affine from photo to crop pixels |
+| `visemes` | float32 [T, 15] | the probabilities the lips followed |
+| `photo` | uint8 [n] | the photo, upright RGB, as the bytes of a PNG file |
+| `audio` | uint8 [n] | the recording: the bytes of its file, or a WAV made of samples |
+
+Metadata: `format` = "temposync-latents", `version` = "1", `fps`, `chunk_size` (frames decoded together: the same number rounds the
+same way, so that frames are bit-identical to those decoded at once), `model` (the checkpoint's name), `autoencoder` (SHA-256 of its
+weights).
+"""
+
+import hashlib
+import io
+import os
+import secrets
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy.io import wavfile
+
+from ..errors import InvalidInputError
+from ..face.crop import LATENT_WINDOW
+from ..media.audio import AudioSource
+from ..media.image import load_image
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.visemes import NUM_VISEMES
+
+FORMAT, VERSION = "temposync-latents", "1"
+GRID = 16
+MAX_CHUNK = 1024
+_NUMBERS = {"latents": 4, "portrait_latents": 4, "matrix": 2, "visemes": 2}
+_BYTES = ("photo", "audio")
+
+
+def autoencoder_hash(vae: AutoencoderTempoSync) -> str:
+    """SHA-256 of an autoencoder's weights and normalisation, the same for float16 and float32 copies of the same checkpoint."""
+    digest = hashlib.sha256(repr((vae.config.latents_mean, vae.config.latents_std)).encode())
+    for name, weight in sorted(vae.state_dict().items()):
+        digest.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class LatentVideo:
+    """A generated video before the decoder: the tensors and metadata of the file above.
+
+    `audio` is a path, a pair (samples, rate), or the bytes of a sound file.
+    """
+
+    latents: torch.Tensor
+    portrait_latents: torch.Tensor
+    matrix: np.ndarray
+    visemes: np.ndarray
+    photo: np.ndarray
+    audio: AudioSource | bytes
+    fps: float
+    chunk_size: int
+    model: str
+    autoencoder: str
+
+    def save(self, path: str | PathLike) -> None:
+        """Write the file; under a hidden name first, so that a file of this name is always whole."""
+        path = Path(path)
+        picture = io.BytesIO()
+        Image.fromarray(self.photo).save(picture, format="PNG")
+        tensors = {
+            "latents": self.latents.float().cpu().contiguous(), "portrait_latents": self.portrait_latents.float().cpu().contiguous(),
+            "matrix": torch.from_numpy(np.array(self.matrix, np.float32)), "visemes": torch.from_numpy(np.array(self.visemes, np.float32)),
+            "photo": _tensor_of(picture.getvalue()), "audio": _tensor_of(_audio_bytes(self.audio))}
+        metadata = {"format": FORMAT, "version": VERSION, "fps": str(self.fps), "chunk_size": str(self.chunk_size), "model": self.model,
+                    "autoencoder": self.autoencoder}
+        temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.safetensors")
+        try:
+            try:
+                save_file(tensors, temporary, metadata)
+            except SafetensorError as error:
+                raise OSError(f"{path.name}: cannot be written: {error}") from error
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> "LatentVideo":
+        """Read and check a file; raises InvalidInputError for anything but a whole file of this format, OSError where it cannot be read."""
+        path = Path(path)
+        if path.is_dir():
+            raise InvalidInputError(f"{path.name}: not a file")
+        open(path, "rb").close()  # a missing or unreadable file says so in the usual words
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise InvalidInputError(f"{path.name}: holds no latents of a video (no {FORMAT!r} in its metadata)")
+                if metadata.get("version") != VERSION:
+                    raise InvalidInputError(f"{path.name}: version {metadata.get('version')} of the format, this program reads {VERSION}")
+                tensors = {name: file.get_tensor(name) for name in (*_NUMBERS, *_BYTES)}
+            fps, chunk_size = float(metadata["fps"]), int(metadata["chunk_size"])
+            _check(tensors, fps, chunk_size)
+        except SafetensorError as error:
+            raise InvalidInputError(f"{path.name}: not a safetensors file with a video's latents, or a damaged one") from error
+        except (KeyError, ValueError) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            raise InvalidInputError(f"{path.name}: damaged: {error}") from error
+        return cls(
+            latents=tensors["latents"], portrait_latents=tensors["portrait_latents"], matrix=tensors["matrix"].numpy(),
+            visemes=tensors["visemes"].numpy(), photo=_read_photo(path.name, tensors["photo"]), audio=tensors["audio"].numpy().tobytes(),
+            fps=fps, chunk_size=chunk_size, model=metadata.get("model", ""), autoencoder=metadata.get("autoencoder", ""))
+
+
+def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int) -> None:
+    """Raises ValueError where tensors do not fit together."""
+    for name, dimensions in _NUMBERS.items():
+        tensor = tensors[name]
+        if tensor.dtype != torch.float32 or tensor.ndim != dimensions or not tensor.isfinite().all():
+            raise ValueError(f"{name} should be finite float32 of {dimensions} dimensions")
+    for name in _BYTES:
+        if tensors[name].dtype != torch.uint8 or tensors[name].ndim != 1:
+            raise ValueError(f"{name} should be bytes")
+    frames, channels = tensors["latents"].shape[:2]
+    expected = {"latents": (max(frames, 1), channels, *LATENT_WINDOW[2:]), "portrait_latents": (1, channels, GRID, GRID), "matrix": (2, 3),
+                "visemes": (frames, NUM_VISEMES)}
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{name} should be {list(shape)}, found {list(tensors[name].shape)}")
+    if not 1 <= fps <= 240 or not 1 <= chunk_size <= MAX_CHUNK:
+        raise ValueError(f"{fps:g} frames a second in chunks of {chunk_size}")
+    if abs(np.linalg.det(tensors["matrix"][:, :2].double().numpy())) < 1e-6:
+        raise ValueError("the alignment is degenerate")
+
+
+def _tensor_of(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+def _audio_bytes(audio: AudioSource | bytes) -> bytes:
+    if isinstance(audio, bytes):
+        return audio
+    if not isinstance(audio, tuple):
+        return Path(audio).read_bytes()
+    samples, rate = np.asarray(audio[0]), int(audio[1])
+    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+        samples = samples.T
+    file = io.BytesIO()
+    wavfile.write(file, rate, samples.astype(np.float32) if samples.dtype.kind == "f" else samples)
+    return file.getvalue()
+
+
+def _read_photo(name: str, data: torch.Tensor) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data.numpy().tobytes()), formats=("PNG",)) as picture:
+            return load_image(picture)
+    except Exception as error:  # Damaged bytes make Pillow raise nearly anything.
+        raise InvalidInputError(f"{name}: damaged: the photo in it cannot be read") from error

@@ -1,0 +1,112 @@
+"""From a checkpoint's folder to the pipeline's components.
+
+The classes come from the pipeline's own signature, never from a file, and no code of a repository is run: `model_index.json` must agree
+with what is expected, or the checkpoint is refused.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from inspect import Parameter, signature
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias, get_args, get_type_hints
+
+import torch
+
+from ..checkpoints import checkpoint_folder
+from ..checkpoints.hub import INDEX, weight_files
+from ..errors import InvalidInputError
+
+DTypes: TypeAlias = torch.dtype | Mapping[str, torch.dtype]
+
+
+def load_pipeline_parts(
+    pipeline_class: type,
+    name: str | PathLike,
+    *,
+    subfolders: Mapping[str, str],
+    given: Iterable[str],
+    dtype: DTypes = torch.float32,
+    variant: str | None = None,
+    **hub_options,
+) -> dict[str, Any]:
+    """What `pipeline_class` is to be called with.
+
+    Args:
+        name: a bundled name, a directory, or org/name. subfolders: {component: folder} where they differ. given: arguments not to load.
+        dtype: of all weights, or {component: dtype}, where "default" stands for those not named.
+        variant, hub_options: see `checkpoints.hub.download_checkpoint`.
+
+    Raises:
+        InvalidInputError: a checkpoint that does not fit, damaged or non-finite weights. ConnectionError: the Hub cannot be reached.
+    """
+    folder = checkpoint_folder(name, (), **hub_options)
+    label = folder.absolute().name if Path(name).is_dir() else str(name)  # a message names no folders of this machine
+    listed, settings = _read_index(pipeline_class, folder, label)
+    given = set(given)
+    required = {part for part in component_classes(pipeline_class) if signature(pipeline_class).parameters[part].default is Parameter.empty}
+    if missing := sorted(required - given - set(listed)):
+        raise InvalidInputError(f"{label}: {INDEX} lacks {', '.join(missing)}")
+    listed = {part: part_class for part, part_class in listed.items() if part not in given}
+    subfolders = {part: subfolders.get(part, part) for part in listed}
+    folder = checkpoint_folder(name, subfolders.values(), variant=variant, **hub_options)
+    parts = {}
+    for part, part_class in listed.items():
+        part_dtype = dtype.get(part, dtype.get("default", torch.float32)) if isinstance(dtype, Mapping) else dtype
+        try:
+            parts[part] = _load(part_class, folder / subfolders[part], part_dtype, variant)
+        except Exception as error:  # of json, safetensors, torch, diffusers or transformers: whatever a broken file leads to
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(str(folder), label)
+            raise InvalidInputError(f"{label}: {subfolders[part]!r} cannot be loaded: {reason}") from error
+    return settings | parts
+
+
+def component_classes(pipeline_class: type) -> dict[str, type]:
+    """{name: class} of the constructor's arguments that are loaded from folders of their own, optional ones included."""
+    hints = get_type_hints(pipeline_class.__init__)
+    return {name: kind for name, hint in hints.items() for kind in (get_args(hint) or (hint,)) if hasattr(kind, "from_pretrained")}
+
+
+def _read_index(pipeline_class: type, folder: Path, name: str) -> tuple[dict[str, type], dict[str, Any]]:
+    """The components to load with their classes, and the plain settings, of model_index.json."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        entries = {key: value for key, value in index.items() if not key.startswith("_")}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InvalidInputError(f"{name}: no readable {INDEX}") from error
+    hints, classes = get_type_hints(pipeline_class.__init__), component_classes(pipeline_class)
+    listed, settings = {}, {}
+    for key, value in entries.items():
+        if key not in hints:
+            raise InvalidInputError(f"{name}: {INDEX} has {key!r}, which {pipeline_class.__name__} does not know; a newer version may")
+        if key not in classes:
+            settings[key] = _checked(value, hints[key], f"{name}: {key!r} in {INDEX}")
+        elif not isinstance(value, list) or len(value) != 2 or value[1] not in (None, classes[key].__name__):
+            raise InvalidInputError(f"{name}: {key!r} in {INDEX} is {value!r}, expected a {classes[key].__name__}")
+        elif value[1] is not None:
+            listed[key] = classes[key]
+    return listed, settings
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    expected = get_args(hint) or (hint,)
+    if type(value) in expected or (type(value) is int and float in expected):
+        return value
+    raise InvalidInputError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")
+
+
+def _load(part_class: Any, folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
+    if not issubclass(part_class, torch.nn.Module):
+        return part_class.from_pretrained(folder, local_files_only=True)
+    for index in folder.glob("*.index*.json"):
+        if any(Path(shard).name != shard for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+            raise ValueError("a shard outside its folder")
+    model, report = part_class.from_pretrained(
+        folder, variant=variant if weight_files((path.name for path in folder.iterdir()), variant) else None, dtype=dtype,
+        use_safetensors=True, local_files_only=True, output_loading_info=True)
+    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if wrong:
+        raise ValueError(f"its weights do not fit its config.json ({len(wrong)} of them, {wrong[0]} first)")
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise ValueError("weights that are not finite")
+    return model

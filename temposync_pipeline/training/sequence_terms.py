@@ -1,0 +1,83 @@
+"""The loss terms over consecutive frames: temporal smoothness (equation 9 of arXiv 2603.06057) and synchrony with the speech."""
+
+import torch
+from torch import nn
+
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.conditioning import latent_window
+from ..models.identity_encoder import IdentityEncoder
+from ..models.sync_expert import SyncExpert
+from ..schedulers.scheduling_temposync import TempoSyncScheduler
+from .denoising import DenoiserConfig, conditions, draw_sigmas, evaluate_denoiser, load_component
+from .latent_cache import DenoiserBatch, LatentCache
+from .losses import frame_flows, sync_regulariser, temporal_warp
+
+# Frames decoded for equation 9 (a decoding costs more than a denoising), and heard by the sync expert: one second.
+TEMPORAL_FRAMES = 5
+SYNC_FRAMES = 25
+
+
+class SequenceTerms:
+    """Called as (denoiser): the weighted terms of one stretch of video, or zeros in the steps that leave them out."""
+
+    def __init__(self, config: DenoiserConfig, cache: LatentCache, scheduler: TempoSyncScheduler, identity_encoder: IdentityEncoder,
+                 scale: float, device: torch.device):
+        self.config, self.cache, self.scheduler, self.scale, self.device = config, cache, scheduler, scale, device
+        self.identity_encoder = identity_encoder
+        if config.temporal_weight:
+            self.vae = load_component(AutoencoderTempoSync, config.vae, "vae", device)
+        if config.sync_weight:
+            self.expert = load_component(SyncExpert, config.sync_expert, "sync_expert", device)
+
+    def __call__(self, denoiser: nn.Module) -> dict[str, torch.Tensor]:
+        config = self.config
+        skipped = self.cache.rng.random() >= 1 / config.sequence_every
+        terms = {}
+        if config.temporal_weight:
+            weight = config.temporal_weight * config.sequence_every
+            terms["temporal"] = torch.zeros((), device=self.device) if skipped else weight * self._temporal(denoiser)
+        if config.sync_weight:
+            weight = config.sync_weight * config.sequence_every
+            terms["sync"] = torch.zeros((), device=self.device) if skipped else weight * self._sync(denoiser)
+        return terms
+
+    def _estimate(self, denoiser: nn.Module, sequence: DenoiserBatch) -> torch.Tensor:
+        """Clean latents [T, C, h, w] from one noise level, the noise shared by all frames as when sampling."""
+        clean = sequence.residual / self.scale
+        sigmas = draw_sigmas(1, self.config, self.scheduler, self.device).expand(len(clean))
+        noisy = self.scheduler.add_noise(clean, torch.randn_like(clean[:1]), sigmas)
+        _, estimate = evaluate_denoiser(denoiser, self.scheduler, noisy, sigmas, conditions(sequence, self.identity_encoder))
+        return sequence.reference + self.scale * estimate
+
+    def _temporal(self, denoiser: nn.Module) -> torch.Tensor:
+        sequence, _ = draw_sequence(self.cache, TEMPORAL_FRAMES)
+        generated = self.vae.decode(self._estimate(denoiser, sequence))
+        with torch.no_grad():
+            flow, mask = frame_flows(self.vae.decode(sequence.target))
+        return temporal_warp(generated, flow, mask)
+
+    def _sync(self, denoiser: nn.Module) -> torch.Tensor:
+        sequence, mel = draw_sequence(self.cache, SYNC_FRAMES, with_sound=True)
+        mouths = self.expert.embed_mouth(self._estimate(denoiser, sequence)[None])
+        return sync_regulariser(mouths, self.expert.embed_mel(mel.flatten(0, 1)[None]))
+
+
+def draw_sequence(cache: LatentCache, length: int, with_sound: bool = False) -> tuple[DenoiserBatch, torch.Tensor | None]:
+    """`length` consecutive cached frames of one clip, all with the clip's one reference and context, and their mel columns [length, 4, 80].
+
+    Raises:
+        ValueError: no source holds such a clip, or none with sound where that is asked for.
+    """
+    usable = {name: rows for name, source in cache.sources.items() if "mel" in source or not with_sound
+              if len(rows := source["sequences"][source["sequences"][:, 1] >= length])}
+    if not usable:
+        raise ValueError(f"no cached clip of {length} consecutive frames{' with sound' if with_sound else ''}")
+    name = list(usable)[cache.rng.integers(len(usable))]
+    source, rows = cache.sources[name], usable[name]
+    first, count, reference, _ = rows[cache.rng.integers(len(rows))].tolist()
+    start = first + int(cache.rng.integers(count - length + 1))
+    frames = slice(start, start + length)
+    full, context = source["latents"][reference].float(), source["context"][source["context_index"][reference]].float()
+    repeated = [value.expand(length, -1, -1, -1) for value in (latent_window(full), full, latent_window(context))]
+    batch = DenoiserBatch(latent_window(source["latents"][frames]).float(), *repeated, source["visemes"][frames].float())
+    return batch, source["mel"][frames].float() if with_sound else None

@@ -1,0 +1,18 @@
+"""The stages of `temposync train`: each a module of this package with a dataclass `Config` and a function `train(config)`."""
+
+from pathlib import Path
+
+from ..checkpoints import checkpoint_folder
+
+# What a stage trains is called in a checkpoint.
+COMPONENTS = {
+    "aligner": "face_aligner", "autoencoder": "vae", "visemes": "viseme_classifier", "identity": "identity_encoder", "sync": "sync_expert",
+    "teacher": "teacher", "student": "denoiser",
+}
+
+
+def initial_weights(stage: str, init: str) -> str:
+    """The folder a stage's first weights come from; `init` is a bundled name, org/name, a checkpoint's folder or the component's own."""
+    folder = Path(init) if Path(init).is_dir() else checkpoint_folder(init, (COMPONENTS[stage],))
+    component = folder / COMPONENTS[stage]
+    return str(component if component.is_dir() else folder)

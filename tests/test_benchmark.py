@@ -1,0 +1,65 @@
+"""The benchmark's report holds together; how fast this machine is, no test asks."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from temposync_pipeline import cli
+from temposync_pipeline.metrics import benchmark
+
+from .tiny_components import picture, tiny_pipeline
+
+
+@pytest.fixture
+def inputs(tmp_path, make_audio, monkeypatch):
+    monkeypatch.setattr(benchmark.TempoSyncPipeline, "from_pretrained", lambda model: tiny_pipeline())
+    Image.fromarray(picture(96, 80)).save(tmp_path / "portrait.png")
+    return {"image": tmp_path / "portrait.png", "audio": make_audio("a.wav", seconds=0.6)}
+
+
+def test_report_adds_up(inputs, tmp_path):
+    report = benchmark.run_benchmark(steps=(1, 2), chunk_size=8, repeats=2, output=tmp_path, **inputs)
+    assert [result["steps"] for result in report["results"]] == [1, 2] and report["frames"] == 15
+    for result in report["results"]:
+        stages = result["stages"]
+        assert set(stages) == set(benchmark.STAGES) and all(stage["mean_ms"] > 0 for stage in stages.values())
+        assert result["mean_ms"] == pytest.approx(stages["denoise"]["mean_ms"] + stages["decode"]["mean_ms"])
+        assert result["fps"] == pytest.approx(1000 / result["total_ms"]) and result["p95_ms"] >= result["total_ms"]
+        assert result["E1"]["mean_ms"] == pytest.approx(sum(s["mean_ms"] for n, s in stages.items() if n != "save_latents"))
+        assert result["E1"]["real_time_factor"] == pytest.approx(result["E1"]["mean_ms"] * 25 / 1000)
+        assert result["E2"]["bytes_per_frame"] >= 32 * 10 * 12 * 4
+    assert report["reference"]["whole_crop_decode_ms"] > 0 and report["machine"]["threads"] >= 1
+    assert Image.open(tmp_path / "quality_latency.png").size[0] > 300
+    json.dumps(report, allow_nan=False)
+
+
+def test_clock_divides_by_frames_and_keeps_the_stages_apart(monkeypatch):
+    times = iter([0.0, 0.8, 1.0, 1.1])
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(times))
+    clock = benchmark.StageClock(tiny_pipeline().device)
+    for stage, frames in (("denoise", 16), ("decode", 4)):
+        with clock.measure(stage, frames):
+            pass
+    assert clock.samples["denoise"] == [pytest.approx(50)] and clock.samples["decode"] == [pytest.approx(25)]
+
+
+def test_quality_of_each_number_of_steps_is_plotted_over_its_time(tmp_path):
+    results = [{"steps": steps, "total_ms": 10.0 * steps, "quality": {"psnr_vae": 30 + steps, "lip_r": 0.7}} for steps in (1, 2, 4)]
+    benchmark.plot_quality_latency(results, tmp_path / "both.png")
+    benchmark.plot_quality_latency([{"steps": 1, "total_ms": 10.0}, {"steps": 2, "total_ms": 20.0}], tmp_path / "time.png")
+    wide, narrow = (np.asarray(Image.open(tmp_path / name)) for name in ("both.png", "time.png"))
+    assert wide.shape[1] == 2 * narrow.shape[1] and wide.std() > 0
+
+
+def test_command(inputs, tmp_path, capsys):
+    arguments = ["--image", inputs["image"], "--audio", inputs["audio"], "--json", tmp_path / "out.json", "--device", "cpu"]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["benchmark", "--steps", "2,1", *map(str, arguments)])
+    assert not end.value.code and capsys.readouterr().out.splitlines()[-1].split()[0] == "2"
+    assert [result["steps"] for result in json.loads((tmp_path / "out.json").read_text())["results"]] == [1, 2]
+    for extra, message in ((("--steps", "two"), "--steps two"), (("--output", tmp_path / "none"), "not a folder")):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["benchmark", *map(str, arguments), *map(str, extra)])
+        assert end.value.code == 2 and message in capsys.readouterr().err

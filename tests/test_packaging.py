@@ -1,0 +1,94 @@
+"""Library manners: what is in the wheel and the source archive, and what an import does not do."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import temposync_pipeline
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(code: str, cwd: Path = ROOT, **environment: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, cwd=cwd, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory) -> dict[str, set[str]]:
+    """Names in the wheel and the source archive, both built from a copy whose weights are a few bytes (compression takes long)."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "model_card.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "temposync_pipeline", folder / "temposync_pipeline", copy_function=_copy_small,
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    run("from setuptools import build_meta; build_meta.build_wheel('out'); build_meta.build_sdist('out')", cwd=folder)
+    with zipfile.ZipFile(next((folder / "out").glob("*.whl"))) as wheel, tarfile.open(next((folder / "out").glob("*.tar.gz"))) as source:
+        return {"wheel": set(wheel.namelist()), "source": {name.partition("/")[2] for name in source.getnames()}}
+
+
+def _copy_small(source: str, target: str) -> str:
+    if source.endswith(".safetensors"):
+        return str(Path(target).write_bytes(b"weights"))
+    return shutil.copyfile(source, target)
+
+
+@pytest.mark.parametrize("kind", ["wheel", "source"])
+def test_code_weights_and_type_marker_are_packed(archives, kind):
+    package = [path for path in (ROOT / "temposync_pipeline").rglob("*") if path.suffix in (".py", ".json", ".safetensors", ".typed")]
+    needed = {path.relative_to(ROOT).as_posix() for path in package}
+    assert sum(name.endswith(".safetensors") for name in needed) >= 6 and "temposync_pipeline/py.typed" in needed
+    assert needed <= archives[kind]
+
+
+def test_the_source_archive_has_the_model_card_and_the_wheel_nothing_beside_the_package(archives):
+    assert {"model_card.md", "LICENSE", "README.md", "pyproject.toml"} <= archives["source"]
+    assert {name.split("/")[0].split("-")[0] for name in archives["wheel"]} == {"temposync_pipeline"}
+
+
+def test_import_is_quick_and_changes_nothing(tmp_path):
+    """No torch, no socket, no file; then every public name, without a connection, a thread of Python's or a changed setting of torch.
+
+    (urllib3, which diffusers brings along, binds one local socket to see whether there is IPv6.)
+    """
+    code = """
+import sys, threading, time
+events = []
+sys.addaudithook(lambda name, arguments: events.append(name) if name.startswith("socket.") else None)
+started = time.perf_counter()
+import temposync_pipeline
+seconds = time.perf_counter() - started
+assert not events
+assert not {"torch", "diffusers", "transformers", "huggingface_hub", "cv2", "av"} & set(sys.modules)
+import torch
+def settings():
+    return (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision(),
+            torch.random.get_rng_state().tolist())
+before = settings()
+for name in temposync_pipeline.__all__:
+    getattr(temposync_pipeline, name)
+assert settings() == before
+assert not [name for name in events if name in ("socket.connect", "socket.getaddrinfo")], events
+assert threading.active_count() == 1, threading.enumerate()
+print(seconds)
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    seconds = float(run(code, HF_HOME=str(home / "hub"), HOME=str(home), XDG_CACHE_HOME=str(home)))
+    assert seconds < 3
+    assert not list(home.rglob("*"))
+
+
+def test_public_names_are_written_out():
+    assert temposync_pipeline.__all__ == sorted(temposync_pipeline.__all__)
+    assert set(temposync_pipeline.__all__) <= set(dir(temposync_pipeline))
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        temposync_pipeline.Nothing  # noqa: B018
