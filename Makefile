@@ -1,4 +1,4 @@
-# Needs Python 3.11+ and make. `make demo` makes a talking video, `make test` runs every test.
+# Needs Python 3.11+ and make. `make demo` makes a talking video, `make app` opens the demo page, `make test` runs every test.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,12 +8,15 @@ PORTRAIT ?= examples/media/portrait_woman.jpg
 SPEECH ?= examples/media/speech_hello.wav
 OUTPUT ?= outputs/demo.mp4
 
-.PHONY: demo test clean
+.PHONY: demo app test clean
 
 # The last line printed is the path of the video.
 demo: $(VENV)/.installed
 	@mkdir -p $(dir $(OUTPUT))
 	@$(BIN)/temposync generate --image $(PORTRAIT) --audio $(SPEECH) --output $(OUTPUT)
+
+app: $(VENV)/.installed
+	$(BIN)/python app.py
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -12,6 +12,7 @@ from temposync_pipeline import checkpoints, cli
 from temposync_pipeline.models.viseme_classifier import VISEMES
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.training.autoencoder import Config
+from temposync_pipeline.training.settings import build_config, read_settings
 
 from .tiny_components import picture, tiny_pipeline, tiny_viseme_classifier
 
@@ -45,11 +46,11 @@ def test_help_needs_no_torch():
     code = "import sys, temposync_pipeline.cli as cli; assert not {'torch', 'av', 'cv2'} & set(sys.modules); cli.main(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("generate", "decode", "benchmark", "visemes", "evaluate", "train"):
+    for command in ("generate", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"):
         assert command in result.stdout
 
 
-@pytest.mark.parametrize("command", ["generate", "decode", "benchmark", "visemes", "evaluate", "train"])
+@pytest.mark.parametrize("command", ["generate", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"])
 def test_every_command_shows_an_example(temposync, command):
     code, out, _ = temposync(command, "--help")
     assert code == 0 and f"Example: temposync {command}" in "\n".join(out)
@@ -91,13 +92,80 @@ def test_generate_says_what_is_wrong_in_one_line(tmp_path, temposync, tiny_model
     assert sorted(os.listdir(tmp_path)) == before and output.read_bytes() == b"old"
 
 
-def test_an_unwritable_folder(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied", "folder/.1.mp4")
+def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied", "hidden name")
 
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", refuse)  # root may write anywhere, so the refusal is made here
+
+def run_options(command, tmp_path, portrait, audio):
+    """Options with which `command` would start, its outputs among them."""
+    output = {"generate": "out.mp4", "decode": "out.mp4", "manifest": "out.jsonl", "train": "run"}.get(command)
+    return {
+        "generate": ["--image", portrait, "--audio", audio], "decode": ["--latents", audio], "visemes": ["--audio", audio],
+        "benchmark": ["--image", portrait, "--audio", audio], "evaluate": ["--manifest", tmp_path], "manifest": ["--data", tmp_path],
+        "train": ["autoencoder", "--data", tmp_path],
+    }[command] + (["--output", tmp_path / output] if output else []) + ["--json", tmp_path / "out.json"]
+
+
+@pytest.mark.parametrize("command", ["generate", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"])
+def test_an_unwritable_folder(tmp_path, temposync, portrait, make_audio, monkeypatch, command):
+    audio = make_audio("a.wav")
+    monkeypatch.setattr("pathlib.Path.touch", refuse)  # root may write anywhere, so the refusal is made here
+    code, out, err = temposync(command, *run_options(command, tmp_path, portrait, audio))
+    assert (code, out, len(err)) == (2, [], 1)
+    assert err[0].endswith("the output folder cannot be written to: Permission denied") and str(tmp_path / "out") in err[0]
+
+
+def test_an_unreadable_model(tmp_path, temposync, portrait, make_audio, monkeypatch):
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", refuse)
     code, _, err = temposync("generate", "--image", portrait, "--audio", make_audio("a.wav"), "--output", tmp_path / "out.mp4")
-    assert code == 2 and err == ["temposync: folder/.1.mp4: Permission denied"]
+    assert code == 2 and err == ["temposync: hidden name: Permission denied"]
+
+
+def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    audio, report = make_audio("a.wav", seconds=0.2), tmp_path / "out.json"
+    report.write_text("old")
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    code, _, err = temposync("generate", "--image", portrait, "--audio", audio, "--output", tmp_path / "out.mp4", "--json", report)
+    assert (code, err) == (2, [f"temposync: {report}: No space left on device"])
+    assert report.read_text() == "old" and sorted(os.listdir(tmp_path)) == ["a.wav", "out.json", "out.mp4", "portrait.png"]
+
+
+@pytest.mark.parametrize(("command", "options", "message"), [
+    ("generate", ("--json", "{folder}/out.mp4"), "out.mp4: two outputs cannot be the same file"),
+    ("generate", ("--device", "abacus"), "--device abacus: not available here"),
+    ("decode", (), "a.wav: not a safetensors file"),
+    ("decode", ("--output", "{folder}/out.avi"), "its name must end in .mp4"),
+    ("visemes", ("--audio", "{folder}/portrait.png"), "portrait.png: "),
+    ("visemes", ("--device", "abacus"), "--device abacus: not available here"),
+    ("benchmark", ("--image", "{folder}/a.wav"), "a.wav: not a readable"),
+    ("benchmark", ("--audio", "{folder}/portrait.png"), "portrait.png: "),
+    ("benchmark", ("--manifest", "{folder}/empty"), "no clip ("),
+    ("benchmark", ("--steps", "0"), "--steps 0: expected whole numbers"),
+    ("evaluate", ("--manifest", "{folder}/empty"), "no clip ("),
+    ("evaluate", ("--json", "{folder}/out.txt"), "must end in .json"),
+    ("evaluate", ("--landmarks", "{folder}/a.wav"), "a.wav: not a folder"),
+    ("evaluate", ("--portraits", "{folder}/nowhere"), "nowhere: no such file"),
+    ("evaluate", ("--steps", "4,2000"), "expected whole numbers from 1 to 1000"),
+    ("train", ("--output", "{folder}/a.wav/run"), "a.wav is not a folder"),
+    ("train", ("--set", "data={folder}/nowhere", "--data", "{folder}/nowhere"), "nowhere: no such file"),
+    ("train", ("--json", "{folder}/nowhere/out.json"), "the output folder does not exist"),
+    ("manifest", ("--data", "{folder}/a.wav"), "a.wav: not a folder"),
+    ("manifest", ("--json", "{folder}/out.jsonl"), "two outputs cannot be the same file"),
+])
+def test_no_model_is_loaded_for_a_bad_input(tmp_path, temposync, portrait, make_audio, monkeypatch, command, options, message):
+    for loader in ("diffusers.ModelMixin.from_pretrained", "diffusers.DiffusionPipeline.from_pretrained"):
+        monkeypatch.setattr(loader, lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    audio = make_audio("a.wav")
+    (tmp_path / "empty").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    given = [str(option).format(folder=tmp_path) for option in options]
+    code, out, err = temposync(command, *run_options(command, tmp_path, portrait, audio), *given)
+    assert (code, out, len(err)) == (2, [], 1) and message in err[0]
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 @pytest.mark.parametrize("command", ["generate", "visemes"])
@@ -122,8 +190,8 @@ def test_visemes(tmp_path, temposync, make_audio):
 
 def test_training_settings(tmp_path, temposync):
     (tmp_path / "settings.yaml").write_text("learning_rate: 1e-3\nbatch_size: 4\nmax_minutes: 2\n")
-    values = cli._read_settings(tmp_path / "settings.yaml", ["batch_size=8", "resume=true", "sources={portraits: 1}"])
-    config = cli._build_config(Config, values)
+    values = read_settings(tmp_path / "settings.yaml", ["batch_size=8", "resume=true", "sources={portraits: 1}"])
+    config = build_config(Config, values)
     assert (config.learning_rate, config.batch_size, config.max_minutes, config.resume) == (1e-3, 8, 2.0, True)
     assert isinstance(config.max_minutes, float) and config.sources == {"portraits": 1}
 

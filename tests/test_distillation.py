@@ -10,6 +10,7 @@ from temposync_pipeline.models.identity_encoder import IdentityEncoder
 from temposync_pipeline.models.sync_expert import SyncExpert
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 from temposync_pipeline.training import student, teacher
+from temposync_pipeline.training.adversarial import LatentDiscriminator, adversarial_terms
 from temposync_pipeline.training.denoising import conditions, identity_term, load_component, perturb_visemes, replace_references
 from temposync_pipeline.training.distillation import (
     discretization_at,
@@ -141,6 +142,32 @@ def test_a_sequence_is_consecutive_with_one_reference(runs):
         draw_sequence(cache, 6, with_sound=True)
 
 
+def test_adversary_and_student_each_get_their_own_gradient():
+    torch.manual_seed(0)
+    discriminator = LatentDiscriminator(channels=(8, 8, 8))
+    generated, real, reference = torch.randn(4, 32, 10, 12, requires_grad=True), torch.randn(4, 32, 10, 12), torch.randn(4, 32, 10, 12)
+    student, own = adversarial_terms(discriminator, generated, real, reference, torch.rand(4, 11, 15))
+    student.backward(retain_graph=True)
+    assert generated.grad.abs().sum() > 0 and all(parameter.grad is None for parameter in discriminator.parameters())
+    before = generated.grad.clone()
+    own.backward()
+    assert torch.equal(generated.grad, before) and all(parameter.grad is not None for parameter in discriminator.parameters())
+
+
+def test_the_adversary_learns_what_is_real():
+    torch.manual_seed(0)
+    discriminator = LatentDiscriminator(channels=(8, 8, 8))
+    optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
+    reference, visemes = torch.zeros(8, 32, 10, 12), torch.zeros(8, 11, 15)
+    for _ in range(60):
+        generated, real = 0.1 * torch.randn_like(reference), 1 + 0.1 * torch.randn_like(reference)
+        student, own = adversarial_terms(discriminator, generated, real, reference, visemes)
+        optimizer.zero_grad()
+        own.backward()
+        optimizer.step()
+    assert student > 0.85  # ln 2 = 0.69 where it cannot tell
+
+
 def last_row(folder) -> dict[str, float]:
     with open(folder / "log.csv", newline="") as file:
         return {name: float(value) for name, value in list(csv.DictReader(file))[-1].items()}
@@ -170,7 +197,8 @@ def test_terms_over_frames_reach_the_student(runs, tmp_path):
     folder.mkdir()
     save_file(load_file(runs / "talkers.safetensors") | {"mel": torch.randn(FRAMES, 4, 80).half()}, folder / "talkers.safetensors")
     student.train(student.Config(
-        output=str(tmp_path / "student"), teacher="", max_steps=3, sequence_every=1, sync_weight=1.0, data=str(folder),
-        identity_encoder=str(runs), vae=str(runs), sync_expert=str(runs), validation_steps=(1,), **TINY))
+        output=str(tmp_path / "student"), teacher="", max_steps=3, sequence_every=1, sync_weight=1.0, adversarial_weight=0.1,
+        data=str(folder), identity_encoder=str(runs), vae=str(runs), sync_expert=str(runs), validation_steps=(1,), **TINY))
     row = last_row(tmp_path / "student")
-    assert row["temporal"] > 0 and row["sync"] > 0 and "distillation" not in row and "consistency" not in row
+    assert row["temporal"] > 0 and row["sync"] > 0 and row["adversarial"] > 0 and row["discriminator"] > 0
+    assert "distillation" not in row and "consistency" not in row

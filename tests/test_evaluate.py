@@ -208,6 +208,10 @@ def test_unusable_arguments_are_named(clips, tmp_path):
         evaluate.run_evaluation(tmp_path, rows=["students"])
     with pytest.raises(InvalidInputError, match="at least 1"):
         evaluate.run_evaluation(tmp_path, num_inference_steps=[4, 0])
+    (tmp_path / "one" / "anna").mkdir(parents=True)
+    (tmp_path / "one" / "anna" / "clip.mp4").touch()
+    with pytest.raises(InvalidInputError, match="clips of two talkers"):
+        evaluate.run_evaluation(tmp_path / "one", protocol="cross")
     with pytest.raises(InvalidInputError, match="no face"):
         protocols.fill_gaps(np.full((3, NUM_LANDMARKS, 2), np.nan))
 

@@ -23,6 +23,7 @@ from temposync_pipeline.data.aligner_data import (
 from temposync_pipeline.face.crop import TEMPLATE, align_matrix, transform_points
 from temposync_pipeline.face.landmarks import CHIN, GROUPS, NUM_LANDMARKS, RIGID, interocular_distance
 from temposync_pipeline.face.pose import ALIGNED_INTEROCULAR, CROP_SPAN, FACE_SPAN, Pyramid, crop_matrix, landmark_pose, pose_matrix
+from temposync_pipeline.metrics.aligner import FaceScene, measure_speed, times_by_size
 from temposync_pipeline.models.face_aligner import FaceAligner, peaks
 from temposync_pipeline.training.aligner import detector_loss, landmark_loss
 
@@ -156,7 +157,26 @@ def test_no_face_and_bad_pictures(tiny):
 def test_detector_passes_until_the_smallest_face_can_be_seen(tiny):
     assert tiny._detector_sides(200) == [200]
     assert tiny._detector_sides(700) == [256]
-    assert tiny._detector_sides(1500) == [256, 512]
+    assert tiny._detector_sides(1100) == [298]
+    assert tiny._detector_sides(1500) == [204, 407]
+    assert tiny._detector_sides(4800) == [163, 325, 650, 1300]
+
+
+def test_times_are_told_by_the_size_of_the_picture():
+    figures = times_by_size([100, 512, 513, 3000], [10.0, 30.0, 7.0, 90.0])
+    assert list(figures) == ["all", "1-512", "513-1024", "above 2048"]
+    assert figures["1-512"] == {"count": 2, "median_ms": 20.0, "p95_ms": pytest.approx(29.0)}
+    assert figures["all"]["count"] == 4 and figures["all"]["median_ms"] == 20.0 and figures["above 2048"]["p95_ms"] == 90.0
+
+
+def test_speed_tells_pictures_with_a_face_from_those_without_and_the_threads(tiny):
+    small, large = np.full((60, 50, 3), 90, np.uint8), np.full((20, 600, 3), 90, np.uint8)
+    figures = measure_speed(tiny, [FaceScene(small, aligned_landmarks())], [small, large])
+    assert figures["threads"] == {"torch": torch.get_num_threads(), "opencv": cv2.getNumThreads()}
+    counts = {kind: {size: times["count"] for size, times in classes.items()} for kind, classes in figures["milliseconds"].items()}
+    assert counts == {"with_face": {"all": 1, "1-512": 1}, "face_free": {"all": 2, "1-512": 1, "513-1024": 1},
+                      "all": {"all": 3, "1-512": 2, "513-1024": 1}}
+    assert figures["milliseconds"]["all"]["all"]["p95_ms"] >= figures["milliseconds"]["all"]["all"]["median_ms"] > 0
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from temposync_pipeline.face.landmarks import NUM_LANDMARKS
 from temposync_pipeline.media.video import VideoWriter
 from temposync_pipeline.models.face_aligner import FaceAligner
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.training import student
 from temposync_pipeline.training.clip_latents import prepare_latents
-from temposync_pipeline.training.from_clips import FINE_TUNING, settings_for_clips, takes_clips
+from temposync_pipeline.training.from_clips import FINE_TUNING, settings_for_clips, takes_clips, train_on_clips
 from temposync_pipeline.training.latent_cache import LatentCache
 
 from .tiny_components import picture, template_face, tiny_denoiser, tiny_pipeline
@@ -123,3 +124,11 @@ def test_stretches_with_a_face():
     assert face_spans(landmarks) == [slice(1, 20), slice(26, 60)]
     assert face_spans(landmarks, longest=15) == [slice(1, 16), slice(26, 41), slice(41, 56)]
     assert face_spans(landmarks[:1]) == []
+
+
+def test_a_missing_network_is_named_before_the_clips_are_prepared(tmp_path):
+    config = student.Config(data=str(tmp_path), output=str(tmp_path / "run"), identity_encoder=str(tmp_path), vae=str(tmp_path),
+                            teacher=str(tmp_path / "teacher"))
+    with pytest.raises(InvalidInputError, match="needs it as its teacher"):
+        train_on_clips("student", config, student.train)
+    assert not (tmp_path / "run").exists()

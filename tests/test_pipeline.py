@@ -100,6 +100,13 @@ def test_generate_to_file_writes_the_whole_recording(pipeline, tmp_path):
     assert figures["frames"] == len(frames) == 25 and fps == 25
 
 
+def test_saved_videos_have_the_sound_that_was_given_as_samples(pipeline, tmp_path):
+    run(pipeline, output_type="pil").save(tmp_path / "out.mp4")
+    sound, given = load_audio(tmp_path / "out.mp4"), tone()
+    assert sound.source_rate == given[1] and sound.duration == pytest.approx(0.6, abs=0.05)
+    assert np.abs(sound.samples).max() == pytest.approx(np.abs(given[0]).max(), rel=0.2)
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"output_type": "gif"}, "output_type"), ({"num_inference_steps": 0}, "num_inference_steps"), ({"chunk_size": 0}, "chunk_size"),
     ({"mouth_amplitude": -1.0}, "mouth_amplitude")])

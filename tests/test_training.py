@@ -1,3 +1,6 @@
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from temposync_pipeline.training.checkpointing import load_checkpoint
 from temposync_pipeline.training.denoising import Conditions, denoising_loss, evaluate_denoiser, raw_target
 from temposync_pipeline.training.latent_cache import LatentCache, LatentCacheWriter, frame_mel, latent_mouth_weight
 from temposync_pipeline.training.losses import charbonnier, gradient_difference, pseudo_huber, weighted_mse
+from temposync_pipeline.training.settings import build_config, read_settings
 
 from .tiny_components import picture, tiny_denoiser, tiny_vae
 
@@ -135,3 +139,10 @@ def test_evaluate_denoiser_applies_the_boundary_condition():
     with torch.no_grad():
         _, clean = evaluate_denoiser(denoiser, scheduler, noisy, torch.tensor([1e-4]), given)
     assert torch.allclose(clean, noisy, atol=1e-2)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "examples" / "train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_settings_fit_their_stages(path):
+    stage = path.read_text().split("temposync train ")[1].split()[0]
+    module = import_module(f"temposync_pipeline.training.{stage}")
+    assert build_config(module.Config, read_settings(path, []))

@@ -1,10 +1,12 @@
 """How well `models.face_aligner` finds faces and their landmarks, on faces it was not trained on."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 
 from ..data.aligner_augment import procedural
 from ..data.aligner_data import EVALUATION_PICTURES, LabelledFace, face_free_part, load_pictures, without_face
@@ -12,6 +14,9 @@ from ..face.crop import align_matrix, transform_points
 from ..face.landmarks import GROUPS, interocular_distance, lip_opening
 from ..face.pose import compose, pose_matrix
 from ..models.face_aligner import FaceAligner
+
+# Speed is told by the longer side of a picture in pixels: up to each of these, and above.
+SIZE_CLASSES = (512, 1024, 2048)
 
 
 @dataclass
@@ -120,20 +125,41 @@ def measure_tracking(aligner: FaceAligner, clips: list[tuple[list[np.ndarray], n
             "track_lip_r": float(np.mean(correlations)), "track_amplitude": float(np.mean(amplitudes))}
 
 
-def milliseconds(aligner: FaceAligner, groups: list[list[LabelledFace]], rounds: int = 20) -> float:
-    """Median milliseconds that `detect` takes for a picture of 256 to 720 px with one face, on torch's current threads."""
-    scenes = []
-    for side in (256, 360, 480, 720):
-        face = groups[side // 8 % len(groups)][0]
-        zoom = side / max(face.image.shape[:2])
-        scenes.append(cv2.resize(face.image, None, fx=zoom, fy=zoom))
+def detection_times(aligner: FaceAligner, pictures: list[np.ndarray]) -> list[float]:
+    """Milliseconds that `FaceAligner.detect` takes for each picture, one run each after a few to warm up, on the current threads."""
+    for picture in pictures[:3]:
+        aligner.detect(picture)
     times = []
-    for _ in range(rounds):
-        for image in scenes:
-            started = time.perf_counter()
-            aligner.detect(image)
-            times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times))
+    for picture in pictures:
+        started = time.perf_counter()
+        aligner.detect(picture)
+        times.append(1000 * (time.perf_counter() - started))
+    return times
+
+
+def times_by_size(sides: Sequence[int], times: Sequence[float]) -> dict[str, dict[str, float]]:
+    """{"all" or a class of the longer side, as in "513-1024": {"count", "median_ms", "p95_ms"}} of pictures with longer `sides`
+    in pixels that took `times` in milliseconds; classes without a picture are left out."""
+    sides, times = np.array(sides), np.array(times)
+    classes = {"all": sides > 0}
+    lowest = 1
+    for highest in SIZE_CLASSES:
+        classes[f"{lowest}-{highest}"] = (sides >= lowest) & (sides <= highest)
+        lowest = highest + 1
+    classes[f"above {SIZE_CLASSES[-1]}"] = sides >= lowest
+    return {name: {"count": int(members.sum()), "median_ms": float(np.median(times[members])),
+                   "p95_ms": float(np.percentile(times[members], 95))} for name, members in classes.items() if members.any()}
+
+
+def measure_speed(aligner: FaceAligner, scenes: list[FaceScene], face_free: list[np.ndarray]) -> dict[str, dict]:
+    """`times_by_size` of the scenes ("with_face"), of the face-free pictures ("face_free") and of both ("all"), and the number of
+    "threads" of the networks (torch) and of the picture operations (opencv) that this took."""
+    kinds = {"with_face": [scene.image for scene in scenes], "face_free": face_free}
+    sides = {kind: [max(picture.shape[:2]) for picture in pictures] for kind, pictures in kinds.items()}
+    times = {kind: detection_times(aligner, pictures) for kind, pictures in kinds.items()}
+    figures = {kind: times_by_size(sides[kind], times[kind]) for kind in kinds}
+    figures["all"] = times_by_size(sum(sides.values(), []), sum(times.values(), []))
+    return {"threads": {"torch": torch.get_num_threads(), "opencv": cv2.getNumThreads()}, "milliseconds": figures}
 
 
 def contact_sheet(aligner: FaceAligner, scenes: list[FaceScene], columns: int = 8, rows: int = 5, tile: int = 240) -> np.ndarray:

@@ -32,9 +32,11 @@ import torch
 
 from ..errors import InvalidInputError
 from ..media.audio import Audio, load_audio
+from ..media.image import load_image
 from ..media.video import VideoWriter
 from ..models.conditioning import latent_window
 from ..pipelines.pipeline_temposync import Portrait, TempoSyncPipeline
+from .clip_selection import read_clips
 from .image import psnr
 
 STAGES = ("visemes", "encode", "denoise", "decode", "paste_back", "video_encoding", "save_latents")
@@ -190,11 +192,15 @@ def run_benchmark(
     image, audio = (given or EXAMPLES / name for given, name in ((image, "portrait_man.jpg"), (audio, "speech_hello.wav")))
     if not image.exists() or not audio.exists():
         raise InvalidInputError(f"{(image if not image.exists() else audio).name}: no such file; name a portrait and a recording")
+    # What is wrong with the inputs is said before the models are loaded and timed.
+    load_image(image)
+    recording = load_audio(audio)
+    if manifest is not None:
+        read_clips(manifest)
     started = time.perf_counter()
     pipe = TempoSyncPipeline.from_pretrained(model).to(device)
     load_ms = 1000 * (time.perf_counter() - started)
     pipe.set_progress_bar_config(disable=True)
-    recording = load_audio(audio)
     frames = max(1, round(recording.duration * pipe.config.fps))
     with torch.inference_mode():
         reference = compare_with_references(pipe, pipe.prepare_portrait(image), pipe._predict_visemes(recording), chunk_size)

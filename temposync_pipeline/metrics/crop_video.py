@@ -14,7 +14,7 @@ import torch
 from ..errors import FaceError
 from ..face.crop import align_matrix, crop_face, mouth_mask, smooth_matrices
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import latent_window
+from ..models.conditioning import encode_crops, latent_window
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
 from .talking_face import generated_block
 
@@ -54,14 +54,9 @@ def crops_like(portrait: PortraitCrop, frames: np.ndarray, landmarks: np.ndarray
     return np.stack([crop_face(frame, matrix.astype(np.float32)) for frame, matrix in zip(frames, aligned, strict=True)])
 
 
-@torch.inference_mode()
 def encode_block(vae: AutoencoderTempoSync, crops: np.ndarray) -> torch.Tensor:
     """Latents float32 [T, C, h, w] of the mouth's block of crops uint8 [T, 256, 256, 3]."""
-    batches = []
-    for start in range(0, len(crops), BATCH):
-        pixels = torch.from_numpy(np.ascontiguousarray(crops[start:start + BATCH])).permute(0, 3, 1, 2)
-        batches.append(latent_window(vae.encode(pixels.to(vae.device, vae.dtype) / 127.5 - 1)).float().cpu())
-    return torch.cat(batches)
+    return latent_window(encode_crops(vae, crops, BATCH)).float()
 
 
 @torch.inference_mode()

@@ -140,6 +140,8 @@ def run_evaluation(
     """
     _check(protocol, rows, num_inference_steps, teacher_steps)
     clips = read_clips(manifest, landmarks)
+    if protocol == "cross" and len({clip.talker for clip in clips}) < 2:
+        raise InvalidInputError("the protocol 'cross' needs clips of two talkers or more")
     files = read_portraits(portraits, held_out_only) if protocol == "portraits" else []
     evaluator, notes = build_evaluator(model, num_inference_steps, teacher_steps, rows, mouth_amplitude, device)
     records, failures, examples = [], [], []

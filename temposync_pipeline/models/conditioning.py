@@ -1,9 +1,21 @@
-"""How video frames become what the denoiser is given: windows of visemes over time, windows of latents over the crop."""
+"""How video frames become what the denoiser is given: latents of crops, windows of them over the crop, windows of visemes over time."""
 
 import numpy as np
 import torch
 
 from ..face.crop import LATENT_WINDOW
+from .autoencoder_temposync import AutoencoderTempoSync
+
+
+@torch.inference_mode()
+def encode_crops(vae: AutoencoderTempoSync, crops: np.ndarray, batch_size: int = 8) -> torch.Tensor:
+    """Latents [N, C, 16, 16], on the CPU and in the autoencoder's number format, of crops uint8 [N, 256, 256, 3]."""
+    batches = []
+    for start in range(0, len(crops), batch_size):
+        pixels = torch.from_numpy(np.ascontiguousarray(crops[start:start + batch_size])).permute(0, 3, 1, 2)
+        pixels = pixels.to(vae.device).float().div_(127.5).sub_(1).to(vae.dtype, memory_format=torch.channels_last)
+        batches.append(vae.encode(pixels).cpu())
+    return torch.cat(batches)
 
 
 def viseme_windows(visemes: np.ndarray, size: int) -> np.ndarray:

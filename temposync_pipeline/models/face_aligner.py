@@ -33,7 +33,9 @@ CONFIDENT_ERROR = 0.05
 SETTLED = 0.1
 MOST_READINGS = 3
 # The detector looks closer only where no face was found, or none this many times larger than the smallest it could see.
-SIZE_RANGE = 4
+SIZE_RANGE = 3
+# One pass this many times as large as the first one costs less than a coarse pass before it saves.
+SINGLE_PASS = 1.25
 
 
 @dataclass
@@ -81,6 +83,18 @@ class _Stage(nn.Sequential):
         super().__init__(_convolution(inputs, outputs, stride=2), *[_Residual(outputs) for _ in range(blocks)])
 
 
+def _pyramid(x: Tensor, stages: nn.ModuleList, lateral: nn.ModuleList) -> tuple[Tensor, Tensor]:
+    """Feature pyramid (Lin et al. 2017): the coarsest features, and the finest with those of all coarser stages added."""
+    features = []
+    for stage in stages:
+        x = stage(x)
+        features.append(x)
+    merged = lateral[-1](x)
+    for level in reversed(range(len(features) - 1)):
+        merged = lateral[level](features[level]) + nn.functional.interpolate(merged, scale_factor=2.0, mode="bilinear")
+    return x, merged
+
+
 class FaceDetector(nn.Module):
     """Picture [B, 3, H, W] in -1..1, sides multiples of 32 -> [B, 6, H/8, W/8].
 
@@ -98,15 +112,7 @@ class FaceDetector(nn.Module):
         self.head[-1].bias.data[0] = -4.5
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        x = self.lateral[2](features[2])
-        for level in (1, 0):
-            x = self.lateral[level](features[level]) + nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear")
-        return self.head(x)
+        return self.head(_pyramid(self.stem(x), self.stages, self.lateral)[1])
 
 
 class LandmarkNetwork(nn.Module):
@@ -134,16 +140,9 @@ class LandmarkNetwork(nn.Module):
         return torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).flatten(0, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x = self.stem(x)
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        doubt = self.doubt(x.mean((2, 3))).float()
-        x = self.lateral[2](x)
-        for level in (1, 0):
-            x = self.lateral[level](features[level]) + nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear")
-        log_heat = self.heat(x).float().flatten(2).log_softmax(-1)
+        coarsest, finest = _pyramid(self.stem(x), self.stages, self.lateral)
+        doubt = self.doubt(coarsest.mean((2, 3))).float()
+        log_heat = self.heat(finest).float().flatten(2).log_softmax(-1)
         with torch.autocast(x.device.type, enabled=False):
             landmarks = log_heat.exp() @ self.cell_centres()
         return landmarks, doubt[:, :-1] - 3, doubt[:, -1], log_heat
@@ -156,7 +155,8 @@ class FaceAligner(ModelMixin, ConfigMixin):
         detector_channels: channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the picture.
         landmark_channels: channels at 1/2 ... 1/32 of the crop.
         crop_size: side of the landmark network's crop in pixels, a multiple of 32.
-        first_pass_side: the longer side of the first picture the detector sees, in pixels; further passes double it.
+        first_pass_side: about the longer side of the first picture the detector sees, in pixels; each further pass doubles it, and the
+            last is just large enough for `smallest_face`.
         smallest_seen: smallest face, in pixels of what it sees, that the detector finds.
         smallest_face: smallest face, in pixels of the picture, that is looked for.
 
@@ -235,9 +235,10 @@ class FaceAligner(ModelMixin, ConfigMixin):
 
     def _detector_sides(self, longer_side: int) -> list[int]:
         """Longer sides of the pictures the detector looks at, coarse to fine."""
-        sides = [min(self.config.first_pass_side, longer_side)]
-        while sides[-1] < longer_side and sides[-1] * self.config.smallest_face < longer_side * self.config.smallest_seen:
-            sides.append(min(2 * sides[-1], longer_side))
+        needed = -(-longer_side * self.config.smallest_seen // self.config.smallest_face)
+        sides = [min(max(self.config.first_pass_side, needed), longer_side)]
+        while sides[0] > SINGLE_PASS * self.config.first_pass_side:
+            sides.insert(0, -(-sides[0] // 2))
         return sides
 
     def _tensor(self, images: np.ndarray) -> Tensor:

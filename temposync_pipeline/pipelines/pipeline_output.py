@@ -8,6 +8,7 @@ import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 
+from ..media.audio import AudioSource
 from ..media.video import VideoWriter
 from .latent_video import LatentVideo
 
@@ -21,21 +22,21 @@ class TempoSyncPipelineOutput(BaseOutput):
             ("pt"), or the generated crop's latents [T, C, 16, 16] ("latent").
         visemes: float32 [T, 15], the probabilities the lips followed.
         fps: frames a second.
-        audio_path: the recording, if it came from a file.
+        audio: the recording as it was given, a path or (samples, rate).
         latent_video: with output_type "latent", everything that decoding needs (`TempoSyncPipeline.decode_latents`).
     """
 
     frames: list[Image.Image] | np.ndarray | torch.Tensor
     visemes: np.ndarray
     fps: float
-    audio_path: str | None = None
+    audio: AudioSource | None = None
     latent_video: LatentVideo | None = None
 
     def save(self, path: str | PathLike) -> None:
-        """Write an mp4 with the original audio (silent if the recording was given as samples)."""
+        """Write an mp4 with the original audio."""
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
-        with VideoWriter(path, fps=self.fps, audio_path=self.audio_path) as writer:
+        with VideoWriter(path, fps=self.fps, audio_path=self.audio) as writer:
             for frame in self.frames:
                 writer.write(_to_uint8(frame))
 

@@ -61,7 +61,8 @@ class TempoSyncPipeline(HubPipeline):
 
     Attributes:
         use_bfloat16: whether denoiser and decoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
-            which halves the time of a frame and changes it by less than a rounding error (67 dB to 72 dB of PSNR against float32).
+            which about halves the time of a frame. Measured on one video of the bundled checkpoint, frames of float32 and bfloat16
+            differed by 67 dB of PSNR, at most 2.5 of 255 levels.
     """
 
     model_cpu_offload_seq = "face_aligner->viseme_classifier->identity_encoder->denoiser->vae"
@@ -121,15 +122,19 @@ class TempoSyncPipeline(HubPipeline):
         recording = load_audio(audio)
         visemes = self._predict_visemes(recording)
         portrait = self.prepare_portrait(image, face_index)
-        frames: list = []
+        # Latents of a long recording fill much memory: they go straight to where they stay.
+        frames = torch.empty(len(visemes), *portrait.latents.shape[1:], dtype=portrait.latents.dtype) if output_type == "latent" else []
+        done = 0
         with self.progress_bar(total=len(visemes)) as bar:
             for latents in self._latent_chunks(
                     portrait, visemes, num_inference_steps, generator, chunk_size, mouth_amplitude, callback_on_step_end):
-                frames += list(latents.cpu()) if output_type == "latent" else self._render(portrait, latents)
+                if output_type == "latent":
+                    frames[done:done + len(latents)] = latents
+                else:
+                    frames += self._render(portrait, latents)
+                done += len(latents)
                 bar.update(len(latents))
-        audio_path = str(audio) if isinstance(audio, (str, PathLike)) else None
-        output = TempoSyncPipelineOutput(
-            frames=_convert(frames, output_type), visemes=visemes, fps=self.config.fps, audio_path=audio_path)
+        output = TempoSyncPipelineOutput(frames=_convert(frames, output_type), visemes=visemes, fps=self.config.fps, audio=audio)
         if output_type == "latent":
             output.latent_video = self._latent_video(portrait, output.frames, visemes, audio, chunk_size)
         return output if return_dict else (output.frames, visemes)
@@ -360,9 +365,9 @@ def _silence(size: int) -> np.ndarray:
     return window
 
 
-def _convert(frames: list, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+def _convert(frames: list | torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
     if output_type == "latent":
-        return torch.stack(frames)
+        return frames
     if output_type == "pil":
         return [Image.fromarray(frame) for frame in frames]
     stacked = np.stack(frames).astype(np.float32) / 255

@@ -3,7 +3,7 @@
 Detector and landmark network learn side by side, from scenes and crops drawn anew for every step.
 
     python -m temposync_pipeline.training.aligner --config examples/train/aligner.yaml --data DATA --labels LABELS --output runs/aligner
-    python -m temposync_pipeline.training.aligner --data DATA --labels LABELS --evaluate runs/aligner/face_aligner --sheet faces.png
+    python -m temposync_pipeline.training.aligner --data DATA --labels LABELS --evaluate runs/aligner/face_aligner --threads 2
 """
 
 import argparse
@@ -12,6 +12,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..data.aligner_data import TRAINING_PICTURES, AlignerData, LabelledFace, load_clips, load_pictures, load_portraits, load_talkers
 from ..face.landmarks import GROUPS, NUM_LANDMARKS
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN
-from ..metrics.aligner import contact_sheet, face_free_pictures, face_scenes, measure, measure_tracking, milliseconds
+from ..metrics.aligner import contact_sheet, face_free_pictures, face_scenes, measure, measure_speed, measure_tracking
 from ..models.face_aligner import FaceAligner
 from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
@@ -163,12 +164,16 @@ def held_out_faces(config: Config) -> list[list[LabelledFace]]:
     return [load_portraits(data, labels, True), load_talkers(data, labels, True, 15)]
 
 
-def evaluate(config: Config, model: str, sheet: str, count: int) -> dict[str, float]:
-    """Figures of a saved model on held-out faces and face-free pictures; a picture of some detections in `sheet`."""
+def evaluate(config: Config, model: str, sheet: str, count: int) -> dict[str, Any]:
+    """Figures of a saved model on held-out faces and face-free pictures, its speed on `config.threads` threads (0: as many as torch
+    likes); a picture of some detections in `sheet`."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+        cv2.setNumThreads(config.threads)
     aligner = FaceAligner.from_pretrained(model, torch_dtype=torch.float32).eval()
     held_out = held_out_faces(config)
-    scenes = face_scenes(held_out, count, seed=7)
-    figures = measure(aligner, scenes, face_free_pictures(held_out, count, seed=7)) | {"milliseconds": milliseconds(aligner, held_out)}
+    scenes, face_free = face_scenes(held_out, count, seed=7), face_free_pictures(held_out, count, seed=7)
+    figures = measure(aligner, scenes, face_free) | measure_speed(aligner, scenes, face_free)
     # At most three clips of each talker.
     clips: dict[str, list] = {}
     for talker, frames, landmarks in load_clips(Path(config.data), Path(config.labels), True):
@@ -184,7 +189,7 @@ def main() -> None:
     parser.add_argument("--config", help="YAML file with any of the settings below")
     parser.add_argument("--evaluate", metavar="FOLDER", help="measure this saved model instead of training")
     parser.add_argument("--sheet", default="", help="with --evaluate: write a contact sheet (PNG) here")
-    parser.add_argument("--count", type=int, default=400, help="with --evaluate: scenes with a face, and pictures without")
+    parser.add_argument("--count", type=int, default=200, help="with --evaluate: scenes with a face, and pictures without")
     for field in dataclasses.fields(Config):
         parser.add_argument(f"--{field.name}", type=yaml.safe_load if field.type is not str else str, default=argparse.SUPPRESS)
     given = vars(parser.parse_args())

@@ -30,11 +30,10 @@ from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, smooth_matrices
 from ..media.audio import load_audio
 from ..media.video import FPS, stream_video
-from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import viseme_windows
 from ..models.face_aligner import FaceAligner
 from ..models.viseme_classifier import VisemeClassifier
-from .latent_cache import LatentCacheWriter, frame_mel, join_caches
+from .latent_cache import LatentCacheWriter, frame_mel, join_caches, load_encoder
 from .latents import VISEME_WINDOW
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -53,8 +52,7 @@ class ClipEncoder:
         folder = checkpoint_folder(checkpoint, ("face_aligner", "viseme_classifier", "vae"))
         self.aligner = FaceAligner.from_pretrained(folder, subfolder="face_aligner", torch_dtype=torch.float32).to(device).eval()
         self.classifier = VisemeClassifier.from_pretrained(folder, subfolder="viseme_classifier").to(device).eval()
-        self.vae = AutoencoderTempoSync.from_pretrained(folder, subfolder="vae", torch_dtype=torch.bfloat16)
-        self.vae.to(device, memory_format=torch.channels_last).eval()
+        self.vae = load_encoder(folder, device, subfolder="vae")
 
     def windows(self, samples: np.ndarray, num_frames: int) -> np.ndarray:
         """Viseme windows [T, 11, 15] of a clip's sound."""

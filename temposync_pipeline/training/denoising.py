@@ -12,7 +12,7 @@ from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .latent_cache import DenoiserBatch, LatentCache
 from .loop import LoopConfig
-from .losses import cross_identity, identity_anchor, weighted_mse
+from .losses import cross_identity, identity_anchor, total, weighted_mse
 
 
 @dataclass
@@ -125,6 +125,11 @@ def perturb_visemes(visemes: torch.Tensor, strength: float) -> torch.Tensor:
     sharpness = (strength * (torch.rand_like(visemes[:, :1, :1]) - 0.5)).exp()
     known = visemes.sum((1, 2), keepdim=True) > 0
     return ((visemes.clamp(min=1e-3).log() + noise) * sharpness).softmax(-1) * known
+
+
+def weighted_total(terms: dict[str, torch.Tensor], config: DenoiserConfig) -> torch.Tensor:
+    """Equations 10 and 11 with the configuration's λ: its field `<term>_weight`, 1 for a term that has none."""
+    return total(terms, {name: getattr(config, f"{name}_weight", 1.0) for name in terms})
 
 
 def identity_term(estimate: torch.Tensor, batch: DenoiserBatch, given: Conditions, identity_encoder: IdentityEncoder,

@@ -56,6 +56,7 @@ def train_on_clips(stage: str, config: DenoiserConfig, train: Callable[[Denoiser
     base, output = checkpoint_folder(config.init or BASE, ()), Path(config.output)
     if output.exists() and output.samefile(base):
         raise InvalidInputError(f"{output}: the output is the checkpoint to start from")
+    _check_networks(config)
     clips, latents = Path(config.data), output / "latents"
     with PartialState(cpu=config.device == "cpu").main_process_first():
         if PartialState().is_main_process:
@@ -69,6 +70,15 @@ def train_on_clips(stage: str, config: DenoiserConfig, train: Callable[[Denoiser
         # The noise levels that were placed for the student it started from.
         shutil.copytree(base / "scheduler", output / "scheduler", dirs_exist_ok=True)
     return figures
+
+
+def _check_networks(config: DenoiserConfig) -> None:
+    """Raises InvalidInputError where a network that the loss needs is missing: preparing the clips takes long."""
+    needed = {"teacher": getattr(config, "teacher", ""), "identity_encoder": config.identity_encoder,
+              "vae": config.vae if config.temporal_weight else "", "sync_expert": config.sync_expert if config.sync_weight else ""}
+    for setting, folder in needed.items():
+        if folder and not Path(folder).is_dir():
+            raise InvalidInputError(f"{folder}: no such folder; the stage needs it as its {setting}")
 
 
 def copy_components(base: Path, output: Path, teacher: bool) -> None:

@@ -25,7 +25,8 @@ from ..data.identity_views import augment_view
 from ..data.manifest import build_manifest
 from ..data.speaking_portraits import SpeakingPortrait
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from .latent_cache import encode_crops
+from ..models.conditioning import encode_crops
+from .latent_cache import load_encoder
 
 # A talker with sixty clips would teach little more than with ten.
 CLIPS_PER_TALKER = 10
@@ -47,7 +48,7 @@ class IdentityViewsWriter:
         """One recording of `identity`: `crops` uint8 [T, 256, 256, 3], and for each whether it is to be augmented, bool [T]."""
         number = self.identities.setdefault(identity, len(self.identities))
         views = np.stack([augment_view(crop, self.generator) if change else crop for crop, change in zip(crops, augmented)])
-        self.latents.append(encode_crops(self.vae, views))
+        self.latents.append(encode_crops(self.vae, views).half())
         self.labels += [(number, self.recordings, filmed, not change) for change in augmented]
         self.recordings += 1
 
@@ -75,8 +76,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    vae = AutoencoderTempoSync.from_pretrained(arguments.vae, torch_dtype=torch.bfloat16)
-    vae.to(arguments.device, memory_format=torch.channels_last).eval()
+    vae = load_encoder(arguments.vae, arguments.device)
     arguments.output.mkdir(parents=True, exist_ok=True)
     clips = build_manifest(arguments.data, landmarks=arguments.labels)
     for split in ("val", "train"):

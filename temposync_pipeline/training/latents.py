@@ -13,7 +13,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from ..data.clips import load_clip
@@ -22,7 +21,7 @@ from ..data.speaking_portraits import SpeakingPortrait
 from ..media.audio import load_audio
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import viseme_windows
-from .latent_cache import LatentCacheWriter, frame_mel
+from .latent_cache import LatentCacheWriter, frame_mel, load_encoder
 
 VISEME_WINDOW = 11
 # A portrait's neighbouring frames teach nearly the same: every second one is kept for training.
@@ -65,8 +64,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=["talkers_train", "talkers_val", "portraits_train", "portraits_val"], action="append")
     arguments = parser.parse_args()
-    vae = AutoencoderTempoSync.from_pretrained(arguments.vae, torch_dtype=torch.bfloat16)
-    vae.to(arguments.device, memory_format=torch.channels_last).eval()
+    vae = load_encoder(arguments.vae, arguments.device)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with np.load(arguments.visemes) as file:
         visemes = {name: file[name].astype(np.float32) for name in file.files if file[name].ndim == 2}

@@ -18,7 +18,7 @@ SYNC_FRAMES = 25
 
 
 class SequenceTerms:
-    """Called as (denoiser): the weighted terms of one stretch of video, or zeros in the steps that leave them out."""
+    """Called as (denoiser): the terms of one stretch of video, zero in the steps that leave them out and the larger in the others."""
 
     def __init__(self, config: DenoiserConfig, cache: LatentCache, scheduler: TempoSyncScheduler, identity_encoder: IdentityEncoder,
                  scale: float, device: torch.device):
@@ -32,13 +32,11 @@ class SequenceTerms:
     def __call__(self, denoiser: nn.Module) -> dict[str, torch.Tensor]:
         config = self.config
         skipped = self.cache.rng.random() >= 1 / config.sequence_every
-        terms = {}
+        terms, nothing = {}, torch.zeros((), device=self.device)
         if config.temporal_weight:
-            weight = config.temporal_weight * config.sequence_every
-            terms["temporal"] = torch.zeros((), device=self.device) if skipped else weight * self._temporal(denoiser)
+            terms["temporal"] = nothing if skipped else config.sequence_every * self._temporal(denoiser)
         if config.sync_weight:
-            weight = config.sync_weight * config.sequence_every
-            terms["sync"] = torch.zeros((), device=self.device) if skipped else weight * self._sync(denoiser)
+            terms["sync"] = nothing if skipped else config.sequence_every * self._sync(denoiser)
         return terms
 
     def _estimate(self, denoiser: nn.Module, sequence: DenoiserBatch) -> torch.Tensor:

@@ -4,7 +4,7 @@
 
 Each term is one weight in the configuration; a weight of 0 leaves the term out and saves its cost:
 
-    L = λ_dist·L_dist + λ_data·L_diff + λ_cons·L_cons + λ_id·L_id + λ_temp·L_temp + λ_sync·L_sync
+    L = λ_dist·L_dist + λ_data·L_diff + λ_cons·L_cons + λ_id·L_id + λ_temp·L_temp + λ_sync·L_sync + λ_adv·L_adv
 
 Without a teacher (fine-tuning on a person's clips) the first and third fall away.
 """
@@ -19,6 +19,7 @@ from torch import nn
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
+from .adversarial import LatentDiscriminator, adversarial_terms
 from .checkpointing import save_weights
 from .denoising import (
     Conditions,
@@ -33,9 +34,10 @@ from .denoising import (
     raw_target,
     replace_references,
     sampling_figures,
+    weighted_total,
 )
 from .distillation import discretization_at, equal_change_sigmas, estimate_changes, neighbouring_sigmas, teacher_ode_step
-from .latent_cache import LatentCache, latent_mouth_weight
+from .latent_cache import DenoiserBatch, LatentCache, latent_mouth_weight
 from .loop import Losses, make_accelerator, train_loop
 from .losses import distillation, pseudo_huber, weighted_mse
 from .sequence_terms import SequenceTerms
@@ -54,6 +56,8 @@ class Config(DenoiserConfig):
     # The data's own term (equation 5) beside the teacher's: while the teacher is young, the data know better.
     data_weight: float = 0.5
     consistency_weight: float = 1.0
+    # Of `training.adversarial`; not in the paper.
+    adversarial_weight: float = 0.0
     # p of equation 12; only with a teacher.
     cross_identity: float = 0.1
     # Few steps never visit lower noise: the last one goes from above it straight to clean data.
@@ -81,8 +85,16 @@ def make_student(config: Config, teacher: TempoSyncDenoiser | None, cache: Laten
         embedding_channels=config.embedding_channels, residual_scale=residual_scale)
 
 
+class StudentModel(nn.Module):
+    """What one optimiser trains: the student and, where the loss asks for one, its adversary."""
+
+    def __init__(self, denoiser: TempoSyncDenoiser, discriminator: LatentDiscriminator | None):
+        super().__init__()
+        self.denoiser, self.discriminator = denoiser, discriminator
+
+
 class StudentLoss:
-    """The sum above for one batch: called as (student, EMA student, progress of the run in [0, 1])."""
+    """The sum above for one batch: called as (model, its EMA, progress of the run in [0, 1])."""
 
     def __init__(self, config: Config, cache: LatentCache, scheduler: TempoSyncScheduler, teacher: TempoSyncDenoiser | None,
                  identity_encoder: IdentityEncoder, scale: float, device: torch.device):
@@ -91,7 +103,7 @@ class StudentLoss:
         self.weight = latent_mouth_weight(config.mouth_weight_floor, config.lip_weight).to(device)
         self.sequences = SequenceTerms(config, cache, scheduler, identity_encoder, scale, device)
 
-    def __call__(self, student: nn.Module, average: TempoSyncDenoiser, progress: float) -> Losses:
+    def __call__(self, model: StudentModel, average: StudentModel, progress: float) -> Losses:
         config, scheduler = self.config, self.scheduler
         batch, replaced = replace_references(self.cache.draw(config.batch_size), config.cross_identity if self.teacher else 0.0)
         batch.visemes = perturb_visemes(batch.visemes, config.viseme_noise)
@@ -101,15 +113,24 @@ class StudentLoss:
         noisy = scheduler.add_noise(clean, torch.randn_like(clean), above)
         with torch.no_grad():
             given = conditions(batch, self.identity_encoder)
-        raw, estimate = evaluate_denoiser(student, scheduler, noisy, above, given)
-        terms = self._teacher_terms(average, raw, estimate, noisy, above, below, given, progress) if self.teacher else {}
+        raw, estimate = evaluate_denoiser(model.denoiser, scheduler, noisy, above, given)
+        terms = self._teacher_terms(average.denoiser, raw, estimate, noisy, above, below, given, progress) if self.teacher else {}
         if config.data_weight:
             target = torch.where(replaced[:, None, None, None], raw.detach(), raw_target(clean, noisy, above, scheduler))
-            terms["data"] = config.data_weight * scheduler.config.sigma_data**2 * weighted_mse(raw, target, self.weight)
+            terms["data"] = scheduler.config.sigma_data**2 * weighted_mse(raw, target, self.weight)
         if config.identity_weight:
-            terms["identity"] = config.identity_weight * identity_term(estimate, batch, given, self.identity_encoder, self.scale)
-        terms |= self.sequences(student)
-        return {"loss": sum(terms.values()), **terms}
+            terms["identity"] = identity_term(estimate, batch, given, self.identity_encoder, self.scale)
+        if model.discriminator is not None:
+            terms |= self._adversarial_terms(model.discriminator, estimate, batch, ~replaced)
+        terms |= self.sequences(model.denoiser)
+        return {"loss": weighted_total(terms, config), **terms}
+
+    def _adversarial_terms(self, discriminator: LatentDiscriminator, estimate: torch.Tensor, batch: DenoiserBatch,
+                           real: torch.Tensor) -> Losses:
+        """`real` [B] says which targets are true pictures of their references."""
+        generated = batch.reference + self.scale * estimate
+        student, own = adversarial_terms(discriminator, generated[real], batch.target[real], batch.reference[real], batch.visemes[real])
+        return {"adversarial": student, "discriminator": own}
 
     def _teacher_terms(self, average: TempoSyncDenoiser, raw: torch.Tensor, estimate: torch.Tensor, noisy: torch.Tensor,
                        above: torch.Tensor, below: torch.Tensor, given: Conditions, progress: float) -> Losses:
@@ -118,11 +139,11 @@ class StudentLoss:
         with torch.no_grad():
             teacher_raw, teacher_clean = evaluate_denoiser(self.teacher, scheduler, noisy, above, given)
         # Weighted per noise level as `denoising_loss` explains.
-        terms = {"distillation": config.distillation_weight * scheduler.config.sigma_data**2 * distillation(raw, teacher_raw, self.weight)}
+        terms = {"distillation": scheduler.config.sigma_data**2 * distillation(raw, teacher_raw, self.weight)}
         if config.consistency_weight and progress >= config.distillation_only:
             with torch.no_grad():
                 _, target = evaluate_denoiser(average, scheduler, teacher_ode_step(noisy, teacher_clean, above, below), below, given)
-            terms["consistency"] = config.consistency_weight * pseudo_huber(estimate, target, self.weight)
+            terms["consistency"] = pseudo_huber(estimate, target, self.weight)
         return terms
 
 
@@ -146,15 +167,16 @@ def train(config: Config) -> dict[str, float]:
     teacher = load_component(TempoSyncDenoiser, config.teacher, "denoiser", device) if config.teacher else None
     identity_encoder = load_component(IdentityEncoder, config.identity_encoder, "identity_encoder", device)
     student = make_student(config, teacher, cache).to(memory_format=torch.channels_last)
-    average = copy.deepcopy(student)
+    model = StudentModel(student, LatentDiscriminator() if config.adversarial_weight else None)
+    average = copy.deepcopy(model)
     loss = StudentLoss(config, cache, scheduler, teacher, identity_encoder, student.config.residual_scale, device)
 
-    def validate(average: TempoSyncDenoiser) -> dict[str, float]:
-        return sampling_figures(average, identity_encoder, scheduler, config, loss.scale, config.validation_steps, loss.weight)
+    def validate(average: StudentModel) -> dict[str, float]:
+        return sampling_figures(average.denoiser, identity_encoder, scheduler, config, loss.scale, config.validation_steps, loss.weight)
 
-    def save(average: TempoSyncDenoiser) -> None:
-        save_weights(average, Path(config.output) / "denoiser")
-        adapt_schedule(config, loss, average).save_pretrained(Path(config.output) / "scheduler")
+    def save(average: StudentModel) -> None:
+        save_weights(average.denoiser, Path(config.output) / "denoiser")
+        adapt_schedule(config, loss, average.denoiser).save_pretrained(Path(config.output) / "scheduler")
 
-    return train_loop(config, accelerator, student, average, lambda model, progress: loss(model, average, progress), validate, save,
+    return train_loop(config, accelerator, model, average, lambda model, progress: loss(model, average, progress), validate, save,
                       generators=[cache.rng])

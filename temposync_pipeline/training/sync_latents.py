@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from ..data.clips import load_clip
@@ -21,13 +20,13 @@ from ..data.speaking_portraits import SpeakingPortrait
 from ..data.sync_corpus import SyncClip, save_corpus
 from ..media.audio import load_audio
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import latent_window
-from .latent_cache import encode_crops
+from ..models.conditioning import encode_crops, latent_window
+from .latent_cache import load_encoder
 
 
 def talker_clips(vae: AutoencoderTempoSync, data: Path, labels: Path, split: str) -> Iterable[SyncClip]:
     for clip in tqdm([clip for clip in build_manifest(data, landmarks=labels) if clip.split == split], desc=f"talkers, {split}"):
-        yield SyncClip(latent_window(encode_crops(vae, load_clip(clip).crops)).contiguous(), load_audio(clip.video).samples)
+        yield SyncClip(latent_window(encode_crops(vae, load_clip(clip).crops)).half().contiguous(), load_audio(clip.video).samples)
 
 
 def portrait_clips(vae: AutoencoderTempoSync, data: Path, folder: Path) -> Iterable[SyncClip]:
@@ -37,7 +36,7 @@ def portrait_clips(vae: AutoencoderTempoSync, data: Path, folder: Path) -> Itera
         speaking = SpeakingPortrait.load(path)
         if speaking.driver not in recordings:
             recordings[speaking.driver] = load_audio(videos[speaking.driver]).samples
-        yield SyncClip(latent_window(encode_crops(vae, speaking.crops)).contiguous(), recordings[speaking.driver], speaking.start)
+        yield SyncClip(latent_window(encode_crops(vae, speaking.crops)).half().contiguous(), recordings[speaking.driver], speaking.start)
 
 
 def main() -> None:
@@ -47,8 +46,7 @@ def main() -> None:
     parser.add_argument("--portraits", type=Path)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    vae = AutoencoderTempoSync.from_pretrained(arguments.vae, torch_dtype=torch.bfloat16)
-    vae.to(arguments.device, memory_format=torch.channels_last).eval()
+    vae = load_encoder(arguments.vae, arguments.device)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for split in ("val", "train"):
         save_corpus(talker_clips(vae, arguments.data, arguments.labels, split), arguments.output / f"talkers_{split}.safetensors")

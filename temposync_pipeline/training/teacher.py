@@ -25,6 +25,7 @@ from .denoising import (
     measure_residual_scale,
     perturb_visemes,
     sampling_figures,
+    weighted_total,
 )
 from .latent_cache import LatentCache, latent_mouth_weight
 from .loop import Losses, make_accelerator, train_loop
@@ -74,9 +75,9 @@ def train(config: Config) -> dict[str, float]:
         raw, estimate = evaluate_denoiser(prepared, scheduler, noisy, sigmas, given)
         terms = {"diffusion": denoising_loss(raw, clean, noisy, sigmas, weight, scheduler)}
         if config.identity_weight:
-            terms["identity"] = config.identity_weight * identity_term(estimate, batch, given, identity_encoder, scale)
+            terms["identity"] = identity_term(estimate, batch, given, identity_encoder, scale)
         terms |= sequences(prepared)
-        return {"loss": sum(terms.values()), **terms}
+        return {"loss": weighted_total(terms, config), **terms}
 
     def validate(average: TempoSyncDenoiser) -> dict[str, float]:
         return sampling_figures(average, identity_encoder, scheduler, config, scale, config.validation_steps, weight)

@@ -1,0 +1,187 @@
+"""The demo: a portrait and a voice become a talking video.  Run `python app.py` and open the address it prints."""
+
+import html
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+try:
+    import spaces  # before torch; lends the functions below a GPU on a ZeroGPU Space and does nothing elsewhere
+
+    on_gpu = spaces.GPU
+except ImportError:
+    def on_gpu(function):
+        return function
+
+import gradio as gr
+import numpy as np
+import torch
+
+from temposync_pipeline import InvalidInputError, TempoSyncPipeline
+from temposync_pipeline.app.status import draw_status, timings
+from temposync_pipeline.app.studio import MAX_AMPLITUDE, MAX_SECONDS, MAX_SEED, MAX_STEPS, Progress, Studio, viseme_table
+from temposync_pipeline.app.timeline import draw_timeline
+
+logger = logging.getLogger("temposync.app")
+
+MEDIA = Path(__file__).parent / "examples" / "media"
+EXAMPLES = [[str(MEDIA / portrait), str(MEDIA / speech)] for portrait, speech in (
+    ("portrait_woman.jpg", "speech_hello.wav"), ("portrait_man.jpg", "speech_weather.wav"), ("portrait_man_2.jpg", "speech_apples.wav"))]
+KEPT_SECONDS = 600
+NOTICE = "**AI-generated.** Say so wherever you show the video. Uploads and videos are deleted after ten minutes."
+CONSENT = "The person shown and the person heard agree to this video, or I am both of them."
+
+# Gradio's own font, of which it ships a regular and a bold cut whole: nothing is fetched from elsewhere.
+FONT = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif")
+THEME = gr.themes.Default(primary_hue="teal", secondary_hue="teal", radius_size="lg", font=FONT)
+CSS = """
+.gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
+#voice .wrap { min-height: 0; padding: 12px 0; line-height: 1.3; }
+#status, #timeline, #status > div, #timeline > div { padding: 0 !important; color: var(--body-text-color); }
+.status { min-height: 48px; }
+#status .error, #status .clear-status { display: none; }
+.bar { height: 6px; margin: 6px 0; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
+.bar div { height: 100%; border-radius: 3px; background: var(--primary-500); transition: width 0.3s; }
+.track { position: relative; overflow: hidden; }
+.playhead { position: absolute; left: -2px; top: 0; width: 2px; height: 96px; background: var(--body-text-color); }
+footer { opacity: 0.6; }
+"""
+# A line that runs over the timeline while the video plays.
+FOLLOW_VIDEO = """
+const follow = () => {
+  const video = document.querySelector('#video video'), line = element.querySelector('.playhead');
+  if (line) line.style.left = video && video.duration ? `${100 * video.currentTime / video.duration}%` : '-2px';
+  requestAnimationFrame(follow);
+};
+follow();
+"""
+
+
+def hand_over(upload: gr.FileData | None) -> str | None:
+    """The uploaded picture as it is: Gradio itself would open any format that Pillow knows, and answer a damaged file with "Error"."""
+    return upload and upload.path
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Whatever goes wrong becomes one sentence without a path; the log has the rest."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except InvalidInputError as error:
+        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+    except FileNotFoundError:
+        message = "The file is no longer on the server, where uploads stay for ten minutes; choose it again."
+        raise gr.Error(message, print_exception=False) from None
+    except Exception as error:
+        logger.exception("failed")
+        message = "The server's disk is full; try again later." if isinstance(error, OSError) else "Something went wrong on the server."
+        raise gr.Error(message, print_exception=False) from None
+
+
+def needed(**files: str | None) -> None:
+    for name, path in files.items():
+        if not path:
+            raise gr.Error(f"Choose a {name} first.", print_exception=False)
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The page and its three endpoints, /generate, /visemes and /preview."""
+    fps = studio.pipeline.config.fps
+
+    @on_gpu
+    def preview(portrait: str | None) -> np.ndarray | None:
+        """Shows the face that will speak; what stays still is dimmed."""
+        with plain_errors():
+            return studio.preview(portrait) if portrait else None
+
+    @on_gpu
+    def visemes(recording: str | None) -> tuple[dict | None, str]:
+        """Mouth shapes over time: {"fps", "visemes", "probabilities"}, and the same drawn, as HTML."""
+        if not recording:
+            return None, ""
+        with plain_errors():
+            probabilities, audio = studio.visemes(recording)
+            drawing = draw_timeline(probabilities, audio.samples, fps)
+            return viseme_table(probabilities, fps), f'<div class="track">{drawing}<div class="playhead"></div></div>'
+
+    @on_gpu
+    def generate(portrait: str, recording: str, consent: bool, steps: int = 4, seed: int = 0, amplitude: float = 1.0):
+        """Makes the video; yields (video, timings, status) while it does, of which the last counts."""
+        request = uuid4().hex[:8]
+        with plain_errors(), TemporaryDirectory() as folder:
+            if consent is not True:
+                raise gr.Error("Confirm first that those shown and heard agree.", print_exception=False)
+            needed(portrait=portrait, recording=recording)
+            output = Path(folder) / "ai-generated.mp4"
+            progress = Progress("visemes")
+            try:
+                for progress in studio.generate(portrait, recording, output, int(steps), int(seed), amplitude):
+                    if not progress.finished:
+                        yield gr.skip(), gr.skip(), draw_status(progress, fps)
+                yield str(output), timings(progress, fps), draw_status(progress, fps)
+            finally:
+                logger.info("%s: %d of %d frames, %.1f s", request, progress.frames, progress.total, sum(progress.seconds.values()))
+
+    with gr.Blocks(title="TempoSync", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
+        gr.Markdown("# TempoSync\nOne portrait and one voice recording become a video in which that person speaks.")
+        with gr.Row():
+            with gr.Column():
+                with gr.Row():
+                    portrait = gr.Image(label="Portrait", sources=["upload", "webcam"], type="filepath", height=260, scale=2,
+                                        elem_id="portrait")
+                    portrait.preprocess = hand_over
+                    crop = gr.Image(label="This will move", interactive=False, height=260, buttons=[], min_width=120, elem_id="crop")
+                recording = gr.Audio(label=f"Voice, up to {MAX_SECONDS:g} seconds", sources=["upload", "microphone"], type="filepath",
+                                     buttons=[], elem_id="voice")
+                gr.Examples(EXAMPLES, [portrait, recording], label="Examples, each a portrait and a voice", visible_columns=[0],
+                            elem_id="examples")
+                consent = gr.Checkbox(label=CONSENT, elem_id="consent")
+                with gr.Row():
+                    make = gr.Button("Generate", variant="primary", scale=3)
+                    stop = gr.Button("Stop", scale=1, min_width=80)
+                with gr.Accordion("Settings", open=False):
+                    steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
+                    amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1, label="Mouth amplitude",
+                                          info="0 keeps the mouth still.")
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, info="The same seed gives the same video.")
+            with gr.Column():
+                video = gr.Video(label="Video", interactive=False, autoplay=True, height=420, buttons=["download"], elem_id="video")
+                gr.Markdown(NOTICE)
+                status = gr.HTML('<div class="status"></div>', label="Status", elem_id="status")
+                timeline = gr.HTML(label="Timeline", elem_id="timeline", js_on_load=FOLLOW_VIDEO)
+        numbers, times = gr.JSON(label="Visemes", visible=False), gr.JSON(label="Timings", visible=False)
+
+        portrait.change(preview, portrait, crop, api_name="preview", concurrency_id="look", concurrency_limit=2)
+        recording.change(visemes, recording, [numbers, timeline], api_name="visemes", concurrency_id="look")
+        running = make.click(
+            generate, [portrait, recording, consent, steps, seed, amplitude], [video, times, status], api_name="generate",
+            show_progress="minimal", show_progress_on=status)
+        stop.click(lambda: '<div class="status">Stopped.</div>', None, status, cancels=running, queue=False, api_visibility="private")
+    return page.queue(max_size=16, default_concurrency_limit=1)
+
+
+LAUNCH = {
+    "theme": THEME, "css": CSS, "max_file_size": "20mb", "allowed_paths": [], "show_error": False, "strict_cors": True,
+    "run_history": False, "mcp_server": False, "ssr_mode": False, "footer_links": ["api"],
+}
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    pipeline = TempoSyncPipeline.from_pretrained("temposync-tiny")
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    studio = Studio(pipeline)
+    if not os.environ.get("SPACES_ZERO_GPU"):  # there a GPU is lent to visitors only
+        studio.warm_up(*EXAMPLES[0])
+    build(studio).launch(**LAUNCH)
+
+
+if __name__ == "__main__":
+    main()

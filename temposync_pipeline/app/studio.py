@@ -1,0 +1,127 @@
+"""One pipeline at the service of many visitors: smaller limits than the library's, progress, and times by stage."""
+
+import errno
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+import torch
+
+from ..errors import FaceError, InvalidInputError
+from ..face.crop import align_matrix, crop_face, mouth_mask
+from ..media.audio import Audio, load_audio
+from ..media.image import load_image
+from ..models.visemes import VISEMES
+from ..pipelines.pipeline_temposync import TempoSyncPipeline
+
+MAX_SECONDS = 60.0
+MAX_STEPS = 8
+MAX_AMPLITUDE = 2.0
+MAX_SEED = 2**32 - 1
+# The longer side of the video, px: a photo of 40 megapixels would keep everybody else waiting.
+MAX_SIDE = 1280
+MIN_FREE_BYTES = 200 * 2**20
+# Frames between two signs of life, and between a cancel and the end of the work.
+CHUNK_SIZE = 8
+# What the visitor is told while the pipeline is at each of its stages.
+STAGES = {"visemes": "Listening", "portrait": "Finding the face", "frames": "Moving the lips", "video": "Finishing the video"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a video stands: the stage at work, frames written, frames in all (0 = not yet known), and seconds of each stage so far."""
+
+    stage: str
+    frames: int = 0
+    total: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
+
+
+class Studio:
+    """Does what a visitor of the app asks for, within limits, on one pipeline.
+
+    All methods raise `InvalidInputError` with a sentence for the visitor, and OSError where the machine is at fault.
+    """
+
+    def __init__(self, pipeline: TempoSyncPipeline):
+        self.pipeline = pipeline
+
+    def preview(self, image: str | PathLike) -> np.ndarray:
+        """The aligned crop with everything dimmed that will not move, uint8 [256, 256, 3]."""
+        photo = load_portrait(image)
+        with torch.inference_mode():
+            faces = self.pipeline.face_aligner.detect(photo)
+        if not faces:
+            raise FaceError("No face was found in the picture; choose a portrait seen from the front.")
+        crop = crop_face(photo, align_matrix(faces[0].landmarks))
+        brightness = 0.55 + 0.45 * mouth_mask()[..., None]
+        return np.rint(crop * brightness).astype(np.uint8)
+
+    def visemes(self, audio: str | PathLike) -> tuple[np.ndarray, Audio]:
+        """Probabilities of the 15 mouth shapes, float32 [T, 15], one row a video frame, and the recording."""
+        recording = load_audio(audio, max_seconds=MAX_SECONDS)
+        fps = self.pipeline.config.fps
+        frames = max(1, round(recording.duration * fps))
+        with torch.inference_mode():
+            return self.pipeline.viseme_classifier.predict(recording.samples, frames, fps), recording
+
+    def generate(
+        self, image: str | PathLike, audio: str | PathLike, output: str | PathLike, num_inference_steps: int = 4, seed: int = 0,
+        mouth_amplitude: float | None = None,
+    ) -> Iterator[Progress]:
+        """Write the video, reporting before every stage and after every few frames. Closing the generator stops the work."""
+        check_limits(num_inference_steps, seed, mouth_amplitude)
+        if shutil.disk_usage(Path(output).absolute().parent).free < MIN_FREE_BYTES:
+            raise OSError(errno.ENOSPC, "less than 200 MB free")
+        yield Progress("visemes")
+        load_audio(audio, max_seconds=MAX_SECONDS)  # refuses a long recording before any work is done
+        seconds = dict.fromkeys(STAGES, 0.0)
+        following = {"visemes": "portrait", "portrait": "frames"}
+        started = time.perf_counter()
+        steps = self.pipeline.stream_to_file(
+            load_portrait(image), audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
+            mouth_amplitude=mouth_amplitude, chunk_size=CHUNK_SIZE)
+        with closing(steps):
+            for stage, frames, total in steps:
+                seconds[stage] += time.perf_counter() - started
+                yield Progress(following.get(stage, stage), frames, total, dict(seconds), finished=stage == "video")
+                started = time.perf_counter()
+
+    def warm_up(self, image: str | PathLike, audio: str | PathLike) -> None:
+        """Make one short video and throw it away, so that the first visitor does not wait for memory and kernels."""
+        with TemporaryDirectory() as folder:
+            for progress in self.generate(image, audio, Path(folder) / "warm.mp4", num_inference_steps=1):
+                if progress.frames:
+                    break
+
+
+def load_portrait(image: str | PathLike) -> np.ndarray:
+    """uint8 RGB [H, W, 3], its longer side at most `MAX_SIDE`."""
+    photo = load_image(image)
+    scale = MAX_SIDE / max(photo.shape[:2])
+    if scale >= 1:
+        return photo
+    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
+    return cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def check_limits(num_inference_steps: int, seed: int, mouth_amplitude: float | None) -> None:
+    """What the page's own controls cannot exceed, but a program can."""
+    for name, value, low, high in (
+        ("steps", num_inference_steps, 1, MAX_STEPS), ("seed", seed, 0, MAX_SEED), ("mouth amplitude", mouth_amplitude, 0, MAX_AMPLITUDE)
+    ):
+        if value is not None and not low <= value <= high:
+            raise InvalidInputError(f"{name}: {value:g}, outside the limits of {low:g} to {high:g}")
+
+
+def viseme_table(probabilities: np.ndarray, fps: float) -> dict:
+    """What `temposync visemes --json` writes: {"fps", "visemes": 15 names, "probabilities": [T][15]}."""
+    return {"fps": fps, "visemes": list(VISEMES), "probabilities": probabilities.round(5).tolist()}

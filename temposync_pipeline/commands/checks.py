@@ -1,0 +1,103 @@
+"""What every command does before and after its work: check files and device first, write the results last."""
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidInputError
+
+
+def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = ()) -> None:
+    """Say at once what would fail after a long computation; None stands for an option that was not given.
+
+    Raises InvalidInputError for an input that does not exist, and for an output that cannot be written, is a folder, would replace an
+    input, or is the same file as another output.
+    """
+    inputs, outputs = ([path for path in paths if path is not None] for paths in (inputs, outputs))
+    for path in inputs:
+        if not path.exists():
+            raise InvalidInputError(f"{path}: no such file")
+    for index, output in enumerate(outputs):
+        if not output.absolute().parent.is_dir():
+            raise InvalidInputError(f"{output}: the output folder does not exist")
+        if output.is_dir():
+            raise InvalidInputError(f"{output}: the output is a folder")
+        if any(output.exists() and output.samefile(path) for path in inputs):
+            raise InvalidInputError(f"{output}: the output would replace an input")
+        if any(output.absolute() == other.absolute() for other in outputs[:index]):
+            raise InvalidInputError(f"{output}: two outputs cannot be the same file")
+        check_writable(output.absolute().parent, output)
+
+
+def check_folder(path: Path | None) -> None:
+    """Raises InvalidInputError unless `path` is None or a folder."""
+    if path is not None and not path.is_dir():
+        raise InvalidInputError(f"{path}: not a folder")
+
+
+def check_writable(folder: Path, output: Path) -> None:
+    """Raises InvalidInputError, in the name of `output`, where no file can be made in `folder`."""
+    trial = folder / f".{secrets.token_hex(8)}"
+    try:
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise InvalidInputError(f"{output}: the output folder cannot be written to: {error.strerror}") from error
+
+
+def check_mp4(output: Path) -> None:
+    """Raises InvalidInputError unless the name ends in .mp4."""
+    if output.suffix.lower() != ".mp4":
+        raise InvalidInputError(f"{output}: the output is an mp4, its name must end in .mp4")
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """The numbers of steps in "1,2,4"; raises InvalidInputError, naming `option`, for anything else or outside 1 to 1000."""
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part.isdecimal() and 1 <= int(part) <= 1000 for part in parts):
+        raise InvalidInputError(f"{option} {text}: expected whole numbers from 1 to 1000, such as 1,2,4,8")
+    return [int(part) for part in parts]
+
+
+def choose_device(name: str) -> str:
+    """The device that "auto" stands for, or `name`; raises InvalidInputError for one that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidInputError(f"--device {name}: not available here") from error
+    return name
+
+
+def hide_loading_bars() -> None:
+    """Loading takes a second; its bars would stand between the user and the one line of an error. Downloads show one on a terminal."""
+    import diffusers.utils.logging
+    import huggingface_hub.utils
+    import transformers.utils.logging
+
+    huggingface_hub.utils.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def write_json(path: Path | None, results: dict[str, Any]) -> None:
+    """Write the results, under a hidden name first so that the file is whole; raises InvalidInputError where that fails."""
+    if path is None:
+        return
+    temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.json")
+    try:
+        temporary.write_text(json.dumps(results, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InvalidInputError(f"{path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

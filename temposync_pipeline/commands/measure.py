@@ -1,0 +1,100 @@
+"""`temposync benchmark` and `evaluate`: how fast, and how well."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InvalidInputError
+from .checks import check_files, check_folder, check_writable, choose_device, hide_loading_bars, whole_numbers, write_json
+from .options import Device, JsonFile, Model
+
+
+def benchmark(
+    steps: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of denoising steps.")] = "1,2,4,8",
+    image: Annotated[Path | None, typer.Option(help="A portrait; default: the example of the source tree.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="Speech; default: the example of the source tree.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Videos made for each number of steps.")] = 1,
+    chunk_size: Annotated[int, typer.Option("--chunk_size", min=1, max=1024, help="Frames generated together.")] = 16,
+    manifest: Annotated[Path | None, typer.Option(help="Clips of talkers to measure quality on: a manifest or a folder.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips.")] = None,
+    output: Annotated[Path | None, typer.Option(help="An existing folder for the plot quality_latency.png.")] = None,
+    model: Model = "temposync-tiny",
+    device: Device = "auto",
+    json_file: JsonFile = None,
+) -> None:
+    """Time every stage of a video, and with --manifest measure what fewer steps cost in quality.
+
+    Example: temposync benchmark --steps 2,4 --json benchmark.json --output .
+    """
+    check_files((image, audio, manifest), (json_file,))
+    check_folder(output)
+    if output is not None:
+        check_writable(output, output)
+    counts = sorted(set(whole_numbers("--steps", steps)))
+    device = choose_device(device)
+    from ..metrics.benchmark import run_benchmark
+
+    hide_loading_bars()
+    report = run_benchmark(counts, image, audio, model, device, repeats, chunk_size, manifest, limit, output)
+    write_json(json_file, report)
+    typer.echo(f"{report['frames']} frames, {report['precision']}, {report['machine']['threads']} threads; milliseconds a frame")
+    typer.echo("steps  denoise  decode   total     p95     fps   E1 all   E2 all")
+    for result in report["results"]:
+        typer.echo(f"{result['steps']:5d} {result['denoise_ms']:8.2f} {result['decode_ms']:7.2f} {result['total_ms']:7.2f} "
+                   f"{result['p95_ms']:7.2f} {result['fps']:7.1f} {result['E1']['mean_ms']:8.2f} {result['E2']['mean_ms']:8.2f}")
+
+
+def evaluate(
+    manifest: Annotated[Path, typer.Option(help="Talkers no model was trained on: a JSON Lines manifest, or a folder of clips.")],
+    json_file: Annotated[Path, typer.Option("--json", metavar="FILE", help="The report; tables and pictures are written beside it.")],
+    protocol: Annotated[str, typer.Option(help="self, cross (another talker's voice) or portraits (photographs).")] = "self",
+    cross_identity: Annotated[bool, typer.Option("--cross-identity", help="The same as --protocol cross.")] = False,
+    rows: Annotated[str | None, typer.Option(help="Of the table, as in student,still,vae; all by default, the teacher is slow.")] = None,
+    num_inference_steps: Annotated[str, typer.Option(
+        "--num_inference_steps", "--steps", help="The student's; several as in 4,1,2,8, of which the first makes the pictures.")] = "4",
+    teacher_steps: Annotated[int, typer.Option("--teacher-steps", min=1, max=1000, help="The teacher's.")] = 25,
+    portraits: Annotated[Path | None, typer.Option(help="Folder of photographs, for --protocol portraits.")] = None,
+    held_out_only: Annotated[bool, typer.Option("--held-out-only", help="Of the photographs, only those never trained on.")] = False,
+    landmarks: Annotated[Path | None, typer.Option(help="Folder of the real clips' landmarks, <clip id>.npz; else tracked.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips, pairs or portraits.")] = None,
+    mouth_amplitude: Annotated[float | None, typer.Option(
+        "--mouth_amplitude", min=0, max=3, help="Of the student; default: the checkpoint's own value.")] = None,
+    model: Model = "temposync-tiny",
+    device: Device = "auto",
+) -> None:
+    """Measure generated talkers against real ones, beside the teacher, noise, a still picture, the wrong voice and the autoencoder.
+
+    Example: temposync evaluate --manifest validation.jsonl --json report.json --steps 4,1,2,8 --limit 8
+    """
+    check_files((manifest, landmarks, portraits), (json_file,))
+    check_folder(landmarks)
+    if json_file.suffix.lower() != ".json":
+        raise InvalidInputError(f"{json_file}: the report's name must end in .json, tables and pictures are named after it")
+    if cross_identity and protocol not in ("self", "cross"):
+        raise InvalidInputError(f"--cross-identity is a protocol of its own; not with --protocol {protocol}")
+    steps = whole_numbers("--num_inference_steps", num_inference_steps)
+    device = choose_device(device)
+    from ..metrics.evaluate import run_evaluation
+    from ..metrics.protocols import ROWS
+
+    hide_loading_bars()
+    report = run_evaluation(
+        manifest,
+        model=model,
+        num_inference_steps=steps,
+        limit=limit,
+        protocol="cross" if cross_identity else protocol,
+        output=json_file,
+        landmarks=landmarks,
+        portraits=portraits,
+        held_out_only=held_out_only,
+        rows=list(ROWS) if rows is None else [part.strip() for part in rows.split(",")],
+        teacher_steps=teacher_steps,
+        mouth_amplitude=mouth_amplitude,
+        device=device,
+    )
+    for row, figures in report["summary"].items():
+        typer.echo(row)
+        for name, value in figures.items():
+            typer.echo(f"  {name:32} {value['mean']:9.4f}  ± {value['std']:.4f}  (n = {value['n']})")

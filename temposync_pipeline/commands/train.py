@@ -1,0 +1,100 @@
+"""`temposync train` and `manifest`: from a folder of clips to a model."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InvalidInputError
+from .checks import check_files, check_folder, check_writable, choose_device, hide_loading_bars, write_json
+from .options import Device, JsonFile
+
+STAGES = ("aligner", "autoencoder", "visemes", "identity", "sync", "teacher", "student")
+
+
+def train(
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help=", ".join(STAGES))],
+    data: Annotated[Path | None, typer.Option(help="The stage's training data; for teacher and student also a folder of clips.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run: weights, checkpoint, log, TensorBoard's curves.")] = None,
+    init: Annotated[str | None, typer.Option(help="Start from this model: a bundled checkpoint, a directory, or org/name.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")] = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Train one of the models, or adapt one to a person.  Options here overrule the YAML file, and that overrules the stage's defaults.
+
+    Example: temposync train student --init temposync-tiny --data clips --output runs/person
+
+    Teacher and student take a plain folder of clips: it is prepared once, into the run's folder, and that folder then loads as a model.
+    Several processes: torchrun --nproc_per_node 2 -m temposync_pipeline.cli train ...
+    """
+    if stage not in STAGES:
+        raise InvalidInputError(f"{stage}: not a stage ({', '.join(STAGES)})")
+    check_files((data, config), (json_file,))
+    from ..training.settings import build_config, read_settings
+
+    options = {"data": data and str(data), "output": output and str(output), "init": init, "resume": resume or None}
+    values = read_settings(config, settings or []) | {name: value for name, value in options.items() if value is not None}
+    if values.get("data"):
+        check_files((Path(values["data"]),))
+    if values.get("output"):
+        _check_run_folder(Path(values["output"]))
+    values = {"device": choose_device(device)} | values
+    from importlib import import_module
+
+    from ..training.from_clips import settings_for_clips, takes_clips, train_on_clips
+    from ..training.stages import initial_weights
+
+    hide_loading_bars()
+    module = import_module(f"..training.{stage}", __package__)
+    if takes_clips(stage, values.get("data")):
+        figures = train_on_clips(stage, build_config(module.Config, settings_for_clips(stage, values)), module.train)
+    else:
+        if values.get("init"):
+            values["init"] = initial_weights(stage, values["init"])
+        figures = module.train(build_config(module.Config, values))
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
+        write_json(json_file, figures)
+        for name, value in figures.items():
+            typer.echo(f"{name} {value}")
+
+
+def _check_run_folder(output: Path) -> None:
+    """Raises InvalidInputError unless the folder can be written to, or made."""
+    existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise InvalidInputError(f"{output}: {existing.name} is not a folder")
+    check_writable(existing, output)
+
+
+def manifest(
+    data: Annotated[Path, typer.Option(help="Folder of clips, <talker>/<clip>.mp4 or deeper, with .txt or .align files beside them.")],
+    output: Annotated[Path, typer.Option(help="The JSON Lines file to write.")] = Path("manifest.jsonl"),
+    validation: Annotated[float, typer.Option(min=0, max=1, help="Share of the talkers to hold out, where no folder is called val.")] = 0.1,
+    json_file: JsonFile = None,
+) -> None:
+    """List a folder's clips with their talkers and splits, as training and evaluation read them.  LRS3 and GRID folders work as they are.
+
+    Example: temposync manifest --data clips --output manifest.jsonl
+
+    A clip that cannot be decoded is named on stderr and left out.
+    """
+    check_files((data,), (output, json_file))
+    check_folder(data)
+    from ..data.manifest import SPLITS, build_manifest, split_by_talker, usable_clips, write_manifest
+
+    found = build_manifest(data)
+    clips = split_by_talker(usable_clips(found, lambda line: typer.echo(line, err=True)), validation)
+    if not clips:
+        raise InvalidInputError(f"{data}: none of its {len(found)} clips can be used")
+    write_manifest(clips, output)
+    counts = {}
+    for split in SPLITS:
+        own = [clip for clip in clips if clip.split == split]
+        counts[split] = {"clips": len(own), "talkers": len({clip.talker for clip in own})}
+        typer.echo(f"{split}: {counts[split]['clips']} clips of {counts[split]['talkers']} talkers")
+    write_json(json_file, {"output": str(output), "skipped": len(found) - len(clips), **counts})
+    typer.echo(output)

@@ -1,0 +1,132 @@
+"""`temposync generate`, `decode` and `visemes`: from a portrait and speech to a video."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InvalidInputError
+from .checks import check_files, check_mp4, choose_device, hide_loading_bars, write_json
+from .options import AudioFile, Device, JsonFile, Model, Steps
+
+if TYPE_CHECKING:
+    from ..pipelines.pipeline_temposync import TempoSyncPipeline
+
+
+def generate(
+    image: Annotated[Path, typer.Option("--image", "--source_image", help="The portrait: PNG, JPEG or WebP.")],
+    audio: AudioFile,
+    output: Annotated[Path, typer.Option(
+        help="The mp4 to write; a name ending in .safetensors keeps latents for `temposync decode`.")] = Path("talking.mp4"),
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same video.")] = 0,
+    num_inference_steps: Steps = 4,
+    mouth_amplitude: Annotated[float | None, typer.Option(
+        "--mouth_amplitude", min=0, max=3, help="Scales the motion of the mouth; default: the checkpoint's own value.")] = None,
+    model: Model = "temposync-tiny",
+    device: Device = "auto",
+    json_file: JsonFile = None,
+) -> None:
+    """Make a portrait speak.  The path of the video is the last line printed.
+
+    Example: temposync generate --image portrait.jpg --audio speech.wav --output talking.mp4
+    """
+    check_files((image, audio), (output, json_file))
+    if output.suffix.lower() not in (".mp4", ".safetensors"):
+        raise InvalidInputError(f"{output}: the output is an mp4, its name must end in .mp4 (or in .safetensors for latents)")
+    from ..media.audio import load_audio
+    from ..media.image import load_image
+
+    # What is wrong with the inputs is said before the models are loaded.
+    load_image(image)
+    load_audio(audio)
+    pipe = _load_pipeline(model, device)
+    import torch
+
+    started = time.monotonic()
+    try:
+        make = pipe.generate_to_file if output.suffix.lower() == ".mp4" else pipe.latents_to_file
+        figures = make(
+            image,
+            audio,
+            output,
+            num_inference_steps=num_inference_steps,
+            generator=torch.Generator().manual_seed(seed),
+            progress=sys.stderr.isatty(),
+            mouth_amplitude=mouth_amplitude,
+        )
+    except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
+        raise InvalidInputError(f"{output}: {error.strerror or error}") from error
+    write_json(json_file, {"output": str(output), "wall_seconds": time.monotonic() - started, **figures})
+    typer.echo(output)
+
+
+def decode(
+    latents: Annotated[Path, typer.Option(help="A file that `temposync generate --output FILE.safetensors` wrote.")],
+    output: Annotated[Path, typer.Option(help="The mp4 to write.")] = Path("talking.mp4"),
+    model: Model = "temposync-tiny",
+    device: Device = "auto",
+    json_file: JsonFile = None,
+) -> None:
+    """Turn latents into the video, later or on another machine.  The path of the video is the last line printed.
+
+    Example: temposync decode --latents talking.safetensors --output talking.mp4
+    """
+    check_files((latents,), (output, json_file))
+    check_mp4(output)
+    from ..pipelines.latent_video import LatentVideo
+
+    # What is wrong with the input is said before the models are loaded.
+    LatentVideo.load(latents)
+    pipe = _load_pipeline(model, device)
+    started = time.monotonic()
+    try:
+        figures = pipe.decode_to_file(latents, output)
+    except OSError as error:
+        raise InvalidInputError(f"{output}: {error.strerror or error}") from error
+    write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})
+    typer.echo(output)
+
+
+def visemes(
+    audio: AudioFile,
+    json_file: JsonFile = None,
+    model: Model = "temposync-tiny",
+    device: Device = "auto",
+) -> None:
+    """Print which mouth shape the speech calls for, 25 times a second, and when.
+
+    Example: temposync visemes --audio speech.wav --json visemes.json
+
+    The JSON holds "fps", "visemes" (15 names) and "probabilities" (15 numbers for every video frame).
+    """
+    check_files((audio,), (json_file,))
+    from itertools import groupby
+
+    from ..checkpoints import checkpoint_folder
+    from ..media.audio import load_audio
+    from ..media.video import FPS
+    from ..models.viseme_classifier import VISEMES, VisemeClassifier
+
+    speech = load_audio(audio)
+    device = choose_device(device)
+    hide_loading_bars()
+    folder = checkpoint_folder(model, ("viseme_classifier",))
+    classifier = VisemeClassifier.from_pretrained(folder, subfolder="viseme_classifier", use_safetensors=True).to(device)
+    probabilities = classifier.predict(speech.samples, num_frames=round(speech.duration * FPS), fps=FPS)
+    names = list(VISEMES)
+    write_json(json_file, {"fps": FPS, "visemes": names, "probabilities": probabilities.round(5).tolist()})
+    frame = 0
+    for viseme, run in groupby(probabilities.argmax(1).tolist()):
+        end = frame + len(list(run))
+        typer.echo(f"{frame / FPS:8.2f} {end / FPS:8.2f}  {names[viseme]}")
+        frame = end
+
+
+def _load_pipeline(model: str, device: str) -> "TempoSyncPipeline":
+    device = choose_device(device)
+    from ..pipelines.pipeline_temposync import TempoSyncPipeline
+
+    hide_loading_bars()
+    return TempoSyncPipeline.from_pretrained(model).to(device)

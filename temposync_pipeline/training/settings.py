@@ -1,0 +1,53 @@
+"""Settings of a stage, from a YAML file and the command line to its dataclass `Config`."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InvalidInputError
+
+
+def read_settings(config: Path | None, settings: list[str]) -> dict[str, Any]:
+    """The settings of a YAML file (None: none), then each KEY=VALUE; raises InvalidInputError for anything else."""
+    values: dict[str, Any] = {}
+    try:
+        if config:
+            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+            if not isinstance(values, dict):
+                raise InvalidInputError(f"{config.name}: not a list of KEY: VALUE settings")
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not equals:
+                raise InvalidInputError(f"--set {setting}: expected KEY=VALUE")
+            values[key] = yaml.safe_load(value)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{config.name if config else '--set'}: not YAML: {error}") from error
+    return values
+
+
+def build_config(config_class: type, values: dict[str, Any]) -> Any:
+    """An instance of the stage's dataclass, each value in the type of the default that it replaces; raises InvalidInputError."""
+    known = {field.name: field.default for field in fields(config_class)}
+    for key in values:
+        if key not in known:
+            raise InvalidInputError(f"{key}: not a setting of this stage ({', '.join(sorted(known))})")
+    return config_class(**{key: _as_type(known[key], key, value) for key, value in values.items()})
+
+
+def _as_type(default: Any, key: str, value: Any) -> Any:
+    """`value` as `default`'s type: YAML reads 1e-3 as text, 1 as a whole number, a tuple as a list and a bare no as False."""
+    wanted = type(default)
+    if wanted is str and value is False:
+        return "no"
+    if wanted not in (bool, int, float, str, tuple) or isinstance(value, wanted) and not isinstance(value, bool):
+        return value
+    try:
+        if (wanted is bool) != isinstance(value, bool):
+            raise ValueError
+        if wanted is int and float(value) != int(float(value)):
+            raise ValueError
+        return wanted(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{key}: {value!r}, expected {wanted.__name__}") from error

@@ -1,0 +1,240 @@
+"""The app without a browser: what it does, and its endpoints as programs call them, with tiny models."""
+
+import logging
+import os
+import re
+import tempfile
+import threading
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import pytest
+from gradio.route_utils import delete_files_created_by_app
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import app
+from temposync_pipeline.app import studio as studio_module
+from temposync_pipeline.app.status import draw_status
+from temposync_pipeline.app.studio import STAGES, Progress, Studio, load_portrait
+from temposync_pipeline.app.timeline import draw_timeline
+from temposync_pipeline.errors import FaceError, InvalidAudioError, InvalidInputError
+
+from .tiny_components import picture, tiny_pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:gradio")
+
+
+@pytest.fixture(scope="module")
+def studio():
+    return Studio(tiny_pipeline())
+
+
+@pytest.fixture
+def portrait(tmp_path):
+    Image.fromarray(picture(96, 80)).save(tmp_path / "portrait.png")
+    return str(tmp_path / "portrait.png")
+
+
+def test_preview_dims_what_stays_still(studio, portrait, tmp_path):
+    crop = studio.preview(portrait)
+    assert crop.shape == (256, 256, 3) and crop.dtype == np.uint8
+    Image.fromarray(np.full((96, 80, 3), 90, np.uint8)).save(tmp_path / "wall.png")
+    with pytest.raises(FaceError, match="No face was found"):
+        studio.preview(tmp_path / "wall.png")
+
+
+def test_a_large_photo_is_shrunk(tmp_path):
+    Image.new("RGB", (3000, 1500), "teal").save(tmp_path / "large.jpg")
+    assert load_portrait(tmp_path / "large.jpg").shape == (640, 1280, 3)
+
+
+def test_generate_reports_every_stage(studio, portrait, make_audio, tmp_path):
+    reports = list(studio.generate(portrait, make_audio("a.wav", seconds=0.8), tmp_path / "out.mp4", num_inference_steps=1))
+    assert list(dict.fromkeys(report.stage for report in reports)) == list(STAGES)
+    assert [report.frames for report in reports] == [0, 0, 0, 8, 16, 20, 20] and reports[-1].finished
+    assert list(reports[-1].seconds) == list(STAGES) and all(seconds > 0 for seconds in reports[-1].seconds.values())
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.video[0].frames == 20
+
+
+def test_closing_the_generator_leaves_nothing(studio, portrait, make_audio, tmp_path):
+    audio, folder = make_audio("a.wav", seconds=2), tmp_path / "folder"
+    folder.mkdir()
+    reports = studio.generate(portrait, audio, folder / "out.mp4", num_inference_steps=1)
+    while next(reports).frames == 0:
+        pass
+    assert os.listdir(folder)  # begun under a hidden name
+    reports.close()
+    assert not os.listdir(folder)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"num_inference_steps": 9}, "steps: 9, outside the limits of 1 to 8"), ({"num_inference_steps": 0}, "steps: 0"),
+    ({"seed": -1}, "seed: -1"),
+    ({"mouth_amplitude": 2.5}, "mouth amplitude: 2.5"), ({"mouth_amplitude": float("nan")}, "mouth amplitude: nan"),
+])
+def test_limits(studio, portrait, make_audio, tmp_path, settings, message):
+    with pytest.raises(InvalidInputError, match=re.escape(message)):
+        list(studio.generate(portrait, make_audio("a.wav"), tmp_path / "out.mp4", **settings))
+
+
+def test_a_long_recording_and_a_full_disk(studio, portrait, make_audio, tmp_path, monkeypatch):
+    audio = make_audio("a.wav", seconds=2)
+    monkeypatch.setattr(studio_module, "MAX_SECONDS", 1.5)
+    for work in (studio.visemes, lambda path: list(studio.generate(portrait, path, tmp_path / "out.mp4"))):
+        with pytest.raises(InvalidAudioError, match="a.wav: longer than the limit of 1.5 s"):
+            work(audio)
+    monkeypatch.setattr(studio_module, "MIN_FREE_BYTES", 2**60)
+    with pytest.raises(OSError, match="free"):
+        next(studio.generate(portrait, audio, tmp_path / "out.mp4"))
+
+
+def test_timeline_covers_the_recording():
+    probabilities = np.eye(15, dtype=np.float32)[[0, 0, 0, 10, 10, 1, 1, 1, 0, 0]]
+    drawing = ElementTree.fromstring(draw_timeline(probabilities, np.sin(np.arange(6400) / 30).astype(np.float32), 25))
+    space = "{http://www.w3.org/2000/svg}"
+    bands = drawing.findall(f"{space}g/{space}rect")
+    assert [(band.get("x"), band.get("width")) for band in bands] == [
+        ("0.00%", "30.00%"), ("30.00%", "20.00%"), ("50.00%", "30.00%"), ("80.00%", "20.00%")]
+    titles = [title.text for title in drawing.iter(f"{space}title")]
+    assert titles == ["sil  0.00–0.12 s", "aa  0.12–0.20 s", "PP  0.20–0.32 s", "sil  0.32–0.40 s"]
+    draw_timeline(probabilities[:1], np.zeros(3, np.float32), 25)  # very short, and silent
+
+
+def test_status_moves():
+    assert 'width: 0%' in draw_status(Progress("visemes"), 25) and "Listening" in draw_status(Progress("visemes"), 25)
+    assert "Moving the lips: 30 of 120 frames" in draw_status(Progress("frames", 30, 120), 25)
+    assert 'width: 25%' in draw_status(Progress("frames", 30, 120), 25)
+    done = Progress("video", 120, 120, dict.fromkeys(STAGES, 0.5), finished=True)
+    assert "4.8 s of video in 2.0 s" in draw_status(done, 25) and "finding the face 0.5 s" in draw_status(done, 25)
+
+
+@pytest.fixture(scope="module")
+def server(studio, tmp_path_factory):
+    """(address, folder of temporary files, page)"""
+    folder = tmp_path_factory.mktemp("server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        page = app.build(studio)
+        _, address, _ = page.launch(**app.LAUNCH, prevent_thread_lock=True, quiet=True, inbrowser=False)
+        yield address, folder, page
+        page.close()
+
+
+@pytest.fixture
+def client(server, tmp_path):
+    return Client(server[0], verbose=False, download_files=str(tmp_path / "downloads"), analytics_enabled=False)
+
+
+def test_endpoints(client, portrait, make_audio, server):
+    speech = handle_file(str(make_audio("a.wav", seconds=0.8)))
+    crop = client.predict(handle_file(portrait), api_name="/preview")
+    assert Image.open(crop).size == (256, 256)
+    numbers, drawing = client.predict(speech, api_name="/visemes")
+    assert np.array(numbers["probabilities"]).shape == (20, 15) and numbers["fps"] == 25 and drawing.count("<svg") == 2
+    video, timings, _ = client.predict(handle_file(portrait), speech, True, api_name="/generate")
+    with av.open(video) as container:
+        assert container.streams.video[0].frames == 20 and container.streams.video[0].codec_context.name == "h264"
+    assert timings["frames"] == 20 and timings["duration"] == 0.8 and timings["total_seconds"] > 0
+    left = [path for path in server[1].rglob("*") if path.is_file() and "gradio" not in path.parts]
+    assert left == []
+
+
+def test_endpoint_names_stay(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    names = {name: [parameter["parameter_name"] for parameter in endpoint["parameters"]] for name, endpoint in endpoints.items()}
+    assert names == {
+        "/preview": ["portrait"], "/visemes": ["recording"],
+        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude"]}
+
+
+def test_mistakes_become_one_sentence(client, portrait, make_audio, tmp_path, server):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "<b>text.wav").write_text("no sound")
+    speech = make_audio("a.wav", seconds=0.4)
+    cases = [
+        (("/preview", handle_file(str(tmp_path / "text.png"))), "text.png: not a readable PNG, JPEG or WebP picture"),
+        (("/visemes", handle_file(str(tmp_path / "<b>text.wav"))), "not an audio or video file"),
+        (("/generate", handle_file(portrait), handle_file(str(speech)), False), "Confirm first"),
+        (("/generate", handle_file(portrait), handle_file(str(speech)), None), "Confirm first"),
+        (("/generate", None, handle_file(str(speech)), True), "Choose a portrait first."),
+        (("/generate", handle_file(portrait), None, True), "Choose a recording first."),
+        (("/generate", handle_file(portrait), handle_file(str(speech)), True, 8, 2**40), "Value"),
+    ]
+    for (name, *values), message in cases:
+        with pytest.raises(AppError) as error:
+            client.predict(*values, api_name=name)
+        assert message in str(error.value), (name, str(error.value))
+        assert "Traceback" not in str(error.value) and str(server[1]) not in str(error.value) and "<b>" not in str(error.value)
+
+
+def call(address: str, name: str, *values) -> str:
+    """The answer of an endpoint to a plain HTTP client, or why it gives none."""
+    posted = httpx.post(f"{address}gradio_api/call{name}", json={"data": values}, timeout=60)
+    if posted.status_code != 200:
+        return f"{posted.status_code} {posted.text}"
+    return httpx.get(f"{address}gradio_api/call{name}/{posted.json()['event_id']}", timeout=120).text
+
+
+def uploaded(address: str, path: str | Path) -> dict:
+    with open(path, "rb") as file:
+        names = httpx.post(f"{address}gradio_api/upload", files={"files": file}, timeout=60).json()
+    return {"path": names[0], "meta": {"_type": "gradio.FileData"}}
+
+
+def test_an_upload_that_was_cleaned_away(server):
+    gone = {"path": str(server[1] / "gradio" / "gone.png"), "orig_name": "gone.png", "meta": {"_type": "gradio.FileData"}}
+    answer = call(server[0], "/preview", gone)
+    assert "no longer on the server" in answer and str(server[1]) not in answer
+
+
+def test_a_fault_of_the_server_is_logged_and_not_shown(studio, client, portrait, monkeypatch, caplog):
+    monkeypatch.setattr(studio, "preview", lambda path: 1 / 0)
+    with caplog.at_level(logging.ERROR), pytest.raises(AppError, match="Something went wrong on the server."):
+        client.predict(handle_file(portrait), api_name="/preview")
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("visitors", [12, 24])
+def test_a_crowd_is_served_or_told_to_wait(server, portrait, make_audio, visitors):
+    inputs, together = [uploaded(server[0], path) for path in (portrait, make_audio("a.wav", seconds=0.2))], threading.Barrier(visitors)
+
+    def visit(number: int) -> str:
+        together.wait(60)
+        return call(server[0], "/generate", *inputs, True, 1, number, 1.0)
+
+    with ThreadPoolExecutor(visitors) as pool:
+        answers = list(pool.map(visit, range(visitors)))
+    served = sum("event: complete" in answer and "ai-generated.mp4" in answer for answer in answers)
+    refused = [answer for answer in answers if "queue is full" in answer.lower()]
+    assert served + len(refused) == visitors and served >= min(visitors, 16), [answer[:200] for answer in answers]
+
+
+def test_cancelled_work_stops(server, client, portrait, make_audio, caplog):
+    with caplog.at_level(logging.INFO, "temposync.app"):
+        job = client.submit(handle_file(portrait), handle_file(str(make_audio("a.wav", seconds=50))), True, 8, api_name="/generate")
+        next(iter(job))
+        job.cancel()
+        client.predict(handle_file(portrait), handle_file(str(make_audio("b.wav", seconds=0.4))), True, api_name="/generate")
+    frames = [re.search(r"(\d+) of (\d+) frames", record.message) for record in caplog.records if record.name == "temposync.app"]
+    assert int(frames[0][1]) < 1250 and frames[-1][0] == "10 of 10 frames"
+    assert not list(server[1].glob("tmp*"))
+
+
+def test_examples_outlive_the_cleaning(server):
+    page = server[2]
+    cached = [Path(file) for block in page.blocks.values() for file in block.keep_in_cache]
+    delete_files_created_by_app(page, age=-1)
+    assert len(cached) >= 3 and all(file.is_file() for file in cached)
+
+
+def test_the_page_asks_nobody_else(server):
+    """No font, script or counter from elsewhere: the app works without a network."""
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False" and server[2].analytics_enabled is False

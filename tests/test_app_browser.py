@@ -1,0 +1,203 @@
+"""The app as a visitor meets it: `python app.py` with the bundled weights, in Debian's Chromium.
+
+Screenshots go to tests/artifacts.  `.ci/run` installs the browser; without one (`apt install chromium`) these tests are skipped.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).parent.parent
+MEDIA = ROOT / "examples" / "media"
+ARTIFACTS = Path(__file__).parent / "artifacts"
+CHROMIUM = shutil.which("chromium")
+# Other work may share the machine; nothing here waits that long on an idle one.
+PATIENCE = 240_000
+PLAYING = "() => { const video = document.querySelector('#video video'); return video && video.videoWidth > 0 && video.currentTime > 0.3; }"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt install chromium")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """(address, log file) of the app, started the way a Space starts it."""
+    folder = tmp_path_factory.mktemp("server")
+    log = folder / "log.txt"
+    environment = os.environ | {"TMPDIR": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio"), "PYTHONUNBUFFERED": "1"}
+    with open(log, "w") as file:
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        yield wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), process, log)[0], log
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def wait_for(found, process: subprocess.Popen | None, log: Path, seconds: float = PATIENCE / 1000):
+    """What `found` returns once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline and (process is None or process.poll() is None), log.read_text()
+        time.sleep(0.1)
+    return result
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # A root user, as in a container, has no sandbox.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(server, browser) -> Iterator:
+    """Opens the page in a fresh session, without a network: visit(width=390, height=844)."""
+    contexts, outside = [], []
+
+    def open_page(width: int = 1280, height: int = 960, **device) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, **device)
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        local = re.compile(r"^(http://127\.0\.0\.1:|data:|blob:)")
+        context.route(lambda url: not local.match(url), lambda route: (outside.append(route.request.url), route.abort()))
+        page = context.new_page()
+        page.goto(server[0])
+        page.get_by_role("button", name="Generate").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert outside == [], "the page asked for something from elsewhere"
+
+
+@pytest.fixture
+def speech(tmp_path):
+    """speech(seconds): so much of the example recording."""
+
+    def cut(seconds: float) -> Path:
+        path = tmp_path / f"{seconds}.wav"
+        with wave.open(str(MEDIA / "speech_hello.wav")) as source, wave.open(str(path), "w") as target:
+            target.setparams(source.getparams())
+            target.writeframes(source.readframes(round(seconds * source.getframerate())))
+        return path
+
+    return cut
+
+
+def upload(page: Page, portrait: Path | None = None, audio: Path | None = None) -> None:
+    for box, path in (("#portrait", portrait), ("#voice", audio)):
+        if path:
+            page.locator(f"{box} input[type=file]").first.set_input_files(path)
+
+
+def choose_example(page: Page, index: int = 0) -> None:
+    page.locator("#examples button.gallery-item").nth(index).click()
+    page.locator("#crop img").wait_for()
+    page.locator("#timeline svg").first.wait_for()
+
+
+def generate(page: Page) -> None:
+    page.get_by_label("agree to this video").check()
+    page.get_by_role("button", name="Generate").click()
+
+
+def playing_video(page: Page) -> dict:
+    page.wait_for_function(PLAYING)
+    return page.evaluate("() => { const { videoWidth, videoHeight, duration, currentTime, error } = document.querySelector('#video video');"
+                         " return { videoWidth, videoHeight, duration, currentTime, error }; }")
+
+
+def screenshot(page: Page, name: str) -> None:
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+
+
+def test_newcomer(visit):
+    """Example, consent, generate: the video plays, its length is the recording's, and it can be downloaded."""
+    page = visit()
+    screenshot(page, "1_arrival")
+    choose_example(page)
+    screenshot(page, "2_example")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_text("Confirm first that those shown and heard agree.")).to_be_visible(timeout=PATIENCE)
+    screenshot(page, "3_consent_missing")
+    page.get_by_test_id("toast-close").click()
+    generate(page)
+    expect(page.locator("#status")).to_contain_text(re.compile(r"Moving the lips: \d+ of 164 frames"), timeout=PATIENCE)
+    screenshot(page, "4_progress")
+    video = playing_video(page)
+    assert video["error"] is None and (video["videoWidth"], video["videoHeight"]) == (594, 726)
+    assert video["duration"] == pytest.approx(6.54, abs=0.05)
+    page.wait_for_function(f"() => document.querySelector('#video video').currentTime > {video['currentTime'] + 0.5}")
+    expect(page.locator("#status")).to_contain_text("6.6 s of video in")
+    expect(page.get_by_text("AI-generated.")).to_be_visible()
+    screenshot(page, "5_video")
+    with page.expect_download() as download:
+        page.locator("#video").get_by_label("Download").click()
+    assert download.value.suggested_filename == "ai-generated.mp4" and download.value.path().stat().st_size > 10_000
+
+
+def test_own_files_after_a_bad_one(visit, speech, tmp_path):
+    page = visit()
+    (tmp_path / "notes.png").write_text("not a picture")
+    upload(page, portrait=tmp_path / "notes.png")
+    expect(page.get_by_text("notes.png: not a readable PNG, JPEG or WebP picture")).to_be_visible(timeout=PATIENCE)
+    screenshot(page, "6_bad_file")
+    page.get_by_test_id("toast-close").click()
+    page.locator("#portrait").get_by_label("Remove").click()
+    shutil.copy(MEDIA / "portrait_man.jpg", tmp_path / "me.jpg")
+    upload(page, tmp_path / "me.jpg", speech(1.0))
+    page.locator("#crop img").wait_for()
+    generate(page)
+    assert playing_video(page)["duration"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_stop(visit, server):
+    page = visit()
+    choose_example(page)
+    lines = len(server[1].read_text().splitlines())
+    generate(page)
+    expect(page.locator("#status")).to_contain_text("of 164 frames", timeout=PATIENCE)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#status")).to_contain_text("Stopped.", timeout=PATIENCE)
+
+    def end():
+        return re.search(r"(\d+) of 164 frames", "\n".join(server[1].read_text().splitlines()[lines:]))
+
+    assert int(wait_for(end, None, server[1])[1]) < 164
+    assert page.locator("#video video").count() == 0 and not list(server[1].parent.glob("tmp*/*.mp4"))
+
+
+def test_two_tabs_at_once(visit, speech):
+    pages = [visit(), visit()]
+    for page, seconds in zip(pages, (1.0, 1.6)):
+        upload(page, MEDIA / "portrait_woman.jpg", speech(seconds))
+        page.locator("#crop img").wait_for()
+        page.locator("#timeline svg").first.wait_for()
+    for page in pages:
+        generate(page)
+    for page, seconds in zip(pages, (1.0, 1.6)):
+        assert playing_video(page)["duration"] == pytest.approx(seconds, abs=0.05)
+
+
+def test_phone(visit, speech):
+    page = visit(390, 844, is_mobile=True, has_touch=True)
+    upload(page, MEDIA / "portrait_man_2.jpg", speech(1.0))
+    page.locator("#timeline svg").first.wait_for()
+    generate(page)
+    assert playing_video(page)["videoWidth"] > 0
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    screenshot(page, "7_phone")
