@@ -4,9 +4,10 @@ import html
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from uuid import uuid4
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -34,6 +35,7 @@ EXAMPLES = [[str(MEDIA / portrait), str(MEDIA / speech)] for portrait, speech in
     ("portrait_woman.jpg", "speech_hello.wav"), ("portrait_man.jpg", "speech_weather.wav"), ("portrait_man_2.jpg", "speech_apples.wav"))]
 KEPT_SECONDS = 600
 NOTICE = "**AI-generated.** Say so wherever you show the video. Uploads and videos are deleted after ten minutes."
+STOPPED = '<div class="status">Stopped.</div>'
 CONSENT = "The person shown and the person heard agree to this video, or I am both of them."
 
 # Gradio's own font, of which it ships a regular and a bold cut whole: nothing is fetched from elsewhere.
@@ -112,22 +114,51 @@ def build(studio: Studio) -> gr.Blocks:
             return viseme_table(probabilities, fps), f'<div class="track">{drawing}<div class="playhead"></div></div>'
 
     @on_gpu
-    def generate(portrait: str, recording: str, consent: bool, steps: int = 4, seed: int = 0, amplitude: float = 1.0):
+    def reports(*settings) -> Iterator[Progress]:
+        with plain_errors():
+            yield from studio.generate(*settings)
+
+    def generate(portrait: str, recording: str, consent: bool, steps: int = 4, seed: int = 0, amplitude: float = 1.0,
+                 request: gr.Request = None):
         """Makes the video; yields (video, timings, status) while it does, of which the last counts."""
-        request = uuid4().hex[:8]
-        with plain_errors(), TemporaryDirectory() as folder:
+        with plain_errors(), TemporaryDirectory() as folder, stop_of(request) as stopped:
             if consent is not True:
                 raise gr.Error("Confirm first that those shown and heard agree.", print_exception=False)
             needed(portrait=portrait, recording=recording)
             output = Path(folder) / "ai-generated.mp4"
             progress = Progress("visemes")
             try:
-                for progress in studio.generate(portrait, recording, output, int(steps), int(seed), amplitude):
-                    if not progress.finished:
-                        yield gr.skip(), gr.skip(), draw_status(progress, fps)
-                yield str(output), timings(progress, fps), draw_status(progress, fps)
+                with closing(reports(portrait, recording, output, int(steps), int(seed), amplitude)) as running:
+                    for progress in running:
+                        if stopped.is_set():
+                            break
+                        if not progress.finished:
+                            yield gr.skip(), gr.skip(), draw_status(progress, fps)
+                if progress.finished:
+                    yield str(output), timings(progress, fps), draw_status(progress, fps)
             finally:
-                logger.info("%s: %d of %d frames, %.1f s", request, progress.frames, progress.total, sum(progress.seconds.values()))
+                logger.info("%s: %d of %d frames, %.1f s", uuid4().hex[:8], progress.frames, progress.total,
+                            sum(progress.seconds.values()))
+        if not progress.finished:
+            yield gr.skip(), gr.skip(), STOPPED
+
+    under_way: dict[str, Event] = {}
+
+    @contextmanager
+    def stop_of(request: gr.Request) -> Iterator[Event]:
+        """What the visitor's Stop sets while a video is made."""
+        stopped = under_way[request.session_hash] = Event()
+        try:
+            yield stopped
+        finally:
+            del under_way[request.session_hash]
+
+    def stop_video(request: gr.Request) -> str | dict:
+        """A video under way ends by itself, so that its last word to the page is "Stopped."; one still waiting is to be cancelled."""
+        if stopped := under_way.get(request.session_hash):
+            stopped.set()
+            return gr.skip()
+        return uuid4().hex
 
     with gr.Blocks(title="TempoSync", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
         gr.Markdown("# TempoSync\nOne portrait and one voice recording become a video in which that person speaks.")
@@ -157,13 +188,16 @@ def build(studio: Studio) -> gr.Blocks:
                 status = gr.HTML('<div class="status"></div>', label="Status", elem_id="status")
                 timeline = gr.HTML(label="Timeline", elem_id="timeline", js_on_load=FOLLOW_VIDEO)
         numbers, times = gr.JSON(label="Visemes", visible=False), gr.JSON(label="Timings", visible=False)
+        waiting = gr.Textbox(visible="hidden")
 
         portrait.change(preview, portrait, crop, api_name="preview", concurrency_id="look", concurrency_limit=2)
         recording.change(visemes, recording, [numbers, timeline], api_name="visemes", concurrency_id="look")
         running = make.click(
             generate, [portrait, recording, consent, steps, seed, amplitude], [video, times, status], api_name="generate",
             show_progress="minimal", show_progress_on=status)
-        stop.click(lambda: '<div class="status">Stopped.</div>', None, status, cancels=running, queue=False, api_visibility="private")
+        # Cancelling a video under way as well would let its progress overtake the "Stopped.".
+        stop.click(stop_video, None, waiting, queue=False, api_visibility="private", show_progress="hidden")
+        waiting.change(lambda: STOPPED, None, status, cancels=running, queue=False, api_visibility="private")
     return page.queue(max_size=16, default_concurrency_limit=1)
 
 

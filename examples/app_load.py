@@ -40,9 +40,14 @@ def generate(address: str, portrait: Path, speech: Path, seed: int) -> str:
 
 
 def first_seconds(source: Path, seconds: float, target: Path) -> Path:
+    """So much of a wav file, which starts over where it is shorter."""
     with wave.open(str(source)) as reader, wave.open(str(target), "w") as writer:
         writer.setparams(reader.getparams())
-        writer.writeframes(reader.readframes(round(seconds * reader.getframerate())))
+        left = round(seconds * reader.getframerate())
+        while left > 0:
+            reader.rewind()
+            writer.writeframes(reader.readframes(left))
+            left -= reader.getnframes()
     return target
 
 

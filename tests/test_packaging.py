@@ -1,14 +1,22 @@
 """Library manners: what is in the wheel and the source archive, and what an import does not do."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import temposync_pipeline
 
@@ -92,3 +100,45 @@ def test_public_names_are_written_out():
     assert set(temposync_pipeline.__all__) <= set(dir(temposync_pipeline))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         temposync_pipeline.Nothing  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, str]:
+    """requirements.txt: {name: version}."""
+    lines = [Requirement(line) for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(line.name): re.fullmatch(r"==(\S+)", str(line.specifier))[1] for line in lines}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def imported(*files: Path) -> set[str]:
+    """Distributions whose modules the files import, at their top or inside functions; the standard library and the package left out."""
+    modules = set()
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules.add(node.module.partition(".")[0])
+    modules -= sys.stdlib_module_names | {"temposync_pipeline"}
+    distributions = packages_distributions()
+    return {canonicalize_name(distributions.get(module, [module])[0]) for module in modules}
+
+
+def test_requirements_hold_all_that_a_space_needs(pins, project):
+    """A Space installs requirements.txt and the Gradio of the README's front matter, and brings `spaces` along."""
+    front = yaml.safe_load((ROOT / "README.md").read_text().split("---\n")[1])
+    assert front["sdk"] == "gradio" and front["sdk_version"] == pins["gradio"]
+    assert front["app_file"] == "app.py" and front["python_version"] in SpecifierSet(project["requires-python"])
+    assert imported(ROOT / "app.py", *(ROOT / "temposync_pipeline/app").glob("*.py")) - {"spaces"} <= set(pins)
+    for line in project["dependencies"] + project["optional-dependencies"]["app"]:
+        needed = Requirement(line)
+        assert pins[canonicalize_name(needed.name)] in needed.specifier, line
+
+
+def test_every_import_is_declared(project):
+    groups = [project["dependencies"], project["optional-dependencies"]["train"]]
+    declared = {canonicalize_name(Requirement(line).name) for group in groups for line in group}
+    assert imported(*(ROOT / "temposync_pipeline").rglob("*.py")) <= declared
