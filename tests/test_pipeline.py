@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from temposync_pipeline import FaceError, InvalidInputError, TempoSyncPipeline, cli
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
+from temposync_pipeline.models.conditioning import smooth_visemes
 from temposync_pipeline.models.precision import has_fast_bfloat16
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 
@@ -58,6 +59,34 @@ def test_mouth_amplitude_scales_the_motion_away_from_rest(pipeline):
     assert torch.allclose(still[0], still[-1], atol=1e-5)
     assert not torch.allclose(once[0], once[-1], atol=1e-5)
     assert torch.allclose(twice - still, 2 * (once - still), atol=1e-4)
+
+
+def test_a_closed_mouth_is_at_rest_as_the_photo_shows_it(pipeline, monkeypatch):
+    silence = np.eye(15, dtype=np.float32)[np.zeros(8, int)]
+    monkeypatch.setattr(pipeline.viseme_classifier, "predict", lambda *_: silence)
+    parted = run(pipeline, image=picture(256, 256), output_type="latent").frames
+    monkeypatch.setattr("temposync_pipeline.pipelines.pipeline_temposync.lip_opening", lambda landmarks: 0.01)
+    closed = run(pipeline, image=picture(256, 256), output_type="latent").frames
+    assert torch.allclose(closed, closed[:1].expand_as(closed)) and torch.allclose(parted, parted[:1].expand_as(parted), atol=1e-5)
+    with torch.inference_mode():
+        reference = pipeline.prepare_portrait(picture(256, 256)).latents
+    assert torch.equal(closed[0], reference[0]) and not torch.allclose(parted[0], reference[0], atol=1e-2)
+
+
+def test_the_motion_scale_of_the_weights_multiplies_the_amplitude(pipeline):
+    plain = run(pipeline, output_type="latent", mouth_amplitude=2.0).frames
+    try:
+        pipeline.denoiser.register_to_config(motion_scale=2.0)
+        assert torch.equal(run(pipeline, output_type="latent", mouth_amplitude=1.0).frames, plain)
+    finally:
+        pipeline.denoiser.register_to_config(motion_scale=1.0)
+
+
+def test_visemes_are_smoothed_over_time():
+    jump = np.eye(15, dtype=np.float32)[[0] * 6 + [10] * 6]
+    smooth = smooth_visemes(jump, 0.5)
+    assert np.allclose(smooth.sum(1), 1) and smooth[5, 10] == pytest.approx(np.exp(-2) / (1 + 2 * np.exp(-2)), rel=1e-2)
+    assert np.array_equal(smooth[[0, -1]], jump[[0, -1]]) and smooth_visemes(jump, 0) is jump
 
 
 def test_output_types_agree(pipeline):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from temposync_pipeline.data.manifest import Clip
 from temposync_pipeline.models.conditioning import latent_window, viseme_windows
 from temposync_pipeline.models.identity_encoder import IdentityEncoder
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
@@ -12,6 +13,7 @@ from temposync_pipeline.training import autoencoder, teacher
 from temposync_pipeline.training.checkpointing import load_checkpoint
 from temposync_pipeline.training.denoising import Conditions, denoising_loss, evaluate_denoiser, raw_target
 from temposync_pipeline.training.latent_cache import LatentCache, LatentCacheWriter, frame_mel, latent_mouth_weight
+from temposync_pipeline.training.latents import balanced_repeats
 from temposync_pipeline.training.losses import charbonnier, gradient_difference, pseudo_huber, weighted_mse
 from temposync_pipeline.training.settings import build_config, read_settings
 
@@ -78,6 +80,34 @@ def test_zeroed_visemes_only_stand_for_silence(cache_folder):
     cache.sources["talkers"]["visemes"][:6] = torch.nn.functional.one_hot(torch.tensor(0), 15).half()
     visemes = cache.draw(200).visemes
     assert set(visemes.sum((1, 2)).tolist()) == {0.0, 11.0}
+
+
+def test_closed_mouths_at_rest_are_their_own_references(tmp_path):
+    crops = np.stack([np.roll(picture(), 20 * t, axis=1) for t in range(6)])
+    writer = LatentCacheWriter(tiny_vae())
+    writer.add(crops, viseme_windows(np.eye(15, dtype=np.float32)[[10] * 6], 11), opening=np.float32([0.1, 0.0, 0.2, 0.1, 0.2, 0.1]))
+    writer.write(tmp_path / "talkers.safetensors")
+    batch = LatentCache(tmp_path, {"talkers": 1.0}, rest=1.0, zero_silence=0.0).draw(8)
+    assert not batch.residual.any() and torch.equal(batch.reference, batch.reference[:1].expand_as(batch.reference))
+    assert (batch.visemes[..., 0] == 1).all() and batch.visemes.sum() == 8 * 11
+    assert LatentCache(tmp_path, {"talkers": 1.0}, rest=0.0).draw(8).visemes[..., 10].all()
+
+
+def test_a_sequence_that_repeats_is_drawn_more_often(tmp_path):
+    writer, windows = LatentCacheWriter(tiny_vae()), viseme_windows(np.eye(15, dtype=np.float32)[[0] * 6], 11)
+    for shade, repeats in ((40, 1), (200, 9)):
+        writer.add(np.full((6, 256, 256, 3), shade, np.uint8), windows, repeats=repeats)
+    writer.write(tmp_path / "talkers.safetensors")
+    cache = LatentCache(tmp_path, {"talkers": 1.0}, rest=0.0)
+    drawn = cache.draw(400).target
+    share = (drawn - latent_window(cache.sources["talkers"]["latents"][6]).float()).abs().amax((1, 2, 3)).eq(0).float().mean()
+    assert 0.8 < share < 0.98
+
+
+def test_talkers_with_few_clips_count_by_the_root_of_their_number():
+    numbers = {"a": 16, "b": 4, "c": 1}
+    clips = [Clip(f"{talker}{i}", talker, Path(f"{talker}{i}.mpg"), "train") for talker in numbers for i in range(numbers[talker])]
+    assert balanced_repeats(clips) == {"a": 1, "b": 2, "c": 4}
 
 
 def test_raw_target_inverts_the_clean_estimate():

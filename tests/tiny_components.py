@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from temposync_pipeline.face.crop import RIGID, TEMPLATE
-from temposync_pipeline.face.landmarks import NUM_LANDMARKS
+from temposync_pipeline.face.landmarks import GROUPS, LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS
 from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
 from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
 from temposync_pipeline.models.face_aligner import Face, FaceAligner
@@ -45,6 +45,9 @@ def template_face(image: np.ndarray, max_faces: int | None = None, threshold: fl
         return []
     landmarks = np.full((NUM_LANDMARKS, 2), 128, np.float32)
     landmarks[RIGID] = TEMPLATE
+    landmarks[[RIGHT_IRIS, LEFT_IRIS]] = (94, 100), (162, 100)
+    # The lower edge of the inner lips first, then the upper: a mouth that shows its teeth.
+    landmarks[GROUPS["inner_lips"], 1] = np.repeat((170, 160), 10)
     return [Face(landmarks=landmarks * (min(image.shape[:2]) / 256), confidence=np.ones(NUM_LANDMARKS, np.float32), score=1.0)]
 
 

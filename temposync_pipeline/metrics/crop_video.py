@@ -95,7 +95,7 @@ class VideoMaker:
         return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude)
 
     def speaking_teacher(self, portrait: PortraitCrop, voice: Path, steps: int) -> CropVideo:
-        """The teacher speaks, as it is: the checkpoint's mouth amplitude makes up for the student's few steps only."""
+        """The teacher speaks, with the motion scale of its own weights."""
         return self._speak(self.teacher, portrait, voice, steps, 1.0)
 
     def _speak(self, pipe: TempoSyncPipeline, portrait: PortraitCrop, voice: Path, steps: int, amplitude: float | None) -> CropVideo:

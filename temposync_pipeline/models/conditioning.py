@@ -24,6 +24,19 @@ def viseme_windows(visemes: np.ndarray, size: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, size, axis=0).swapaxes(1, 2)
 
 
+def smooth_visemes(visemes: np.ndarray, sigma: float) -> np.ndarray:
+    """Probabilities [T, 15] averaged over time with a Gaussian of `sigma` frames, 0 = as they are; rows still add up to 1.
+
+    A classifier's opinion jumps from frame to frame, lips do not.
+    """
+    if sigma == 0:
+        return visemes
+    radius = int(np.ceil(3 * sigma))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    windows = viseme_windows(visemes, 2 * radius + 1)
+    return np.einsum("k,tkv->tv", kernel / kernel.sum(), windows).astype(np.float32)
+
+
 def latent_window(latents: torch.Tensor) -> torch.Tensor:
     """The mouth's block of latent cells, a view [..., h, w] of a full grid [..., 16, 16]."""
     top, left, height, width = LATENT_WINDOW

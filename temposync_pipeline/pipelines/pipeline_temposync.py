@@ -13,11 +13,12 @@ from PIL import Image
 from ..errors import FaceError, InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW, align_matrix, crop_face, mask_mouth
+from ..face.landmarks import lip_opening
 from ..media.audio import Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.video import VideoWriter
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import latent_window, viseme_windows
+from ..models.conditioning import latent_window, smooth_visemes, viseme_windows
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
@@ -30,6 +31,8 @@ from .latent_video import LatentVideo, autoencoder_hash
 from .pipeline_output import TempoSyncPipelineOutput
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# Lip openings, in interocular distances, of a portrait whose mouth counts as closed and of one that speech has to close first.
+CLOSED, PARTED = 0.015, 0.05
 StepCallback = Callable[["TempoSyncPipeline", int, torch.Tensor, dict], dict | None]
 
 
@@ -44,6 +47,8 @@ class Portrait:
     latents: torch.Tensor
     context: torch.Tensor
     identity: torch.Tensor
+    # How much of its mouth there is to close in silence, 0 (closed already) to 1 (a smile that shows the teeth).
+    parted: float
 
 
 class TempoSyncPipeline(HubPipeline):
@@ -56,8 +61,8 @@ class TempoSyncPipeline(HubPipeline):
         vae: picture autoencoder. denoiser: the student (few steps) or the teacher (with an "ode" scheduler, 25 steps).
         identity_encoder, viseme_classifier, face_aligner, scheduler: see their classes.
         fps: video frames a second.
-        mouth_amplitude: how far the mouth moves away from its shape in silence, 1 = as the denoiser says. Few steps on a young denoiser
-            give the mean of all plausible mouths, which moves less than any of them: the checkpoint's value makes up for that.
+        mouth_amplitude: how far the mouth moves away from its shape in silence, 1 = as real talkers' (`motion_scale` of the denoiser).
+        viseme_smoothing: standard deviation in frames of the Gaussian that the visemes are smoothed with.
 
     Attributes:
         use_bfloat16: whether denoiser and decoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
@@ -78,12 +83,13 @@ class TempoSyncPipeline(HubPipeline):
         scheduler: TempoSyncScheduler,
         fps: int = 25,
         mouth_amplitude: float = 1.0,
+        viseme_smoothing: float = 0.5,
     ):
         super().__init__()
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
             face_aligner=face_aligner, scheduler=scheduler)
-        self.register_to_config(fps=fps, mouth_amplitude=mouth_amplitude)
+        self.register_to_config(fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing)
         self.use_bfloat16 = has_fast_bfloat16()
 
     @torch.inference_mode()
@@ -199,6 +205,7 @@ class TempoSyncPipeline(HubPipeline):
         matrix = align_matrix(faces[face_index].landmarks)
         crop = crop_face(photo, matrix)
         latents = self.vae.encode(self._to_pixels(crop))
+        opening = float(lip_opening(faces[face_index].landmarks))
         blender, canvas = self._prepare_paste(photo, matrix, latents)
         return Portrait(
             photo=photo,
@@ -208,6 +215,7 @@ class TempoSyncPipeline(HubPipeline):
             latents=latents,
             context=latent_window(self.vae.encode(self._to_pixels(mask_mouth(crop)))),
             identity=self.identity_encoder(latents),
+            parted=min(max((opening - CLOSED) / (PARTED - CLOSED), 0.0), 1.0),
         )
 
     def _prepare_paste(self, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor) -> tuple[Blender, np.ndarray]:
@@ -266,9 +274,13 @@ class TempoSyncPipeline(HubPipeline):
         self, portrait: Portrait, visemes: np.ndarray, steps: int, generator: torch.Generator | None, chunk_size: int,
         mouth_amplitude: float | None, callback: StepCallback | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk."""
+        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk.
+
+        Motion counts from the mouth's shape in silence.  That of a closed mouth is the photo's own, to the pixel; only lips that the
+        photo shows parted are closed by the denoiser first.
+        """
         config, dtype = self.denoiser.config, self.denoiser.dtype
-        amplitude = self.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude
+        amplitude = config.motion_scale * (self.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude)
         reference = latent_window(portrait.latents)
         # One noise tensor a step for all frames, so that the noise itself does not flicker.
         noise = torch.randn((steps, 1, *reference.shape[1:]), generator=generator, device=generator.device if generator else "cpu")
@@ -281,10 +293,11 @@ class TempoSyncPipeline(HubPipeline):
                 "visemes": torch.from_numpy(windows.copy()).to(self.device, dtype), "identity": portrait.identity.expand(count, -1)}
             return self._denoise(noise.expand(-1, count, -1, -1, -1), given, callback)
 
-        at_rest = 0.0 if amplitude == 1 else residual(_silence(config.viseme_window))
+        in_silence = residual(_silence(config.viseme_window))
         windows = viseme_windows(visemes, config.viseme_window)
         for start in range(0, len(windows), chunk_size):
-            moved = at_rest + amplitude * (residual(windows[start:start + chunk_size], callback) - at_rest)
+            motion = residual(windows[start:start + chunk_size], callback) - in_silence
+            moved = portrait.parted * in_silence + amplitude * motion
             latents = portrait.latents.repeat(len(moved), 1, 1, 1)
             latent_window(latents).add_(config.residual_scale * moved)
             yield latents
@@ -325,7 +338,8 @@ class TempoSyncPipeline(HubPipeline):
         return placed
 
     def _predict_visemes(self, recording: Audio) -> np.ndarray:
-        return self.viseme_classifier.predict(recording.samples, max(1, round(recording.duration * self.config.fps)), self.config.fps)
+        count = max(1, round(recording.duration * self.config.fps))
+        return smooth_visemes(self.viseme_classifier.predict(recording.samples, count, self.config.fps), self.config.viseme_smoothing)
 
     def _to_pixels(self, crop: np.ndarray) -> torch.Tensor:
         """uint8 [256, 256, 3] -> [1, 3, 256, 256] in [-1, 1] on the autoencoder's device."""

@@ -28,6 +28,7 @@ from ..data.speaking_portraits import Drivers, load_portraits, speak
 from ..data.tracking import face_spans, find_portraits, track_clip
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, smooth_matrices
+from ..face.landmarks import lip_opening
 from ..media.audio import load_audio
 from ..media.video import FPS, stream_video
 from ..models.conditioning import viseme_windows
@@ -70,7 +71,7 @@ class ClipEncoder:
         for span in spans:
             matrices = smooth_matrices(np.stack([align_matrix(points) for points in landmarks[span]]))
             crops = [crop_face(frame, matrices[index - span.start]) for index, frame in _until(frames, span.stop) if index >= span.start]
-            writer.add(np.stack(crops), windows[span], mel=mel[span])
+            writer.add(np.stack(crops), windows[span], mel=mel[span], opening=lip_opening(landmarks[span]))
         writer.write(path)
 
 
@@ -144,7 +145,7 @@ def _encode_portraits(pictures: list[Path], clips: list[Clip], encoder: ClipEnco
     spoken = speak(portraits, drivers, PORTRAIT_FRAMES, generator)
     for _, speaking in tqdm(spoken, total=len(portraits), desc=f"portraits, {split}", mininterval=2):
         heard = windows[speaking.driver][speaking.start:speaking.start + PORTRAIT_FRAMES]
-        writer.add(speaking.crops, heard, references=speaking.reference[None])
+        writer.add(speaking.crops, heard, references=speaking.reference[None], opening=lip_opening(speaking.landmarks))
     writer.write(output / f"portraits_{split}.safetensors")
 
 

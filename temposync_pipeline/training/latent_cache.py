@@ -7,7 +7,9 @@ One safetensors file a source (talkers, portraits), with
     context_index  int64   [N]             which context belongs to a frame (a retargeted portrait has one for all frames)
     visemes        float16 [N, 11, 15]     probabilities of the frame and its neighbours
     mel            float16 [N, 4, 80]      what is heard during the frame (`frame_mel`); only where every frame is kept
-    sequences      int64   [S, 4]          first target frame, number of targets, first reference frame, number of references
+    opening        float32 [N]             lip opening in interocular distances, NaN where it is not known
+    sequences      int64   [S, 4]          first target frame, number of targets, first reference frame, number of references; a sequence
+                                           that stands there twice is drawn twice as often
 """
 
 from dataclasses import dataclass
@@ -24,9 +26,12 @@ from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
 from ..models.sync_expert import log_mel
 from ..models.viseme_classifier import normalize_loudness
+from ..models.visemes import VISEME_INDEX
 
 # Crop rows and columns within which the lips move, a whole number of latent cells.
 LIPS = (slice(144, 208), slice(80, 176))
+# Lip opening below which a mouth is closed: it has nothing to change in silence.
+CLOSED = 0.012
 
 
 def latent_mouth_weight(floor: float = 0.2, lips: float = 3.0) -> torch.Tensor:
@@ -55,16 +60,21 @@ class LatentCacheWriter:
 
     def __init__(self, vae: AutoencoderTempoSync):
         self.vae = vae
-        self.latents, self.context, self.context_index, self.visemes, self.mel, self.sequences = [], [], [], [], [], []
+        self.latents, self.context, self.context_index, self.visemes, self.mel = [], [], [], [], []
+        self.opening, self.sequences = [], []
         self.frames = self.contexts = 0
 
-    def add(self, crops: np.ndarray, windows: np.ndarray, references: np.ndarray | None = None, mel: torch.Tensor | None = None) -> None:
+    def add(self, crops: np.ndarray, windows: np.ndarray, references: np.ndarray | None = None, mel: torch.Tensor | None = None,
+            opening: np.ndarray | None = None, repeats: int = 1) -> None:
         """One sequence: crops uint8 [T, 256, 256, 3] with viseme windows [T, 11, 15] and, in all sequences or none, mel [T, 4, 80].
 
         A talker's own frames serve as references and contexts; a retargeted portrait brings its
         photo as `references` [R, 256, 256, 3], whose first picture gives the context of every frame.
+        `opening` [T] is the lip opening of the crops; `repeats` says how often the sequence counts when batches are drawn.
         """
         count = len(crops)
+        unknown = torch.full((0 if references is None else len(references),), float("nan"))
+        self.opening += [torch.full((count,), float("nan")) if opening is None else torch.as_tensor(opening).float(), unknown]
         self.latents.append(encode_crops(self.vae, crops).half())
         if mel is not None:
             self.mel.append(mel.half())
@@ -72,7 +82,7 @@ class LatentCacheWriter:
             self.context.append(encode_crops(self.vae, mask_mouth(crops)).half())
             self.context_index.append(torch.arange(self.contexts, self.contexts + count))
             self.visemes.append(torch.tensor(windows, dtype=torch.float16))
-            self.sequences.append((self.frames, count, self.frames, count))
+            self.sequences += repeats * [(self.frames, count, self.frames, count)]
             self.frames += count
         else:
             extra = len(references)
@@ -81,12 +91,12 @@ class LatentCacheWriter:
             self.context_index.append(torch.full((count + extra,), self.contexts))
             # A reference is never a target: its windows are not read.
             self.visemes.append(F.pad(torch.tensor(windows, dtype=torch.float16), (0, 0, 0, 0, 0, extra)))
-            self.sequences.append((self.frames, count, self.frames + count, extra))
+            self.sequences += repeats * [(self.frames, count, self.frames + count, extra)]
             self.frames += count + extra
         self.contexts += len(self.context[-1])
 
     def write(self, path: Path) -> None:
-        names = ("latents", "context", "context_index", "visemes", *(["mel"] if self.mel else []))
+        names = ("latents", "context", "context_index", "visemes", "opening", *(["mel"] if self.mel else []))
         tensors = {name: torch.cat(getattr(self, name)).contiguous() for name in names}
         save_cache(tensors | {"sequences": torch.tensor(self.sequences)}, path)
 
@@ -130,30 +140,38 @@ class LatentCache:
     A portrait keeps its own context while it speaks, so with probability `still_context` a talker, too, gets the context of its
     REFERENCE frame: otherwise the jaw's outline in the target's context would tell the network what the lips do, and it would not
     learn it from the visemes.  With probability `zero_silence` the visemes of a silent frame are zeroed: no speech known means a
-    closed, calm mouth (equation 1).
+    closed, calm mouth (equation 1).  With probability `rest` a closed mouth is its own reference, and what is heard is silence: a photo
+    with a closed mouth stays as it is until its person speaks.
     """
 
     def __init__(self, folder: Path, weights: dict[str, float], device: str | torch.device = "cpu", seed: int = 0,
-                 still_context: float = 0.7, zero_silence: float = 0.2):
+                 still_context: float = 0.7, zero_silence: float = 0.2, rest: float = 0.1):
         self.sources = {name: {key: value.to(device) for key, value in load_file(Path(folder) / f"{name}.safetensors").items()}
                         for name in weights}
         self.weights = np.array(list(weights.values())) / sum(weights.values())
         self.rng = np.random.default_rng(seed)
-        self.still_context, self.zero_silence = still_context, zero_silence
+        self.still_context, self.zero_silence, self.rest = still_context, zero_silence, rest
+        self.closed = {name: np.flatnonzero(source["opening"].cpu().numpy() < CLOSED) for name, source in self.sources.items()
+                       if "opening" in source}
 
     def draw(self, batch_size: int) -> DenoiserBatch:
         counts = self.rng.multinomial(batch_size, self.weights)
-        parts = [self._draw(source, count) for source, count in zip(self.sources.values(), counts) if count]
+        parts = [self._draw(name, count) for name, count in zip(self.sources, counts) if count]
         return DenoiserBatch(*(torch.cat(tensors) for tensors in zip(*parts)))
 
-    def _draw(self, source: dict[str, torch.Tensor], count: int) -> tuple[torch.Tensor, ...]:
+    def _draw(self, name: str, count: int) -> tuple[torch.Tensor, ...]:
+        source, closed = self.sources[name], self.closed.get(name, ())
         sequences = source["sequences"].cpu().numpy()
         chosen = sequences[self.rng.choice(len(sequences), count, p=sequences[:, 1] / sequences[:, 1].sum())]
         target = chosen[:, 0] + (self.rng.random(count) * chosen[:, 1]).astype(int)
         # The first reference, a portrait's photograph, is drawn half of the time.
         reference = chosen[:, 2] + (self.rng.random(count) * chosen[:, 3] * (self.rng.random(count) < 0.5)).astype(int)
+        at_rest = (self.rng.random(count) < self.rest) & (len(closed) > 0)
+        if at_rest.any():
+            target[at_rest] = reference[at_rest] = self.rng.choice(closed, at_rest.sum())
         context_of = np.where(self.rng.random(count) < self.still_context, reference, target)
         visemes = source["visemes"][target].float()
+        visemes[torch.from_numpy(at_rest)] = F.one_hot(torch.tensor(VISEME_INDEX["sil"]), visemes.shape[-1]).to(visemes)
         silent = (visemes[:, :, 0].mean(1) > 0.8).cpu().numpy() & (self.rng.random(count) < self.zero_silence)
         visemes[torch.from_numpy(silent)] = 0
         full = source["latents"][reference].float()

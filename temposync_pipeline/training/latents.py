@@ -10,14 +10,16 @@ Without labels of another tool, `training.clip_latents` does the same with the b
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from ..data.clips import load_clip
-from ..data.manifest import build_manifest
+from ..data.manifest import Clip, build_manifest
 from ..data.speaking_portraits import SpeakingPortrait
+from ..face.landmarks import lip_opening
 from ..media.audio import load_audio
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import viseme_windows
@@ -28,12 +30,23 @@ VISEME_WINDOW = 11
 TRAINING_STRIDE = 2
 
 
+def balanced_repeats(clips: list[Clip]) -> dict[str, int]:
+    """How often each talker's clips count: a talker's share of the batches grows with the root of the number of the talker's clips."""
+    clips_of = Counter(clip.talker for clip in clips)
+    most = max(clips_of.values(), default=1)
+    return {talker: round((most / count) ** 0.5) for talker, count in clips_of.items()}
+
+
 def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: dict[str, np.ndarray], split: str, output: Path) -> None:
     writer = LatentCacheWriter(vae)
     clips = [clip for clip in build_manifest(data, landmarks=labels) if clip.split == split and clip.id in visemes]
-    for clip in tqdm(clips, desc=f"talkers, {split}"):
-        crops = load_clip(clip).crops
-        writer.add(crops, viseme_windows(visemes[clip.id], VISEME_WINDOW), mel=frame_mel(load_audio(clip.video).samples, len(crops)))
+    repeats = balanced_repeats(clips)
+    for index, clip in enumerate(tqdm(clips, desc=f"talkers, {split}")):
+        loaded = load_clip(clip)
+        # Half of them are mirrored: so few faces, each with one-sided habits.
+        crops = loaded.crops[:, :, ::-1] if split == "train" and index % 2 else loaded.crops
+        writer.add(crops, viseme_windows(visemes[clip.id], VISEME_WINDOW), mel=frame_mel(load_audio(clip.video).samples, len(crops)),
+                   opening=lip_opening(loaded.landmarks), repeats=repeats[clip.talker])
     writer.write(output / f"talkers_{split}.safetensors")
 
 
@@ -53,7 +66,7 @@ def cache_portraits(
         # A frame in the middle of a word is a reference too: users' photos do not all smile.
         extra = crops[generator.integers(len(crops), size=2)]
         kept = slice(int(generator.integers(TRAINING_STRIDE)), None, TRAINING_STRIDE)
-        writer.add(crops[kept], windows[kept], references=np.concatenate([reference, extra]))
+        writer.add(crops[kept], windows[kept], references=np.concatenate([reference, extra]), opening=lip_opening(speaking.landmarks)[kept])
     writer.write(output / f"portraits_{split}.safetensors")
 
 
