@@ -85,13 +85,15 @@ def visit(server, browser) -> Iterator:
 
 @pytest.fixture
 def speech(tmp_path):
-    """speech(seconds): so much of the example recording."""
+    """speech(seconds): so much of the example recording, over and over."""
 
     def cut(seconds: float) -> Path:
         path = tmp_path / f"{seconds}.wav"
         with wave.open(str(MEDIA / "speech_hello.wav")) as source, wave.open(str(path), "w") as target:
             target.setparams(source.getparams())
-            target.writeframes(source.readframes(round(seconds * source.getframerate())))
+            size = source.getsampwidth() * source.getnchannels()
+            recording, frames = source.readframes(source.getnframes()), round(seconds * source.getframerate())
+            target.writeframes((recording * (1 + frames // source.getnframes()))[:size * frames])
         return path
 
     return cut
@@ -165,20 +167,55 @@ def test_own_files_after_a_bad_one(visit, speech, tmp_path):
     assert playing_video(page)["duration"] == pytest.approx(1.0, abs=0.05)
 
 
-def test_stop(visit, server):
-    page = visit()
-    choose_example(page)
-    lines = len(server[1].read_text().splitlines())
+@pytest.mark.parametrize("moment", ["Listening", r"Moving the lips: \d+ of 750 frames"])
+def test_stop(visit, server, speech, moment):
+    """Early or amid the frames: the work ends, no file is left, and the page is as before, ready for the next video."""
+    page, (_, log) = visit(), server
+    upload(page, MEDIA / "portrait_man_2.jpg", speech(30))
+    page.locator("#crop img").wait_for()
+    page.locator("#timeline svg").first.wait_for()
+    lines = len(log.read_text().splitlines())
     generate(page)
-    expect(page.locator("#status")).to_contain_text("of 164 frames", timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text(re.compile(moment), timeout=PATIENCE)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#status")).to_contain_text("Stopped.", timeout=PATIENCE)
 
-    def end():
-        return re.search(r"(\d+) of 164 frames", "\n".join(server[1].read_text().splitlines()[lines:]))
+    def ends() -> list[str]:
+        return re.findall(r"(\d+) of \d+ frames", "\n".join(log.read_text().splitlines()[lines:]))
 
-    assert int(wait_for(end, None, server[1])[1]) < 164
-    assert page.locator("#video video").count() == 0 and not list(server[1].parent.glob("tmp*/*.mp4"))
+    assert int(wait_for(ends, None, log)[0]) < 750
+    wait_for(lambda: not list(log.parent.glob("tmp*")), None, log)
+    assert page.locator("#status [role=progressbar]").count() == 0 and page.locator("#video video").count() == 0
+    expect(page.locator("#status")).to_have_text("Stopped.")
+    page.locator("#voice").get_by_label("Clear").click()
+    upload(page, audio=speech(1.0))
+    expect(page.locator("#timeline title").last).to_have_text(re.compile(r"–1\.00 s"), timeout=PATIENCE)
+    page.get_by_role("button", name="Generate").click()
+    assert playing_video(page)["duration"] == pytest.approx(1.0, abs=0.05)
+    assert len(ends()) == 2
+
+
+def test_stop_while_waiting(visit, server, speech):
+    """Who gives up in the queue is never served, and the video before goes on."""
+    pages, (_, log) = [visit(), visit()], server
+    for page, seconds in zip(pages, (30, 1.0)):
+        upload(page, MEDIA / "portrait_man_2.jpg", speech(seconds))
+        page.locator("#crop img").wait_for()
+        page.locator("#timeline svg").first.wait_for()
+    lines = len(log.read_text().splitlines())
+    generate(pages[0])
+    expect(pages[0].locator("#status")).to_contain_text("of 750 frames", timeout=PATIENCE)
+    generate(pages[1])
+    pages[1].get_by_text(re.compile("queue", re.IGNORECASE)).first.wait_for()
+    pages[1].get_by_role("button", name="Stop").click()
+    expect(pages[1].locator("#status")).to_contain_text("Stopped.", timeout=PATIENCE)
+    before = pages[0].locator("#status").inner_text()
+    expect(pages[0].locator("#status")).not_to_have_text(before, timeout=PATIENCE)
+    expect(pages[0].locator("#status")).to_contain_text("of 750 frames")
+    pages[0].get_by_role("button", name="Stop").click()
+    expect(pages[0].locator("#status")).to_have_text("Stopped.", timeout=PATIENCE)
+    pages[0].wait_for_timeout(1000)
+    assert len(re.findall(r"\d+ of \d+ frames", "\n".join(log.read_text().splitlines()[lines:]))) == 1
 
 
 def test_two_tabs_at_once(visit, speech):
