@@ -164,8 +164,10 @@ class LatentCache:
         sequences = source["sequences"].cpu().numpy()
         chosen = sequences[self.rng.choice(len(sequences), count, p=sequences[:, 1] / sequences[:, 1].sum())]
         target = chosen[:, 0] + (self.rng.random(count) * chosen[:, 1]).astype(int)
-        # The first reference, a portrait's photograph, is drawn half of the time.
-        reference = chosen[:, 2] + (self.rng.random(count) * chosen[:, 3] * (self.rng.random(count) < 0.5)).astype(int)
+        # A portrait's first reference, its photograph, is drawn half of the time. A talker's references are all frames alike: how the head
+        # has moved since one and the same frame would be learnt by heart.
+        photograph = (self.rng.random(count) < 0.5) & (chosen[:, 2] != chosen[:, 0])
+        reference = chosen[:, 2] + (self.rng.random(count) * chosen[:, 3] * ~photograph).astype(int)
         at_rest = (self.rng.random(count) < self.rest) & (len(closed) > 0)
         if at_rest.any():
             target[at_rest] = reference[at_rest] = self.rng.choice(closed, at_rest.sum())

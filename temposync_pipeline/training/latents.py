@@ -67,7 +67,8 @@ def cache_portraits(
         extra = crops[generator.integers(len(crops), size=2)]
         kept = slice(int(generator.integers(TRAINING_STRIDE)), None, TRAINING_STRIDE)
         writer.add(crops[kept], windows[kept], references=np.concatenate([reference, extra]), opening=lip_opening(speaking.landmarks)[kept])
-    writer.write(output / f"portraits_{split}.safetensors")
+    if writer.sequences:
+        writer.write(output / f"portraits_{split}.safetensors")
 
 
 def main() -> None:
