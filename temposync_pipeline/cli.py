@@ -1,10 +1,14 @@
 """The command `temposync`.
 
-Exit code 0 on success, 2 with one line on stderr for an input that cannot be used.  Each command (`commands`) imports what it needs when
-it runs, so that `temposync --help` does not wait for torch.
+Exit code 0 on success; with one line on stderr 2 for an input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM.  Each
+command (`commands`) imports what it needs when it runs, so that `temposync --help` does not wait for torch.
 """
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -24,22 +28,61 @@ app = typer.Typer(
 for command in (generate, decode, benchmark, visemes, evaluate, train, manifest):
     app.command()(command)
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+# What is wrong with an option's value, by pydantic's name of the error.
+COMPLAINTS = {
+    "int_parsing": "is not a whole number", "int_parsing_size": "is not a whole number", "float_parsing": "is not a number",
+    "greater_than_equal": "is below the limit of {ge}", "less_than_equal": "is above the limit of {le}",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised where the work stands, so that no half-written file stays behind."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; `arguments` default to the command line's."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments or ["--help"], prog_name="temposync", standalone_mode=False) or 0
+        with _raising_sigterm():
+            code = app(arguments or ["--help"], prog_name="temposync", standalone_mode=False) or 0
     except TyperException as error:  # a missing or misspelt option, a value out of range
-        _fail(error.format_message(), 2)
+        _fail(_in_plain_words(error), 2)
+    except Terminated:
+        _fail("terminated", TERMINATED)
     except (InvalidInputError, OSError) as error:
         named = isinstance(error, OSError) and error.filename and error.strerror
         _fail(f"{error.filename}: {error.strerror}" if named else str(error), 2)
     if code == INTERRUPTED:  # what Typer makes of Ctrl-C
         _fail("interrupted", code)
     sys.exit(code)
+
+
+@contextmanager
+def _raising_sigterm() -> Iterator[None]:
+    """Raise `Terminated` in the main thread on the first SIGTERM; a second one cannot interrupt the tidying up."""
+
+    def handle(*_) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only the main one may set, and will get, a signal
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _in_plain_words(error: TyperException) -> str:
+    """Typer's message, but where pydantic found fault with a value, the option, the value and the limit."""
+    faults = error.__cause__.errors() if hasattr(error.__cause__, "errors") else []
+    complaint = COMPLAINTS.get(faults[0]["type"]) if faults else None
+    if complaint is None or getattr(error, "param", None) is None:
+        return error.format_message()
+    return f"{', '.join(error.param.opts)}: {str(faults[0]['input'])!r} {complaint.format(**faults[0].get('ctx', {}))}"
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -1,20 +1,26 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from temposync_pipeline import checkpoints, cli
+from temposync_pipeline import cli
+from temposync_pipeline.commands.checks import check_steps
+from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.models.viseme_classifier import VISEMES
+from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 from temposync_pipeline.training.autoencoder import Config
 from temposync_pipeline.training.settings import build_config, read_settings
 
-from .tiny_components import picture, tiny_pipeline, tiny_viseme_classifier
+from .tiny_components import picture, template_face, tiny_pipeline, tiny_viseme_classifier
 
 
 @pytest.fixture
@@ -38,7 +44,6 @@ def portrait(tmp_path):
 
 @pytest.fixture
 def tiny_model(monkeypatch):
-    monkeypatch.setattr(checkpoints, "bundled_path", lambda name: name)
     monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: tiny_pipeline())
 
 
@@ -144,6 +149,14 @@ def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path, temposync, t
     ("benchmark", ("--audio", "{folder}/portrait.png"), "portrait.png: "),
     ("benchmark", ("--manifest", "{folder}/empty"), "no clip ("),
     ("benchmark", ("--steps", "0"), "--steps 0: expected whole numbers"),
+    ("benchmark", ("--steps", "4,12"), "12 denoising steps: a student takes 1 to 8"),
+    ("evaluate", ("--steps", "9"), "9 denoising steps: a student takes 1 to 8"),
+    ("generate", ("--steps", "9"), "9 denoising steps: a student takes 1 to 8"),
+    ("generate", ("--seed", str(2**64)), f"--seed: '{2**64}' is above the limit of 4294967295"),
+    ("generate", ("--steps", "four"), "--steps: 'four' is not a whole number"),
+    ("generate", ("--steps", "0"), "--steps: '0' is below the limit of 1"),
+    ("generate", ("--face_index", "-1"), "--face_index: '-1' is below the limit of 0"),
+    ("generate", ("--mouth_amplitude", "much"), "--mouth_amplitude: 'much' is not a number"),
     ("evaluate", ("--manifest", "{folder}/empty"), "no clip ("),
     ("evaluate", ("--json", "{folder}/out.txt"), "must end in .json"),
     ("evaluate", ("--landmarks", "{folder}/a.wav"), "a.wav: not a folder"),
@@ -166,6 +179,48 @@ def test_no_model_is_loaded_for_a_bad_input(tmp_path, temposync, portrait, make_
     code, out, err = temposync(command, *run_options(command, tmp_path, portrait, audio), *given)
     assert (code, out, len(err)) == (2, [], 1) and message in err[0]
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_teachers_checkpoint_takes_more_steps(tmp_path):
+    TempoSyncScheduler(prediction="ode").save_pretrained(tmp_path / "scheduler")
+    check_steps(str(tmp_path), [25, 1000])
+    TempoSyncScheduler(few_step_sigmas={"16": [1.0] * 16}).save_pretrained(tmp_path / "scheduler")
+    check_steps(str(tmp_path), [8, 16])
+    with pytest.raises(InvalidInputError, match="12 denoising steps"):
+        check_steps(str(tmp_path), [4, 12])
+
+
+@pytest.mark.parametrize("command", ["generate", "visemes", "decode", "evaluate", "benchmark", "train"])
+def test_a_model_that_cannot_be_is_refused_before_torch_is_imported(tmp_path, portrait, make_audio, command):
+    option = "--init" if command == "train" else "--model"
+    arguments = [*map(str, run_options(command, tmp_path, portrait, make_audio("a.wav"))), option, "no-model"]
+    code = (f"import sys, temposync_pipeline.cli as cli\ntry: cli.main({[command, *arguments]!r})\n"
+            "finally: assert not {'torch', 'diffusers', 'cv2'} & set(sys.modules)")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert "no-model: not a bundled checkpoint" in result.stderr
+
+
+def test_the_face_that_speaks_can_be_chosen(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch):
+    def two_faces(image):
+        face, = template_face(image)
+        return [face, replace(face, landmarks=face.landmarks + [60, 0])]
+
+    wide = Image.new("RGB", (160, 96), "white")
+    for left in (0, 80):
+        wide.paste(Image.open(portrait), (left, 0))
+    wide.save(tmp_path / "two.png")
+    pipeline = tiny_pipeline()
+    pipeline.face_aligner.detect = two_faces
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
+    moved = []
+    for index in (0, 1, 2):
+        output = tmp_path / f"{index}.safetensors"
+        code, _, err = temposync("generate", "--image", tmp_path / "two.png", "--audio", make_audio("a.wav", seconds=0.2), "--steps", 1,
+                                 "--face_index", index, "--output", output, "--device", "cpu")
+        if code == 0:
+            moved.append(LatentVideo.load(output).matrix[0, 2])
+    assert moved[1] < moved[0] - 60 and err == ["temposync: face_index 2 asked for, but two.png has 2 face(s), counted from 0."]
 
 
 @pytest.mark.parametrize("command", ["generate", "visemes"])
@@ -234,6 +289,20 @@ def test_inputs_are_checked_before_the_models_load(tmp_path, temposync, portrait
     for image, output, message in [(tmp_path / "text.png", "out.mp4", "text.png: not a readable"), (portrait, "out.avi", "end in .mp4")]:
         code, _, err = temposync("generate", "--image", image, "--audio", audio, "--output", tmp_path / output)
         assert code == 2 and len(err) == 1 and message in err[0]
+
+
+def test_sigterm_leaves_the_old_video(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch):
+    def terminate(*_):
+        assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)  # else the tests themselves would end here
+        signal.raise_signal(signal.SIGTERM)
+
+    handler, audio, output = signal.getsignal(signal.SIGTERM), make_audio("a.wav"), tmp_path / "out.mp4"
+    output.write_bytes(b"old")
+    monkeypatch.setattr("temposync_pipeline.media.video.VideoWriter.write", terminate)
+    before = sorted(os.listdir(tmp_path))
+    code, _, err = temposync("generate", "--image", portrait, "--audio", audio, "--output", output)
+    assert (code, err) == (143, ["temposync: terminated"])
+    assert sorted(os.listdir(tmp_path)) == before and output.read_bytes() == b"old" and signal.getsignal(signal.SIGTERM) is handler
 
 
 @pytest.mark.parametrize(("error", "code", "message"), [

@@ -12,6 +12,7 @@ from temposync_pipeline.media.video import read_video
 from temposync_pipeline.models.conditioning import smooth_visemes
 from temposync_pipeline.models.precision import has_fast_bfloat16
 from temposync_pipeline.pipelines.latent_video import LatentVideo
+from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 
 from .tiny_components import picture, tiny_pipeline, tone
 
@@ -138,10 +139,17 @@ def test_saved_videos_have_the_sound_that_was_given_as_samples(pipeline, tmp_pat
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"output_type": "gif"}, "output_type"), ({"num_inference_steps": 0}, "num_inference_steps"), ({"chunk_size": 0}, "chunk_size"),
+    ({"num_inference_steps": 9}, "9 denoising steps: a student takes 1 to 8"),
     ({"mouth_amplitude": -1.0}, "mouth_amplitude")])
 def test_bad_arguments_are_named(pipeline, changes, message):
     with pytest.raises(ValueError, match=message):
         run(pipeline, **changes)
+
+
+def test_the_teachers_sampler_takes_more_steps(pipeline):
+    teacher = TempoSyncPipeline(**pipeline.components | {"scheduler": TempoSyncScheduler(prediction="ode")})
+    teacher.set_progress_bar_config(disable=True)
+    assert len(run(teacher, num_inference_steps=9, audio=tone(0.1), output_type="latent").frames)
 
 
 def test_a_picture_without_a_face_says_so(pipeline):

@@ -63,6 +63,24 @@ def whole_numbers(option: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def check_model(name: str) -> None:
+    """Raises InvalidInputError for a name that no checkpoint can have, before anything large is imported."""
+    if not Path(name).is_dir() and name.count("/") != 1:  # org/name is for the Hub to know
+        from ..checkpoints import checkpoint_folder
+
+        checkpoint_folder(name, ())
+
+
+def check_steps(model: str, counts: Iterable[int]) -> None:
+    """Raises InvalidInputError for more steps than the checkpoint's sampler takes; of a checkpoint on the Hub it fetches the sampler."""
+    from ..checkpoints import checkpoint_folder
+    from ..schedulers.scheduling_temposync import TempoSyncScheduler
+
+    scheduler = TempoSyncScheduler.from_pretrained(checkpoint_folder(model, ("scheduler",)), subfolder="scheduler", local_files_only=True)
+    for count in counts:
+        scheduler.check_steps(count)
+
+
 def choose_device(name: str) -> str:
     """The device that "auto" stands for, or `name`; raises InvalidInputError for one that is not there."""
     import torch

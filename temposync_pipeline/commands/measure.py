@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidInputError
-from .checks import check_files, check_folder, check_writable, choose_device, hide_loading_bars, whole_numbers, write_json
+from .checks import (
+    check_files,
+    check_folder,
+    check_model,
+    check_steps,
+    check_writable,
+    choose_device,
+    hide_loading_bars,
+    whole_numbers,
+    write_json,
+)
 from .options import Device, JsonFile, Model
 
 
@@ -32,7 +42,9 @@ def benchmark(
     if output is not None:
         check_writable(output, output)
     counts = sorted(set(whole_numbers("--steps", steps)))
+    check_model(model)
     device = choose_device(device)
+    check_steps(model, counts)
     from ..metrics.benchmark import run_benchmark
 
     hide_loading_bars()
@@ -74,7 +86,9 @@ def evaluate(
     if cross_identity and protocol not in ("self", "cross"):
         raise InvalidInputError(f"--cross-identity is a protocol of its own; not with --protocol {protocol}")
     steps = whole_numbers("--num_inference_steps", num_inference_steps)
+    check_model(model)
     device = choose_device(device)
+    check_steps(model, steps)
     from ..metrics.evaluate import run_evaluation
     from ..metrics.protocols import ROWS
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidInputError
-from .checks import check_files, check_folder, check_writable, choose_device, hide_loading_bars, write_json
+from .checks import check_files, check_folder, check_model, check_writable, choose_device, hide_loading_bars, write_json
 from .options import Device, JsonFile
 
 STAGES = ("aligner", "autoencoder", "visemes", "identity", "sync", "teacher", "student")
@@ -42,6 +42,8 @@ def train(
         check_files((Path(values["data"]),))
     if values.get("output"):
         _check_run_folder(Path(values["output"]))
+    if values.get("init"):
+        check_model(str(values["init"]))
     values = {"device": choose_device(device)} | values
     from importlib import import_module
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidInputError
-from .checks import check_files, check_mp4, choose_device, hide_loading_bars, write_json
-from .options import AudioFile, Device, JsonFile, Model, Steps
+from .checks import check_files, check_model, check_mp4, check_steps, choose_device, hide_loading_bars, write_json
+from .options import AudioFile, Device, FaceIndex, JsonFile, Model, Seed, Steps
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline_temposync import TempoSyncPipeline
@@ -20,8 +20,9 @@ def generate(
     audio: AudioFile,
     output: Annotated[Path, typer.Option(
         help="The mp4 to write; a name ending in .safetensors keeps latents for `temposync decode`.")] = Path("talking.mp4"),
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same video.")] = 0,
+    seed: Seed = 0,
     num_inference_steps: Steps = 4,
+    face_index: FaceIndex = 0,
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Scales the motion of the mouth; default: the checkpoint's own value.")] = None,
     model: Model = "temposync-tiny",
@@ -35,12 +36,14 @@ def generate(
     check_files((image, audio), (output, json_file))
     if output.suffix.lower() not in (".mp4", ".safetensors"):
         raise InvalidInputError(f"{output}: the output is an mp4, its name must end in .mp4 (or in .safetensors for latents)")
+    check_model(model)
     from ..media.audio import load_audio
     from ..media.image import load_image
 
     # What is wrong with the inputs is said before the models are loaded.
     load_image(image)
     load_audio(audio)
+    check_steps(model, [num_inference_steps])
     pipe = _load_pipeline(model, device)
     import torch
 
@@ -54,6 +57,7 @@ def generate(
             num_inference_steps=num_inference_steps,
             generator=torch.Generator().manual_seed(seed),
             progress=sys.stderr.isatty(),
+            face_index=face_index,
             mouth_amplitude=mouth_amplitude,
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
@@ -75,6 +79,7 @@ def decode(
     """
     check_files((latents,), (output, json_file))
     check_mp4(output)
+    check_model(model)
     from ..pipelines.latent_video import LatentVideo
 
     # What is wrong with the input is said before the models are loaded.
@@ -102,6 +107,7 @@ def visemes(
     The JSON holds "fps", "visemes" (15 names) and "probabilities" (15 numbers for every video frame).
     """
     check_files((audio,), (json_file,))
+    check_model(model)
     from itertools import groupby
 
     from ..checkpoints import checkpoint_folder

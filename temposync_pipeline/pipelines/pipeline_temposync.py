@@ -112,7 +112,7 @@ class TempoSyncPipeline(HubPipeline):
         Args:
             image: portrait: a PNG, JPEG or WebP file, a PIL picture, or uint8 [H, W, 3].
             audio: an audio file, or (samples float [N] or [N, channels], sampling rate).
-            num_inference_steps: denoiser evaluations a frame; 1 to 8 for the student.
+            num_inference_steps: denoiser evaluations a frame; 1 to 8 for the student, any number for the teacher.
             generator: source of the one noise tensor that all frames share.
             output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
             face_index: which face speaks, 0 = the largest.
@@ -122,7 +122,7 @@ class TempoSyncPipeline(HubPipeline):
                 returns under "latents" replaces them.
 
         Raises:
-            InvalidInputError: a file that cannot be used, or no face in the picture.
+            InvalidInputError: a file that cannot be used, no such face in the picture, or more steps than the student takes.
         """
         self._check_inputs(output_type, num_inference_steps, chunk_size, mouth_amplitude, callback_on_step_end_tensor_inputs)
         recording = load_audio(audio)
@@ -355,14 +355,14 @@ class TempoSyncPipeline(HubPipeline):
             self.set_progress_bar_config(disable=True)
         return self.progress_bar(total=total)
 
-    @staticmethod
     def _check_inputs(
-        output_type: str, steps: int, chunk_size: int, mouth_amplitude: float | None, tensor_inputs: list[str] | None
+        self, output_type: str, steps: int, chunk_size: int, mouth_amplitude: float | None, tensor_inputs: list[str] | None
     ) -> None:
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
+        self.scheduler.check_steps(steps)
         if not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
         if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:

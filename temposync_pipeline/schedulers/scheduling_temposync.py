@@ -17,6 +17,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
+from ..errors import InvalidInputError
+
 
 @dataclass
 class TempoSyncSchedulerOutput(BaseOutput):
@@ -44,6 +46,8 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
     """
 
     order = 1
+    # Students learn levels for 1 to 8 steps; more add up noise at levels they never saw, and the mouth comes out torn.
+    MAX_FEW_STEPS = 8
 
     @register_to_config
     def __init__(
@@ -67,6 +71,16 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         low, high = self.config.sigma_min ** (1 / self.config.rho), self.config.sigma_max ** (1 / self.config.rho)
         ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
         return torch.cat([(high + ramp * (low - high)) ** self.config.rho, torch.zeros(1, dtype=torch.float64)]).float()
+
+    def check_steps(self, num_inference_steps: int) -> None:
+        """Raises InvalidInputError for more steps than a few-step sampler is good for; "ode" takes any number.
+
+        Training may still look at more: `set_timesteps` does not ask.
+        """
+        placed = self.config.few_step_sigmas or {}
+        if self.config.prediction == "consistency" and num_inference_steps > self.MAX_FEW_STEPS and str(num_inference_steps) not in placed:
+            raise InvalidInputError(
+                f"{num_inference_steps} denoising steps: a student takes 1 to {self.MAX_FEW_STEPS}, more would distort the mouth")
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Prepare `timesteps` [K] and `sigmas` [K + 1].
