@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from temposync_pipeline.face.blend import HEIGHT, WIDTH, Blender, membrane
+from temposync_pipeline.face.blend import HEIGHT, WIDTH, Blender, is_grey, membrane
 from temposync_pipeline.face.crop import CROP_SIZE, crop_face, mouth_mask
 
 
@@ -78,6 +78,28 @@ def test_detail_of_the_photo_survives_where_nothing_moved():
         return cv2.Laplacian(picture[cheek].astype(np.float32), cv2.CV_32F).var()
 
     assert sharpness(result) > 0.8 * sharpness(original) > 2 * sharpness(reconstruction)
+
+
+def colourfulness(picture: np.ndarray) -> int:
+    return int(np.ptp(picture.astype(int), axis=-1).max())
+
+
+def test_a_scanned_black_and_white_photo_gets_no_colours():
+    photo, matrix = portrait(300)
+    photo = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, -1)
+    noise = np.random.default_rng(1).integers(-2, 3, photo.shape)
+    photo = np.clip(photo.astype(int) + noise + [3, 1, 0], 0, 255).astype(np.uint8)
+    assert is_grey(photo) and colourfulness(photo) > 4
+    mouth = cv2.ellipse(decoded(crop_face(photo, matrix)), (128, 190), (26, 16), 0, 0, 360, (180, 40, 60), -1)
+    result = Blender(photo, matrix).paste(mouth)
+    assert colourfulness(result) <= colourfulness(photo) + 2 and not np.array_equal(result, photo)
+
+
+def test_pale_colours_are_colours():
+    pale = np.full((64, 64, 3), (140, 130, 124), np.uint8)
+    assert not is_grey(pale)
+    photo, matrix = portrait(300)
+    assert colourfulness(Blender(photo, matrix).paste(open_mouth(decoded(crop_face(photo, matrix))))) > 60
 
 
 def test_mouth_beyond_the_picture_is_no_failure():

@@ -174,9 +174,26 @@ def test_latents_decoded_from_a_file_give_the_same_frames_bit_for_bit(pipeline, 
     assert not list(latents_file.parent.glob(".*"))
 
 
+def test_latents_may_be_read_by_whom_a_plain_file_may(latents_file, tmp_path):
+    (tmp_path / "plain").touch()
+    assert latents_file.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_black_and_white_photo_speaks_in_black_and_white(pipeline, tmp_path, mode):
+    colours = run(pipeline).frames
+    assert np.ptp(colours, axis=-1).max() > 0.1
+    grey = Image.fromarray(picture(200, 300)).convert("L").convert(mode)
+    output = run(pipeline, image=grey)
+    assert np.ptp(output.frames, axis=-1).max() == 0 and not np.array_equal(output.frames[0], output.frames[-1])
+    at_once = np.concatenate(list(pipeline.stream(grey, tone(), 2, torch.Generator().manual_seed(7), chunk_size=4)))
+    latents = run(pipeline, image=grey, output_type="latent", chunk_size=4).latent_video
+    assert np.array_equal(np.concatenate(list(pipeline.decode_latents(latents))), at_once)
+
+
 def test_latents_become_the_video_with_its_sound_later(pipeline, latents_file, tmp_path):
     figures = pipeline.decode_to_file(latents_file, tmp_path / "out.mp4")
-    assert figures["frames"] == len(read_video(tmp_path / "out.mp4")[0]) == 15
+    assert figures["frames"] == len(read_video(tmp_path / "out.mp4")[0]) == 15 and repr(figures["fps"]) == "25"
     assert load_audio(tmp_path / "out.mp4").duration == pytest.approx(0.6, abs=0.05)
 
 

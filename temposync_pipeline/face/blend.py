@@ -4,7 +4,8 @@ Three things make the seam vanish.  The soft edge of `mouth_mask`; a membrane, t
 that interpolates the tone difference along that edge over the whole mouth (Pérez et al. 2003,
 "Poisson Image Editing", eq. 2, solved once as a linear map); and the photo's own detail, which
 the autoencoder loses, added back where the generated frame says that nothing moved.  All of it
-happens in the bounding box of the mask: the rest of the photo is never touched.
+happens in the bounding box of the mask: the rest of the photo is never touched.  A mouth for a
+black-and-white photo is made black-and-white first.
 """
 
 from functools import lru_cache
@@ -17,6 +18,14 @@ from .crop import CROP_SIZE, crop_face, invert, mouth_mask, transform_points
 CELL = 8  # crop pixels per membrane cell: finer than a shadow's edge, coarser than a lip
 MAX_TONE_SHIFT = 24.0  # levels; a larger difference at the edge is motion, not tone
 STILL_LEVELS = 12.0  # levels of change at which the photo's detail has faded to 1/e; 6 loses the grain of skin that moves a little
+
+GREY_LEVELS = 8  # levels between the channels of a pixel that scanning and compression leave in a black-and-white photo
+LUMA = np.float32([0.299, 0.587, 0.114])
+
+
+def is_grey(picture: np.ndarray) -> bool:
+    """Whether a picture [H, W, 3] is black and white: 99 of 100 pixels have channels within `GREY_LEVELS` of each other."""
+    return float(np.percentile(np.ptp(picture.astype(np.int16), axis=-1), 99)) <= GREY_LEVELS
 
 
 def _mask_block() -> tuple[int, int, int, int]:
@@ -96,11 +105,14 @@ class Blender:
         if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
             raise ValueError(f"photo must be uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
         self.photo = photo
-        self._crop = _window(crop_face(photo, matrix)).astype(np.float32)
+        crop = crop_face(photo, matrix)
+        self._is_grey = is_grey(crop)
+        self._crop = _window(crop).astype(np.float32)
         self._find_box(matrix)
         if self.is_empty:
             return
         original = self._box_of(photo).astype(np.float32)
+        self._is_neutral = bool((original == original[..., :1]).all())
         reference = self._crop if reference_reconstruction is None else self._checked(reference_reconstruction)
         self._reference = reference + membrane(self._crop - reference)
         # Linear interpolation keeps the mask in [0, 1] and exactly 0 outside, where `_outside` is then the photo itself.
@@ -140,11 +152,12 @@ class Blender:
         return cv2.warpAffine(window, self._to_window, (x1 - x0, y1 - y0), flags=interpolation | cv2.WARP_INVERSE_MAP,
                               borderMode=cv2.BORDER_REPLICATE)
 
-    @staticmethod
-    def _checked(crop: np.ndarray) -> np.ndarray:
+    def _checked(self, crop: np.ndarray) -> np.ndarray:
+        """The crop's window as float32, without its colours where the photo has none."""
         if crop.shape != (CROP_SIZE, CROP_SIZE, 3):
             raise ValueError(f"the crop must be [{CROP_SIZE}, {CROP_SIZE}, 3], got {crop.shape}")
-        return _window(crop).astype(np.float32)
+        window = _window(crop).astype(np.float32)
+        return np.repeat(window @ LUMA[:, None], 3, axis=-1) if self._is_grey else window
 
     def paste(self, crop_patch: np.ndarray) -> np.ndarray:
         """The photo with the generated mouth, uint8 [H, W, 3]; pixels outside the mask are bit-identical to the photo's.
@@ -159,5 +172,7 @@ class Blender:
         still = stillness(generated, self._reference)
         warped = self._to_photo(np.dstack([generated, still]), cv2.INTER_CUBIC)
         blended = self._outside + self._mask * warped[..., :3] + warped[..., 3:] * self._detail
+        if self._is_neutral:
+            blended = blended[..., :1]  # rounding may differ between the channels
         self._box_of(result)[:] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
         return result

@@ -1,5 +1,6 @@
 """Any photograph to an RGB array."""
 
+import re
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -41,7 +42,10 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
         except InvalidImageError:
             raise
         except Image.DecompressionBombError as cause:
-            raise InvalidImageError(f"{path.name}: above the limit of {MAX_PIXELS // 10**6} megapixels") from cause
+            # Pillow says "(400000000 pixels)" and keeps width and height to itself.
+            pixels = re.search(r"(\d+) pixels", str(cause))
+            size = f"{int(pixels[1]) // 10**6} megapixels, " if pixels else ""
+            raise InvalidImageError(f"{path.name}: {size}above the limit of {MAX_PIXELS // 10**6} megapixels") from cause
         except Exception as cause:  # Damaged bytes make Pillow raise nearly anything.
             raise InvalidImageError(f"{path.name}: not a readable PNG, JPEG or WebP picture") from cause
 

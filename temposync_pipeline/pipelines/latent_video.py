@@ -83,11 +83,14 @@ class LatentVideo:
         metadata = {"format": FORMAT, "version": VERSION, "fps": str(self.fps), "chunk_size": str(self.chunk_size), "model": self.model,
                     "autoencoder": self.autoencoder}
         temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.safetensors")
+        open(temporary, "xb").close()
+        permissions = temporary.stat().st_mode  # as the umask has them; safetensors would let nobody else read the file
         try:
             try:
                 save_file(tensors, temporary, metadata)
             except SafetensorError as error:
                 raise OSError(f"{path.name}: cannot be written: {error}") from error
+            temporary.chmod(permissions)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -108,6 +111,7 @@ class LatentVideo:
                     raise InvalidInputError(f"{path.name}: version {metadata.get('version')} of the format, this program reads {VERSION}")
                 tensors = {name: file.get_tensor(name) for name in (*_NUMBERS, *_BYTES)}
             fps, chunk_size = float(metadata["fps"]), int(metadata["chunk_size"])
+            fps = int(fps) if fps.is_integer() else fps
             _check(tensors, fps, chunk_size)
         except SafetensorError as error:
             raise InvalidInputError(f"{path.name}: not a safetensors file with a video's latents, or a damaged one") from error
