@@ -17,6 +17,7 @@ from temposync_pipeline.models.viseme_classifier import VISEMES
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
+from temposync_pipeline.training import sync
 from temposync_pipeline.training.autoencoder import Config
 from temposync_pipeline.training.settings import build_config, read_settings
 
@@ -249,11 +250,19 @@ def test_training_settings(tmp_path, temposync):
     config = build_config(Config, values)
     assert (config.learning_rate, config.batch_size, config.max_minutes, config.resume) == (1e-3, 8, 2.0, True)
     assert isinstance(config.max_minutes, float) and config.sources == {"portraits": 1}
+    assert build_config(sync.Config, {}).max_steps > 0 and build_config(sync.Config, {"max_minutes": 1}).max_steps == 0
+    assert build_config(sync.Config, {"max_minutes": 1, "max_steps": 7}).max_steps == 7
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (("nothing",), "nothing: not a stage (aligner, autoencoder, visemes, identity, sync, teacher, student)"),
-    (("autoencoder", "--set", "speed=3"), "speed: not a setting"),
+    (("autoencoder", "--set", "zzz=3"), "zzz: not a setting of this stage; there are batch_size, "),
+    (("autoencoder", "--set", "max_step=3"), "max_step: not a setting of this stage; did you mean 'max_steps'?"),
+    (("student", "--init", "temposync-tiny"), "train student needs data to train on; say where it is with --data"),
+    (("autoencoder", "--set", "max_steps=0"), "max_steps: 0 leaves the end to max_minutes, so set that as well"),
+    (("autoencoder", "--set", "max_steps=0", "--set", "max_minutes=0"), "neither max_steps nor max_minutes says when to end"),
+    (("autoencoder", "--set", "max_steps=-5"), "max_steps -5, max_minutes 30: neither can be negative"),
+    (("autoencoder", "--set", f"seed={2**32}"), f"seed: {2**32}, outside the limits of 0 to {2**32 - 1}"),
     (("autoencoder", "--set", "batch_size=many"), "batch_size: 'many', expected int"),
     (("autoencoder", "--set", "batch_size=1.5"), "batch_size: 1.5, expected int"),
     (("autoencoder", "--set", "batch_size"), "expected KEY=VALUE"),
@@ -261,7 +270,8 @@ def test_training_settings(tmp_path, temposync):
     (("autoencoder", "--data", "/nowhere/at/all"), "no such file"),
     (("autoencoder", "--device", "abacus"), "not available here"),
 ])
-def test_training_mistakes(temposync, arguments, message):
+def test_training_mistakes(tmp_path, temposync, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
     code, _, err = temposync("train", *arguments)
     assert code == 2 and len(err) == 1 and message in err[0]
 

@@ -42,6 +42,14 @@ def test_a_tree_of_talkers_becomes_clips(tree):
     assert clips[0].video.exists() and clips[0].alignment.exists()
 
 
+@pytest.mark.parametrize(("name", "split"), [("val", "val"), ("validation", "val"), ("test", "train"), ("clips", "train")])
+def test_the_tree_itself_may_be_for_validation(tree, monkeypatch, name, split):
+    (tree / "grid" / "train").rename(tree / name)
+    assert [clip.split for clip in build_manifest(tree / name)] == [split] * 2
+    monkeypatch.chdir(tree / name)
+    assert [clip.split for clip in build_manifest(".")] == [split] * 2
+
+
 def test_no_clip_is_an_error(tmp_path):
     with pytest.raises(InvalidInputError, match="no clip"):
         build_manifest(tmp_path)

@@ -61,6 +61,8 @@ def test_a_student_is_adapted_to_a_folder_of_clips(tmp_path, checkpoint, clips, 
     train(*command)
     out, err = capsys.readouterr()
     assert "skipped 5: 5.mp4: no face" in err and "talkers_ev1" in out
+    run = tmp_path / "run"
+    assert out.splitlines()[-1] == f"{run}: use it with temposync generate --model {run} --image PORTRAIT --audio SPEECH"
     assert [clip.split for clip in read_manifest(tmp_path / "run" / "latents" / "manifest.jsonl")] == ["train"] * 4 + ["val"]
     first, last = (TempoSyncPipeline.from_pretrained(folder) for folder in (checkpoint, tmp_path / "run"))
     assert not torch.equal(last.denoiser.conv_in.weight, first.denoiser.conv_in.weight)
@@ -110,6 +112,13 @@ def test_a_folder_without_usable_clips_is_one_line(tmp_path, checkpoint, capsys)
             train_arguments = ["--init", checkpoint, "--data", tmp_path / name, "--output", tmp_path / "run"]
             cli.main(["train", "student", *map(str, train_arguments), *QUICK])
         assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_of_validation_clips_is_nothing_to_train_on(tmp_path, checkpoint, clips, capsys):
+    with pytest.raises(SystemExit) as ended:
+        arguments = ["--init", checkpoint, "--data", clips.rename(tmp_path / "val"), "--output", tmp_path / "run"]
+        cli.main(["train", "student", *map(str, arguments), *QUICK])
+    assert ended.value.code == 2 and "val: all of its clips are for validation" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_example_file_holds_the_defaults_of_fine_tuning(checkpoint):

@@ -1,14 +1,18 @@
 """`temposync train` and `manifest`: from a folder of clips to a model."""
 
 import os
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InvalidInputError
 from .checks import check_files, check_folder, check_model, check_writable, choose_device, hide_loading_bars, write_json
 from .options import Device, JsonFile
+
+if TYPE_CHECKING:
+    from ..training.loop import LoopConfig
 
 STAGES = ("aligner", "autoencoder", "visemes", "identity", "sync", "teacher", "student")
 
@@ -53,15 +57,32 @@ def train(
     hide_loading_bars()
     module = import_module(f"..training.{stage}", __package__)
     if takes_clips(stage, values.get("data")):
-        figures = train_on_clips(stage, build_config(module.Config, settings_for_clips(stage, values)), module.train)
+        config = build_config(module.Config, settings_for_clips(stage, values))
+        figures = train_on_clips(stage, config, module.train)
     else:
         if values.get("init"):
             values["init"] = initial_weights(stage, values["init"])
-        figures = module.train(build_config(module.Config, values))
+        config = build_config(module.Config, values)
+        _check_data(stage, config)
+        figures = module.train(config)
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
         write_json(json_file, figures)
         for name, value in figures.items():
             typer.echo(f"{name} {value}")
+        typer.echo(_how_to_use(Path(config.output)))
+
+
+def _how_to_use(run: Path) -> str:
+    """The last line of a training: where its result lies, and for a whole checkpoint what it is good for."""
+    if (run / "model_index.json").exists():
+        return f"{run}: use it with temposync generate --model {shlex.quote(str(run))} --image PORTRAIT --audio SPEECH"
+    return f"{run}: the weights, and the checkpoint that --resume goes on from"
+
+
+def _check_data(stage: str, config: "LoopConfig") -> None:
+    """Raises InvalidInputError where there is nothing to train on; the visemes' corpus, once made, is enough."""
+    if not any(Path(folder).exists() for folder in (config.data, getattr(config, "corpus", config.data))):
+        raise InvalidInputError(f"train {stage} needs data to train on; say where it is with --data")
 
 
 def _check_run_folder(output: Path) -> None:

@@ -22,6 +22,8 @@ VIDEO_SUFFIXES = (".mpg", ".mpeg", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".av
 SPLITS = ("train", "val")
 # Folders of a tree whose clips are for validation.
 VALIDATION_FOLDERS = {"val", "validation", "test"}
+# The tree itself may be one of them; a folder of recordings called "test" is likelier somebody's first try.
+VALIDATION_TREES = {"val", "validation"}
 # Files of this kind may stand beside a clip under its name.
 COMPANIONS = {"alignment": ".align", "transcript": ".txt"}
 
@@ -57,19 +59,21 @@ def portrait_split(name: str) -> str:
 def build_manifest(folder: str | PathLike, landmarks: str | PathLike | None = None) -> list[Clip]:
     """The clips of a tree `.../<talker>/<name>.mp4` (`VIDEO_SUFFIXES`), sorted by path, each with what stands beside it (`COMPANIONS`).
 
-    A talker's folder below one called "val", "validation" or "test" is for validation, every other for training.  A clip's id is its path
+    A talker's folder below one called "val", "validation" or "test" is for validation, and so is a tree called "val" or "validation";
+    every other for training.  A clip's id is its path
     in the tree with "_" between the parts; `landmarks` is a folder of files `<id>.npz`.  Raises InvalidInputError where there is no clip.
     """
     folder = Path(folder).absolute() if Path(folder).name in ("", "..") else Path(folder)
-    clips = []
+    clips, all_held_out = [], folder.name in VALIDATION_TREES
     for video in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES):
         parts = video.relative_to(folder).with_suffix("").parts
         name = "_".join(parts)
         files = {kind: video.with_suffix(suffix) for kind, suffix in COMPANIONS.items()}
         if landmarks is not None:
             files["landmarks"] = Path(landmarks) / f"{name}.npz"
+        held_out = all_held_out or VALIDATION_FOLDERS & set(parts[:-1])
         clips.append(Clip(
-            id=name, talker=video.parent.name, video=video, split="val" if VALIDATION_FOLDERS & set(parts[:-1]) else "train",
+            id=name, talker=video.parent.name, video=video, split="val" if held_out else "train",
             **{kind: path for kind, path in files.items() if path.exists()}))
     if not clips:
         raise InvalidInputError(f"{folder.name}: no clip ({', '.join(VIDEO_SUFFIXES)}) in this folder")

@@ -62,6 +62,8 @@ def train_on_clips(stage: str, config: DenoiserConfig, train: Callable[[Denoiser
         if PartialState().is_main_process:
             prepare_latents(clips, latents, config.init or BASE, config.device, by_talker=not config.init)
             copy_components(base, output, teacher=stage == "teacher")
+    if not (latents / "talkers_train.safetensors").exists():
+        raise InvalidInputError(f"{clips}: all of its clips are for validation, none is left to train on")
     present = {name: share for name, share in config.sources.items() if (latents / f"{name}.safetensors").exists()}
     first = initial_weights(stage, config.init) if config.init else ""
     config = replace(config, data=str(latents), sources=present or {"talkers_train": 1.0}, init=first)

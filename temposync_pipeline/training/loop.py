@@ -30,9 +30,9 @@ Losses = dict[str, torch.Tensor]
 class LoopConfig:
     """What every stage can set.
 
-    A run ends after `max_steps`; where that is 0, after `max_minutes`.  Only the former can be repeated or resumed to the same weights:
-    the schedule then depends on steps alone, otherwise on the clock.  A step sees `batch_size` × `gradient_accumulation_steps` samples a
-    process.
+    A run ends after `max_steps`, whatever `max_minutes` is; where that is 0, after `max_minutes`.  Only the former can be repeated or
+    resumed to the same weights: the schedule then depends on steps alone, otherwise on the clock.  A step sees `batch_size` ×
+    `gradient_accumulation_steps` samples a process.
     """
 
     data: str = "data"
@@ -58,8 +58,12 @@ class LoopConfig:
     init: str = ""
 
     def __post_init__(self):
-        if self.max_steps <= 0 and self.max_minutes <= 0:
+        if self.max_steps < 0 or self.max_minutes < 0:
+            raise InvalidInputError(f"max_steps {self.max_steps}, max_minutes {self.max_minutes:g}: neither can be negative")
+        if self.max_steps == 0 and self.max_minutes == 0:
             raise InvalidInputError("neither max_steps nor max_minutes says when to end")
+        if not 0 <= self.seed < 2**32:
+            raise InvalidInputError(f"seed: {self.seed}, outside the limits of 0 to {2**32 - 1}")
         if self.batch_size < 1 or self.gradient_accumulation_steps < 1:
             raise InvalidInputError("batch_size and gradient_accumulation_steps must be at least 1")
         if self.mixed_precision not in ("no", "fp16", "bf16"):

@@ -1,6 +1,7 @@
 """Settings of a stage, from a YAML file and the command line to its dataclass `Config`."""
 
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,22 @@ def read_settings(config: Path | None, settings: list[str]) -> dict[str, Any]:
 
 
 def build_config(config_class: type, values: dict[str, Any]) -> Any:
-    """An instance of the stage's dataclass, each value in the type of the default that it replaces; raises InvalidInputError."""
+    """An instance of the stage's dataclass, each value in the type of the default that it replaces; raises InvalidInputError.
+
+    `max_minutes` alone ends the run by the clock, whatever the stage's default of `max_steps`.
+    """
     known = {field.name: field.default for field in fields(config_class)}
     for key in values:
         if key not in known:
-            raise InvalidInputError(f"{key}: not a setting of this stage ({', '.join(sorted(known))})")
-    return config_class(**{key: _as_type(known[key], key, value) for key, value in values.items()})
+            close = get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
+            raise InvalidInputError(f"{key}: not a setting of this stage; {hint}")
+    if "max_minutes" in values:
+        values = {"max_steps": 0} | values  # a stage's own number of steps gives way
+    config = config_class(**{key: _as_type(known[key], key, value) for key, value in values.items()})
+    if "max_steps" in values and config.max_steps == 0 and "max_minutes" not in values:
+        raise InvalidInputError("max_steps: 0 leaves the end to max_minutes, so set that as well")
+    return config
 
 
 def _as_type(default: Any, key: str, value: Any) -> Any:
