@@ -57,7 +57,7 @@ def test_a_large_photo_is_shrunk(tmp_path):
 def test_generate_reports_every_stage(studio, portrait, make_audio, tmp_path):
     reports = list(studio.generate(portrait, make_audio("a.wav", seconds=0.8), tmp_path / "out.mp4", num_inference_steps=1))
     assert list(dict.fromkeys(report.stage for report in reports)) == list(STAGES)
-    assert [report.frames for report in reports] == [0, 0, 0, 8, 16, 20, 20] and reports[-1].finished
+    assert [report.frames for report in reports] == [0, 0, 0, 0, 8, 16, 20, 20] and reports[-1].finished
     assert list(reports[-1].seconds) == list(STAGES) and all(seconds > 0 for seconds in reports[-1].seconds.values())
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].frames == 20

@@ -73,7 +73,7 @@ def test_lips_open_for_vowels_and_close_in_silence(pipeline, portrait):
 
 def spoken_openings(pipeline, monkeypatch, portrait: str, visemes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lip openings [T] and frames uint8 [T, H, W, 3] of a portrait that follows the viseme probabilities [T, 15]."""
-    monkeypatch.setattr(pipeline.viseme_classifier, "predict", lambda *_: visemes)
+    monkeypatch.setattr(pipeline.viseme_classifier, "listen", lambda *_: iter([visemes]))
     output = pipeline(MEDIA / portrait, (np.zeros(640 * len(visemes), np.float32), 16_000), num_inference_steps=2, output_type="np",
                       generator=torch.Generator().manual_seed(0))
     frames = np.rint(255 * output.frames).astype(np.uint8)

@@ -188,7 +188,7 @@ def test_a_saved_checkpoint_brings_its_teacher(clips, tmp_path, monkeypatch):
     tiny_denoiser(mid_layers=2).save_pretrained(model / "teacher")
     judge, notes = evaluate.build_evaluator(str(model), [4], 3, list(ROWS), None, "cpu")
     teacher = judge.maker.teacher
-    assert teacher.denoiser.config.mid_layers == 2 and teacher.scheduler.config.prediction == "ode"
+    assert teacher.denoiser.config.mid_layers == 2 and teacher.scheduler.config.prediction == "sde"
     assert judge.maker.pipe.scheduler.config.prediction == "consistency" and judge.maker.pipe.denoiser.config.mid_layers == 1
     assert notes == ["no proxy LSE and offset: the checkpoint has no sync expert"]
 

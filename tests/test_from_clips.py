@@ -80,7 +80,7 @@ def test_a_student_is_adapted_to_a_folder_of_clips(tmp_path, checkpoint, clips, 
 def test_a_teacher_is_adapted_too(tmp_path, checkpoint, clips):
     train("teacher", "--init", checkpoint, "--data", clips, "--output", tmp_path / "run", *QUICK)
     loaded = TempoSyncPipeline.from_pretrained(tmp_path / "run")
-    assert loaded.denoiser.config.mid_layers == 2 and loaded.scheduler.config.prediction == "ode"
+    assert loaded.denoiser.config.mid_layers == 2 and loaded.scheduler.config.prediction == "sde"
 
 
 def test_the_preparation_can_be_interrupted(tmp_path, checkpoint, clips, monkeypatch):

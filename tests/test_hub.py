@@ -103,7 +103,7 @@ def test_what_a_published_repository_holds(published):
 def test_teacher_revision_and_single_components(published):
     _, pipeline, first_commit = published
     teacher = TempoSyncPipeline.from_pretrained("me/tiny", denoiser="teacher")
-    assert teacher.denoiser.config.mid_layers == 2 and teacher.scheduler.config.prediction == "ode"
+    assert teacher.denoiser.config.mid_layers == 2 and teacher.scheduler.config.prediction == "sde"
     assert np.isfinite(frames(teacher, pipeline, steps=3)).all()
     assert TempoSyncPipeline.from_pretrained("me/tiny").config.mouth_amplitude == 2.0
     assert TempoSyncPipeline.from_pretrained("me/tiny", revision=first_commit).config.mouth_amplitude == 1.0

@@ -45,6 +45,19 @@ def test_ode_converges_to_the_closed_form_of_gaussian_data():
     assert errors[1] == pytest.approx(errors[0] / 8, rel=0.1) and errors[1] < 1e-2  # first order: eight times the steps
 
 
+def test_sde_ends_at_the_spread_of_gaussian_data_whatever_it_started_from():
+    """Ancestral steps forget where they started: for data ~ N(0, s²) the samples have deviation s, and fresh noise decides which."""
+    scheduler = TempoSyncScheduler(prediction="sde", sigma_min=1e-3)
+    scheduler.set_timesteps(200)
+    generator, start = torch.Generator().manual_seed(0), torch.randn(1, 4, 50, 50) * scheduler.init_noise_sigma
+    sample = start
+    for i, timestep in enumerate(scheduler.timesteps):
+        raw = exact_raw_output(scheduler, sample, scheduler.sigmas[i])
+        sample = scheduler.step(raw, timestep, sample, generator=generator).prev_sample
+    assert sample.std() == pytest.approx(0.5, rel=0.05)
+    assert abs(torch.corrcoef(torch.stack([sample.flatten(), start.flatten()]))[0, 1]) < 0.1
+
+
 def test_consistency_steps_renoise_the_clean_estimate():
     scheduler = TempoSyncScheduler()
     scheduler.set_timesteps(3)

@@ -105,6 +105,13 @@ def test_long_audio_equals_its_parts(classifier):
     assert np.abs(whole[15 * 25 + 40 : 25 * 25 - 40] - middle[40:-40]).max() < 0.05
 
 
+def test_listening_pauses_every_few_seconds_and_ends_with_the_prediction(classifier):
+    samples = np.random.default_rng(0).normal(size=20 * 16_000).astype(np.float32)
+    *pauses, probabilities = classifier.listen(samples, 500)
+    assert len(pauses) == 3 and not any(pause is not None for pause in pauses)
+    assert np.array_equal(probabilities, classifier.predict(samples, 500))
+
+
 def test_save_and_load(classifier, tmp_path):
     classifier.save_pretrained(tmp_path)
     loaded = VisemeClassifier.from_pretrained(tmp_path)

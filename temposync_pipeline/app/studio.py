@@ -84,14 +84,14 @@ class Studio:
         yield Progress("visemes")
         load_audio(audio, max_seconds=MAX_SECONDS)  # refuses a long recording before any work is done
         seconds = dict.fromkeys(STAGES, 0.0)
-        following = {"visemes": "portrait", "portrait": "frames"}
+        following = {"listening": "visemes", "visemes": "portrait", "portrait": "frames"}
         started = time.perf_counter()
         steps = self.pipeline.stream_to_file(
             load_portrait(image), audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
             mouth_amplitude=mouth_amplitude, chunk_size=CHUNK_SIZE)
         with closing(steps):
             for stage, frames, total in steps:
-                seconds[stage] += time.perf_counter() - started
+                seconds["visemes" if stage == "listening" else stage] += time.perf_counter() - started
                 yield Progress(following.get(stage, stage), frames, total, dict(seconds), finished=stage == "video")
                 started = time.perf_counter()
 

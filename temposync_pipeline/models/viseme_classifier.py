@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = ["PreTrainedModel", "VISEMES", "VisemeClassifier", "VisemeClassifierCo
 
 SAMPLE_RATE = 16_000
 # Long audio is read in windows whose margins are thrown away, so that memory does not grow and no seam shows.
-_CHUNK_SECONDS, _MARGIN_SECONDS = 20.0, 1.0
+_CHUNK_SECONDS, _MARGIN_SECONDS = 8.0, 1.0
 # CTC fires once per phone: an emission is held over the blanks around it with this decay, and gives way to silence after
 # the pause length.
 _HOLD_SECONDS, _PAUSE_SECONDS = 0.05, 0.25
@@ -150,34 +151,42 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         samples: float [N], 16 kHz mono.  Frames beyond the end of the audio, and digital silence, are `sil`.
         Raises ValueError for samples that are not one-dimensional or not finite.
         """
+        *_, probabilities = self.listen(samples, num_frames, fps)
+        return probabilities
+
+    @torch.no_grad()
+    def listen(self, samples: np.ndarray, num_frames: int, fps: float = 25) -> Iterator[np.ndarray | None]:
+        """`predict` at the caller's pace: yields None after every few seconds of sound, and last what `predict` returns."""
         samples = np.asarray(samples)
         if samples.ndim != 1 or not np.isfinite(samples).all():
             raise ValueError("samples must be one-dimensional and finite")
         # Half a receptive field on each side: the first and last 20 ms get frames of their own.
         pad = self.receptive_field // 2
         signal = np.pad(normalize_loudness(samples), (pad, pad + self.hop)) if len(samples) else np.zeros(2 * pad + self.hop, np.float32)
-        probabilities = self._frame_probabilities(signal)
-        times = np.arange(len(probabilities)) * self.hop / SAMPLE_RATE + ((self.receptive_field - 1) / 2 - pad) / SAMPLE_RATE
-        probabilities[_digitally_silent(samples, times, self.hop)] = np.eye(NUM_VISEMES, dtype=np.float32)[0]
-        return _to_video_frames(probabilities, times, num_frames, fps, len(samples) / SAMPLE_RATE)
-
-    def _frame_probabilities(self, signal: np.ndarray) -> np.ndarray:
-        """[frames, 15] of a padded, normalised signal, computed window by window."""
-        chunk, margin = (int(seconds * SAMPLE_RATE) // self.hop for seconds in (_CHUNK_SECONDS, _MARGIN_SECONDS))
-        total = (len(signal) - self.receptive_field) // self.hop + 1
         parts = []
-        was_training = self.training
-        self.eval()
-        for start in range(0, total, chunk):
-            first, last = max(0, start - margin), min(total, start + chunk + margin)
-            window = signal[first * self.hop : (last - 1) * self.hop + self.receptive_field]
-            logits = self(torch.from_numpy(window)[None].to(self.device, self.dtype)).logits[0].float()
-            parts.append(logits[start - first : min(total, start + chunk) - first].softmax(-1))
-        self.train(was_training)
+        for part in self._window_probabilities(signal):
+            parts.append(part)
+            yield None
         probabilities = torch.cat(parts)
         if self.config.phoneme_tokens:
             probabilities = hold_emissions(probabilities @ self._token_visemes().to(probabilities), self.hop / SAMPLE_RATE)
-        return probabilities.cpu().numpy()
+        probabilities = probabilities.cpu().numpy()
+        times = np.arange(len(probabilities)) * self.hop / SAMPLE_RATE + ((self.receptive_field - 1) / 2 - pad) / SAMPLE_RATE
+        probabilities[_digitally_silent(samples, times, self.hop)] = np.eye(NUM_VISEMES, dtype=np.float32)[0]
+        yield _to_video_frames(probabilities, times, num_frames, fps, len(samples) / SAMPLE_RATE)
+
+    def _window_probabilities(self, signal: np.ndarray) -> Iterator[torch.Tensor]:
+        """[frames, classes] of a padded, normalised signal, window by window."""
+        chunk, margin = (int(seconds * SAMPLE_RATE) // self.hop for seconds in (_CHUNK_SECONDS, _MARGIN_SECONDS))
+        total = (len(signal) - self.receptive_field) // self.hop + 1
+        for start in range(0, total, chunk):
+            first, last = max(0, start - margin), min(total, start + chunk + margin)
+            window = signal[first * self.hop : (last - 1) * self.hop + self.receptive_field]
+            was_training = self.training
+            self.eval()
+            logits = self(torch.from_numpy(window)[None].to(self.device, self.dtype)).logits[0].float()
+            self.train(was_training)
+            yield logits[start - first : min(total, start + chunk) - first].softmax(-1)
 
     # --- CTC phoneme recognisers --------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class HubPipeline(DiffusionPipeline):
         if not isinstance(denoiser, str):
             overrides["denoiser"] = denoiser
         elif denoiser == "teacher":
-            overrides.setdefault("scheduler", TempoSyncScheduler(prediction="ode"))
+            overrides.setdefault("scheduler", TempoSyncScheduler(prediction="sde"))
         parts = load_pipeline_parts(
             cls, pretrained_model_name_or_path, subfolders={"denoiser": str(denoiser)}, given=overrides, dtype=dtype, variant=variant,
             revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only, force_download=force_download)

@@ -58,7 +58,7 @@ class TempoSyncPipeline(HubPipeline):
     everything outside stays untouched.  Frames are made `chunk_size` at a time, so memory does not grow with the length.
 
     Args:
-        vae: picture autoencoder. denoiser: the student (few steps) or the teacher (with an "ode" scheduler, 25 steps).
+        vae: picture autoencoder. denoiser: the student (few steps) or the teacher (with an "sde" scheduler, 25 steps).
         identity_encoder, viseme_classifier, face_aligner, scheduler: see their classes.
         fps: video frames a second.
         mouth_amplitude: how far the mouth moves away from its shape in silence, 1 = as real talkers' (`motion_scale` of the denoiser).
@@ -164,7 +164,7 @@ class TempoSyncPipeline(HubPipeline):
     ) -> dict[str, float | str]:
         """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}."""
         stages = self.stream_to_file(image_path, audio_path, output_path, num_inference_steps, generator, **kwargs)
-        _, count, total = next(stages)
+        _, count, total = next(stage for stage in stages if stage[0] == "visemes")
         with self._bar(total, progress) as bar:
             for _, count, _ in stages:
                 bar.update(count - bar.n)
@@ -178,11 +178,13 @@ class TempoSyncPipeline(HubPipeline):
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
 
-        The stages are "visemes", "portrait", "frames" (after every chunk) and "video", the finished file. Closing the generator
-        before its end stops the work within a chunk and leaves no file.
+        The stages are "listening" (after every few seconds of sound), "visemes", "portrait", "frames" (after every chunk) and "video",
+        the finished file. Closing the generator before its end stops the work where it is and leaves no file.
         """
         self._check_inputs("np", num_inference_steps, chunk_size, mouth_amplitude, None)
-        visemes = self._predict_visemes(load_audio(audio_path))
+        for visemes in self._listen(load_audio(audio_path)):
+            if visemes is None:
+                yield "listening", 0, 0
         yield "visemes", 0, len(visemes)
         portrait = self.prepare_portrait(image, face_index)
         yield "portrait", 0, len(visemes)
@@ -338,8 +340,14 @@ class TempoSyncPipeline(HubPipeline):
         return placed
 
     def _predict_visemes(self, recording: Audio) -> np.ndarray:
+        *_, visemes = self._listen(recording)
+        return visemes
+
+    def _listen(self, recording: Audio) -> Iterator[np.ndarray | None]:
+        """Yields None after every few seconds of sound, and last the probabilities [T, 15] that the lips follow."""
         count = max(1, round(recording.duration * self.config.fps))
-        return smooth_visemes(self.viseme_classifier.predict(recording.samples, count, self.config.fps), self.config.viseme_smoothing)
+        for visemes in self.viseme_classifier.listen(recording.samples, count, self.config.fps):
+            yield None if visemes is None else smooth_visemes(visemes, self.config.viseme_smoothing)
 
     def _to_pixels(self, crop: np.ndarray) -> torch.Tensor:
         """uint8 [256, 256, 3] -> [1, 3, 256, 256] in [-1, 1] on the autoencoder's device."""

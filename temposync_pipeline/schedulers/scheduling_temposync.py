@@ -39,10 +39,11 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         rho: spacing; larger puts more steps at low noise (Karras et al. 2022, eq. 5).
         prediction: "consistency" re-noises the clean estimate with fresh noise at every step (multistep consistency sampling, Song et al.
             2023, algorithm 1), one tensor a step shared by all frames, so that the noise itself does not flicker; the same tensor at
-            every step let its trace add up (variance explained on training portraits at 4 steps: 0.43 instead of 0.61). "ode" takes Euler
-            steps of the probability-flow ODE dz/dσ = (z - f)/σ, for the teacher.
+            every step let its trace add up (variance explained on training portraits at 4 steps: 0.43 instead of 0.61). "sde", for the
+            teacher, takes ancestral steps of the reverse diffusion, their fresh noise shared by all frames likewise; "ode" takes Euler
+            steps of the probability-flow ODE dz/dσ = (z - f)/σ.
         few_step_sigmas: noise levels by number of steps, {"2": [10.0, 1.4], ...}, as `training.distillation` places them for a certain
-            student; other numbers of steps, and "ode", use the formula above.
+            student; other numbers of steps, "ode" and "sde" use the formula above.
     """
 
     order = 1
@@ -54,8 +55,8 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         self, sigma_min: float = 0.02, sigma_max: float = 10.0, sigma_data: float = 0.25, rho: float = 7.0, prediction: str = "consistency",
         few_step_sigmas: dict[str, list[float]] | None = None,
     ):
-        if prediction not in ("consistency", "ode"):
-            raise ValueError(f'prediction must be "consistency" or "ode", got {prediction!r}.')
+        if prediction not in ("consistency", "ode", "sde"):
+            raise ValueError(f'prediction must be "consistency", "ode" or "sde", got {prediction!r}.')
         self.sigmas: torch.Tensor | None = None
         self.timesteps: torch.Tensor | None = None
         self.init_noise_sigma = sigma_max
@@ -73,7 +74,7 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         return torch.cat([(high + ramp * (low - high)) ** self.config.rho, torch.zeros(1, dtype=torch.float64)]).float()
 
     def check_steps(self, num_inference_steps: int) -> None:
-        """Raises InvalidInputError for more steps than a few-step sampler is good for; "ode" takes any number.
+        """Raises InvalidInputError for more steps than a few-step sampler is good for; "ode" and "sde" take any number.
 
         Training may still look at more: `set_timesteps` does not ask.
         """
@@ -129,13 +130,20 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         """
         sigma, sigma_next = self.sigmas[self._step_index], self.sigmas[self._step_index + 1]
         clean = self.pred_original(model_output, sample, sigma)
+        # Of the next level's noise, `fresh` is new and `kept` is this level's: σ_{i+1}² = fresh² + kept².
         if self.config.prediction == "consistency":
+            fresh = sigma_next
+        elif self.config.prediction == "sde":
+            fresh = sigma_next * (1 - (sigma_next / sigma).square()).sqrt()
+        else:
+            fresh = torch.zeros_like(sigma_next)
+        kept = (sigma_next.square() - fresh.square()).clamp(min=0).sqrt()
+        previous = clean + kept * (sample - clean) / sigma
+        if fresh > 0:
             if noise is None:
                 device = generator.device if generator else sample.device
                 noise = torch.randn((1, *sample.shape[1:]), generator=generator, device=device)
-            previous = clean + sigma_next * noise.to(sample.device, sample.dtype)
-        else:
-            previous = sample + (sigma_next - sigma) * (sample - clean) / sigma
+            previous = previous + fresh * noise.to(sample.device, sample.dtype)
         self._step_index += 1
         return TempoSyncSchedulerOutput(prev_sample=previous, pred_original_sample=clean) if return_dict else (previous, clean)
 

@@ -91,7 +91,7 @@ def copy_components(base: Path, output: Path, teacher: bool) -> None:
     for name in parts:
         shutil.copytree(base / name, output / name, dirs_exist_ok=True)
     if teacher:
-        TempoSyncScheduler(prediction="ode").save_pretrained(output / "scheduler")
+        TempoSyncScheduler(prediction="sde").save_pretrained(output / "scheduler")
         # Twenty-five steps show the motion in full.
         index["mouth_amplitude"] = 1.0
     (output / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

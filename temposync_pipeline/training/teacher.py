@@ -58,7 +58,7 @@ def train(config: Config) -> dict[str, float]:
     device = accelerator.device
     cache = LatentCache(Path(config.data), config.sources, device, config.seed)
     weight = latent_mouth_weight(config.mouth_weight_floor, config.lip_weight).to(device)
-    scheduler = TempoSyncScheduler(prediction="ode")
+    scheduler = TempoSyncScheduler(prediction="sde")
     identity_encoder = load_component(IdentityEncoder, config.identity_encoder, "identity_encoder", device)
     denoiser = make_teacher(config, cache, weight).to(memory_format=torch.channels_last)
     scale = denoiser.config.residual_scale
