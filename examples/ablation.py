@@ -13,6 +13,7 @@ no model was trained on.  The frozen networks are taken from the checkpoint BASE
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 from temposync_pipeline.checkpoints import checkpoint_folder
@@ -64,6 +65,7 @@ def main() -> None:
         settings |= added
         folder = arguments.output / row.strip("+ ")
         copy_components(base, folder, teacher=False)
+        shutil.copytree(base / "sync_expert", folder / "sync_expert", dirs_exist_ok=True)
         sources = {"sources": json.loads(arguments.sources)} if arguments.sources else {}
         train(Config(data=str(arguments.data), output=str(folder), teacher=str(arguments.teacher), init=str(arguments.init),
                      identity_encoder=str(base), vae=str(base), sync_expert=str(base), max_steps=arguments.max_steps,

@@ -1,10 +1,11 @@
 """Stage `latents`: encode talkers' clips and speaking portraits once, for the denoiser stages.
 
-    python -m temposync_pipeline.training.latents --data DATA --labels LABELS --portraits PORTRAITS --visemes VISEMES.npz --vae VAE \\
-        --output LATENTS
+    python -m temposync_pipeline.training.latents --data DATA --labels LABELS --portraits PORTRAITS --filmed FILMED \\
+        --visemes VISEMES.npz --vae VAE --output LATENTS
 
 DATA holds talkers' clips (`.../<talker>/<name>.mpg`), LABELS their landmarks (examples/label_faces.py), PORTRAITS the portraits made to
-speak (examples/retarget_portraits.py), VISEMES an array [T, 15] per clip id.  Writes `{talkers,portraits}_{train,val}.safetensors`.
+speak (examples/retarget_portraits.py), FILMED, where given, those of its option --talkers, VISEMES an array [T, 15] per clip id.
+Writes `{talkers,portraits}_{train,val}.safetensors` and `filmed_train.safetensors`.
 
 Without labels of another tool, `training.clip_latents` does the same with the bundled networks.
 """
@@ -51,11 +52,12 @@ def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: 
 
 
 def cache_portraits(
-    vae: AutoencoderTempoSync, folder: Path, visemes: dict[str, np.ndarray], split: str, output: Path, seed: int = 0
+    vae: AutoencoderTempoSync, folder: Path, visemes: dict[str, np.ndarray], split: str, output: Path, name: str = "portraits",
+    seed: int = 0,
 ) -> None:
     """Half of the portraits are mirrored: the talkers' one-sided habits and the photographs' key light must not become a rule."""
     writer, generator = LatentCacheWriter(vae), np.random.default_rng(seed)
-    for path in tqdm(sorted((folder / split).glob("*.npz")), desc=f"portraits, {split}"):
+    for path in tqdm(sorted((folder / split).glob("*.npz")), desc=f"{name}, {split}"):
         speaking = SpeakingPortrait.load(path)
         if speaking.driver not in visemes:
             continue
@@ -68,13 +70,14 @@ def cache_portraits(
         kept = slice(int(generator.integers(TRAINING_STRIDE)), None, TRAINING_STRIDE)
         writer.add(crops[kept], windows[kept], references=np.concatenate([reference, extra]), opening=lip_opening(speaking.landmarks)[kept])
     if writer.sequences:
-        writer.write(output / f"portraits_{split}.safetensors")
+        writer.write(output / f"{name}_{split}.safetensors")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "labels", "portraits", "visemes", "vae", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--filmed", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=["talkers_train", "talkers_val", "portraits_train", "portraits_val"], action="append")
     arguments = parser.parse_args()
@@ -87,6 +90,8 @@ def main() -> None:
             cache_talkers(vae, arguments.data, arguments.labels, visemes, split, arguments.output)
         if not arguments.only or f"portraits_{split}" in arguments.only:
             cache_portraits(vae, arguments.portraits, visemes, split, arguments.output)
+    if arguments.filmed:
+        cache_portraits(vae, arguments.filmed, visemes, "train", arguments.output, name="filmed")
 
 
 if __name__ == "__main__":
