@@ -1,11 +1,11 @@
 """Stage `latents`: encode talkers' clips and speaking portraits once, for the denoiser stages.
 
     python -m temposync_pipeline.training.latents --data DATA --labels LABELS --portraits PORTRAITS --filmed FILMED \\
-        --visemes VISEMES.npz --vae VAE --output LATENTS
+        --visemes runs/visemes --vae runs/autoencoder --output LATENTS
 
 DATA holds talkers' clips (`.../<talker>/<name>.mpg`), LABELS their landmarks (examples/label_faces.py), PORTRAITS the portraits made to
-speak (examples/retarget_portraits.py), FILMED, where given, those of its option --talkers, VISEMES an array [T, 15] per clip id.
-Writes `{talkers,portraits}_{train,val}.safetensors` and `filmed_train.safetensors`.
+speak (examples/retarget_portraits.py), FILMED, where given, those of its option --talkers; --visemes and --vae are the folders of
+trained networks, or of a checkpoint.  Writes `{talkers,portraits}_{train,val}.safetensors` and `filmed_train.safetensors`.
 
 Without labels of another tool, `training.clip_latents` does the same with the bundled networks.
 """
@@ -15,20 +15,30 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from ..data.clips import load_clip
+from ..data.clips import load_clip, load_landmarks
 from ..data.manifest import Clip, build_manifest
 from ..data.speaking_portraits import SpeakingPortrait
 from ..face.landmarks import lip_opening
 from ..media.audio import load_audio
+from ..media.video import FPS
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import viseme_windows
+from ..models.viseme_classifier import VisemeClassifier
+from .denoising import load_component
 from .latent_cache import LatentCacheWriter, frame_mel, load_encoder
 
 VISEME_WINDOW = 11
 # A portrait's neighbouring frames teach nearly the same: every second one is kept for training.
 TRAINING_STRIDE = 2
+
+
+def predict_visemes(classifier: VisemeClassifier, clips: list[Clip]) -> dict[str, np.ndarray]:
+    """Probabilities [T, 15] by clip id."""
+    return {clip.id: classifier.predict(load_audio(clip.video).samples, len(load_landmarks(clip.landmarks)), FPS)
+            for clip in tqdm(clips, desc="visemes")}
 
 
 def balanced_repeats(clips: list[Clip]) -> dict[str, int]:
@@ -48,7 +58,8 @@ def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: 
         crops = loaded.crops[:, :, ::-1] if split == "train" and index % 2 else loaded.crops
         writer.add(crops, viseme_windows(visemes[clip.id], VISEME_WINDOW), mel=frame_mel(load_audio(clip.video).samples, len(crops)),
                    opening=lip_opening(loaded.landmarks), repeats=repeats[clip.talker])
-    writer.write(output / f"talkers_{split}.safetensors")
+    if clips:
+        writer.write(output / f"talkers_{split}.safetensors")
 
 
 def cache_portraits(
@@ -78,13 +89,15 @@ def main() -> None:
     for name in ("data", "labels", "portraits", "visemes", "vae", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--filmed", type=Path)
+    parser.add_argument("--without", action="append", default=[], metavar="CLIP_ID", help="leave a clip out, say for sound that comes late")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=["talkers_train", "talkers_val", "portraits_train", "portraits_val"], action="append")
     arguments = parser.parse_args()
-    vae = load_encoder(arguments.vae, arguments.device)
+    vae = load_encoder(arguments.vae, arguments.device, subfolder="vae" if (arguments.vae / "vae").is_dir() else None)
+    classifier = load_component(VisemeClassifier, str(arguments.visemes), "viseme_classifier", torch.device(arguments.device))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with np.load(arguments.visemes) as file:
-        visemes = {name: file[name].astype(np.float32) for name in file.files if file[name].ndim == 2}
+    clips = build_manifest(arguments.data, landmarks=arguments.labels)
+    visemes = predict_visemes(classifier, [clip for clip in clips if clip.landmarks is not None and clip.id not in arguments.without])
     for split in ("val", "train"):
         if not arguments.only or f"talkers_{split}" in arguments.only:
             cache_talkers(vae, arguments.data, arguments.labels, visemes, split, arguments.output)
