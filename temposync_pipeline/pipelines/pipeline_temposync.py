@@ -32,7 +32,7 @@ from .pipeline_output import TempoSyncPipelineOutput
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 # Lip openings, in interocular distances, of a portrait whose mouth counts as closed and of one that speech has to close first.
-CLOSED, PARTED = 0.015, 0.05
+CLOSED, PARTED = 0.015, 0.03
 StepCallback = Callable[["TempoSyncPipeline", int, torch.Tensor, dict], dict | None]
 
 
