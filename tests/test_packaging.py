@@ -142,3 +142,9 @@ def test_every_import_is_declared(project):
     groups = [project["dependencies"], project["optional-dependencies"]["train"]]
     declared = {canonicalize_name(Requirement(line).name) for group in groups for line in group}
     assert imported(*(ROOT / "temposync_pipeline").rglob("*.py")) <= declared
+
+
+@pytest.mark.parametrize("command", [["ruff", "check", "."], ["mypy", "--no-incremental"]])
+def test_the_code_is_clean_and_its_public_types_hold(command):
+    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -20,7 +20,7 @@ MAX_TONE_SHIFT = 24.0  # levels; a larger difference at the edge is motion, not 
 STILL_LEVELS = 12.0  # levels of change at which the photo's detail has faded to 1/e; 6 loses the grain of skin that moves a little
 
 GREY_LEVELS = 8  # levels between the channels of a pixel that scanning and compression leave in a black-and-white photo
-LUMA = np.float32([0.299, 0.587, 0.114])
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def is_grey(picture: np.ndarray) -> bool:
@@ -122,7 +122,7 @@ class Blender:
 
     def _find_box(self, matrix: np.ndarray) -> None:
         """The photo's rectangle that the window covers, and the affine from there to (shrunk) window pixels."""
-        corners = np.float32([[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]]) + np.float32([LEFT, TOP])
+        corners = np.array([[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]], np.float32) + np.array([LEFT, TOP], np.float32)
         corners = transform_points(invert(np.asarray(matrix, np.float64)), corners)
         height, width = self.photo.shape[:2]
         x0, y0 = np.clip(np.floor(corners.min(0)), 0, [width, height]).astype(int)

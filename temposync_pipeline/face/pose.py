@@ -39,7 +39,7 @@ class Pyramid:
         """The level for `scale` and the [2, 3] affine from its pixels to the picture's (pixel centres sit at +0.5)."""
         level = self._level(scale)
         x, y = self.shape[1] / level.shape[1], self.shape[0] / level.shape[0]
-        return level, np.float32([[x, 0, 0.5 * x - 0.5], [0, y, 0.5 * y - 0.5]])
+        return level, np.array([[x, 0, 0.5 * x - 0.5], [0, y, 0.5 * y - 0.5]], np.float32)
 
     def warp(self, matrix: np.ndarray, size: tuple[int, int], border: int = cv2.BORDER_REPLICATE,
              canvas: np.ndarray | None = None) -> np.ndarray:

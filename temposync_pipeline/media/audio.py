@@ -1,7 +1,7 @@
 """Any audio file, or an array, to 16 kHz mono."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -83,7 +83,7 @@ def load_audio(source: AudioSource, *, max_seconds: float = MAX_SECONDS) -> Audi
     return Audio(samples, length / rate, path, rate, channels)
 
 
-def decode_audio(source: AudioSource) -> Iterator[tuple[np.ndarray, int]]:
+def decode_audio(source: AudioSource) -> Generator[tuple[np.ndarray, int], None, None]:
     """Chunks (float32 [channels, n], sampling rate in Hz) at the source's own rate, the same rate in every chunk.
 
     Samples are as decoded: they may exceed 1 and may not be finite.
@@ -123,9 +123,9 @@ def _warn_if_cut(path: Path, format_name: str, stream: av.AudioStream, seconds: 
         if path.stat().st_size < announced < 2**32 - 1:
             logger.warning("%s: truncated; %d of %d bytes are there, %.2f s", path.name, path.stat().st_size, announced, seconds)
     elif stream.duration and not _LENGTH_GUESSED & set(format_name.split(",")):
-        announced = float(stream.duration * stream.time_base)
-        if seconds < announced - 0.1:
-            logger.warning("%s: truncated; %.2f s of the announced %.2f s could be decoded", path.name, seconds, announced)
+        promised = float(stream.duration * stream.time_base)
+        if seconds < promised - 0.1:
+            logger.warning("%s: truncated; %.2f s of the announced %.2f s could be decoded", path.name, seconds, promised)
 
 
 def _check_format(name: str, rate: int, channels: int) -> None:

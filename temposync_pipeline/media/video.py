@@ -61,7 +61,9 @@ class VideoWriter:
         open(self._temporary, "xb").close()
         try:
             self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
-            self._video = self._size = self._sound = None
+            self._video: av.VideoStream | None = None
+            self._size: tuple[int, int] | None = None
+            self._sound: _SoundTrack | None = None
         except BaseException:
             self._temporary.unlink(missing_ok=True)
             raise
@@ -188,8 +190,8 @@ def stream_video(path: str | PathLike, max_frames: int | None = None) -> tuple[I
 
 def read_video(path: str | PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
     """All frames at once, uint8 RGB [T, H, W, 3], and frames per second; for short clips."""
-    frames, fps = stream_video(path, max_frames)
-    frames = list(frames)
+    stream, fps = stream_video(path, max_frames)
+    frames = list(stream)
     if not frames:
         raise InvalidVideoError(f"{Path(path).name}: no frame could be decoded")
     return np.stack(frames), fps

@@ -250,9 +250,9 @@ class FaceAligner(ModelMixin, ConfigMixin):
         """Poses (x, y, size, cos, sin) in picture pixels that may be faces, best first."""
         height, width = pyramid.shape
         scale = side / max(height, width)
-        size = [-(-max(1, round(length * scale)) // PAD_MULTIPLE) * PAD_MULTIPLE for length in (width, height)]
+        padded_width, padded_height = (-(-max(1, round(length * scale)) // PAD_MULTIPLE) * PAD_MULTIPLE for length in (width, height))
         to_small = np.array([[scale, 0, 0.5 * scale - 0.5], [0, scale, 0.5 * scale - 0.5]])
-        small = pyramid.warp(to_small, size, border=cv2.BORDER_CONSTANT)
+        small = pyramid.warp(to_small, (padded_width, padded_height), border=cv2.BORDER_CONSTANT)
         return [np.concatenate([transform_points(invert(to_small), pose[:2]), pose[2:3] / scale, pose[3:]])
                 for pose in peaks(self.detector(self._tensor(small[None])).float()[0], threshold, at_most)]
 

@@ -79,7 +79,7 @@ class LatentVideo:
         tensors = {
             "latents": self.latents.float().cpu().contiguous(), "portrait_latents": self.portrait_latents.float().cpu().contiguous(),
             "matrix": torch.from_numpy(np.array(self.matrix, np.float32)), "visemes": torch.from_numpy(np.array(self.visemes, np.float32)),
-            "photo": _tensor_of(picture.getvalue()), "audio": _tensor_of(_audio_bytes(self.audio))}
+            "photo": _tensor_of(picture.getvalue()), "audio": _tensor_of(audio_bytes(self.audio))}
         metadata = {"format": FORMAT, "version": VERSION, "fps": str(self.fps), "chunk_size": str(self.chunk_size), "model": self.model,
                     "autoencoder": self.autoencoder}
         temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.safetensors")
@@ -150,7 +150,7 @@ def _tensor_of(data: bytes) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
 
 
-def _audio_bytes(audio: AudioSource | bytes) -> bytes:
+def audio_bytes(audio: AudioSource | bytes) -> bytes:
     if isinstance(audio, bytes):
         return audio
     if not isinstance(audio, tuple):

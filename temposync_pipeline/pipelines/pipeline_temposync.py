@@ -27,7 +27,7 @@ from ..models.viseme_classifier import VisemeClassifier
 from ..models.visemes import NUM_VISEMES, VISEME_INDEX
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .hub import HubPipeline
-from .latent_video import LatentVideo, autoencoder_hash
+from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
 from .pipeline_output import TempoSyncPipelineOutput
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -263,7 +263,7 @@ class TempoSyncPipeline(HubPipeline):
         video = LatentVideo.load(latents_path)
         with TemporaryDirectory() as folder:
             audio_path = Path(folder) / "audio"
-            audio_path.write_bytes(video.audio)
+            audio_path.write_bytes(audio_bytes(video.audio))
             load_audio(audio_path)
             with VideoWriter(output_path, fps=video.fps, audio_path=audio_path) as writer:
                 for chunk in self.decode_latents(video):
