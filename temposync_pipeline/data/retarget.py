@@ -10,7 +10,7 @@ Everything happens in aligned crops (`face.crop`); nothing changes outside `mout
 
 import numpy as np
 
-from ..face.landmarks import CHIN, GROUPS, MIRROR, interocular_distance, lip_opening
+from ..face.landmarks import CHIN, CLOSED_OPENING, GROUPS, MIRROR, interocular_distance, lip_opening
 from .mouth_colour import MouthLight
 from .mouth_warp import INNER, LOWER, MASK, NOSE_BASE, OUTER, OVAL, REGION, UPPER, YS, MouthOpening, depth_at, interior, smoothstep, warp
 
@@ -21,8 +21,8 @@ _LIPS = np.r_[GROUPS["outer_lips"], GROUPS["inner_lips"]]
 _NEUTRAL_WIDTH, _PORTRAIT_WIDTH, _WIDTH_KEPT = 0.80, 0.98, 0.35
 # Where a parted mouth closes, from the upper lip (0) to the lower (1), and how far the chin rises, in gaps between the lips.
 _CLOSING_HEIGHT, _CHIN_RISE = 0.55, 0.4
-# Lip openings between which a mouth counts as more and more open.
-_CLOSED, _PARTED = 0.015, 0.06
+# Lip opening from which on a mouth, open more and more above `CLOSED_OPENING`, counts as open in full.
+_PARTED = 0.06
 
 
 def _smooth_over_time(values: np.ndarray, sigma: float) -> np.ndarray:
@@ -46,7 +46,7 @@ def close_mouth(landmarks: np.ndarray) -> np.ndarray:
     longer stretched, and the chin rises.  How much of all this happens grows with `lip_opening` of the input.
     """
     closed = landmarks.astype(np.float64)
-    amount = float(smoothstep(lip_opening(closed), _CLOSED, _PARTED))
+    amount = float(smoothstep(lip_opening(closed), CLOSED_OPENING, _PARTED))
     outer, inner = closed[OUTER].copy(), closed[INNER].copy()
     upper, lower = inner[UPPER], inner[LOWER]
     scale, width, gap = interocular_distance(closed), np.ptp(outer[[0, 10], 0]), lower[5, 1] - upper[5, 1]
@@ -131,7 +131,7 @@ def retarget(
     light = MouthLight.match(portrait_crop, portrait_landmarks, driver_crops, driver_landmarks)
     driver_landmarks = _smooth_over_time(driver_landmarks.astype(np.float64), 0.6)
     target = _fade_jaw(portrait_landmarks, transfer_motion(close_mouth(portrait_landmarks), driver_landmarks, driver_rest))
-    was_open = float(smoothstep(lip_opening(portrait_landmarks), _CLOSED, _PARTED))
+    was_open = float(smoothstep(lip_opening(portrait_landmarks), CLOSED_OPENING, _PARTED))
     # The lips' edge is known to a pixel only; one pixel inside the lips no tooth shows.
     source = portrait_landmarks.astype(np.float64)
     source[INNER[UPPER[1:-1]], 1] -= was_open

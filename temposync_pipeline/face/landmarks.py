@@ -67,6 +67,10 @@ def _mirror() -> np.ndarray:
 MIRROR = _mirror()
 
 
+# Lip opening, in interocular distances, below which a mouth is closed: what the landmarks of closed lips differ by.
+CLOSED_OPENING = 0.015
+
+
 def interocular_distance(landmarks: np.ndarray) -> np.ndarray:
     """Distance between the iris centres in pixels, shape [...]; `landmarks` has shape [..., 131, 2]."""
     return np.linalg.norm(landmarks[..., LEFT_IRIS, :] - landmarks[..., RIGHT_IRIS, :], axis=-1)

@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import FaceError, InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW, align_matrix, crop_face, mask_mouth
-from ..face.landmarks import lip_opening
+from ..face.landmarks import CLOSED_OPENING, lip_opening
 from ..media.audio import Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.video import VideoWriter
@@ -31,8 +31,8 @@ from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
 from .pipeline_output import TempoSyncPipelineOutput
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-# Lip openings, in interocular distances, of a portrait whose mouth counts as closed and of one that speech has to close first.
-CLOSED, PARTED = 0.015, 0.03
+# Lip opening, in interocular distances, of a portrait whose mouth has to be closed in full.
+PARTED_OPENING = 0.03
 StepCallback = Callable[["TempoSyncPipeline", int, torch.Tensor, dict], dict | None]
 
 
@@ -217,7 +217,7 @@ class TempoSyncPipeline(HubPipeline):
             latents=latents,
             context=latent_window(self.vae.encode(self._to_pixels(mask_mouth(crop)))),
             identity=self.identity_encoder(latents),
-            parted=min(max((opening - CLOSED) / (PARTED - CLOSED), 0.0), 1.0),
+            parted=min(max((opening - CLOSED_OPENING) / (PARTED_OPENING - CLOSED_OPENING), 0.0), 1.0),
         )
 
     def _prepare_paste(self, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor) -> tuple[Blender, np.ndarray]:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ..data.sync_sampler import cut_speech
 from ..face.crop import mask_mouth, mouth_mask
+from ..face.landmarks import CLOSED_OPENING
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
 from ..models.sync_expert import log_mel
@@ -30,8 +31,6 @@ from ..models.visemes import VISEME_INDEX
 
 # Crop rows and columns within which the lips move, a whole number of latent cells.
 LIPS = (slice(144, 208), slice(80, 176))
-# Lip opening below which a mouth is closed: it has nothing to change in silence.
-CLOSED = 0.012
 
 
 def latent_mouth_weight(floor: float = 0.2, lips: float = 3.0) -> torch.Tensor:
@@ -151,7 +150,7 @@ class LatentCache:
         self.weights = np.array(list(weights.values())) / sum(weights.values())
         self.rng = np.random.default_rng(seed)
         self.still_context, self.zero_silence, self.rest = still_context, zero_silence, rest
-        self.closed = {name: np.flatnonzero(source["opening"].cpu().numpy() < CLOSED) for name, source in self.sources.items()
+        self.closed = {name: np.flatnonzero(source["opening"].cpu().numpy() < CLOSED_OPENING) for name, source in self.sources.items()
                        if "opening" in source}
 
     def draw(self, batch_size: int) -> DenoiserBatch:
