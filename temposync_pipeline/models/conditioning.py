@@ -37,6 +37,11 @@ def smooth_visemes(visemes: np.ndarray, sigma: float) -> np.ndarray:
     return np.einsum("k,tkv->tv", kernel / kernel.sum(), windows).astype(np.float32)
 
 
+def blend_neighbours(frames: torch.Tensor, weight: float) -> torch.Tensor:
+    """(1 - 2w)·x_t + w·(x_{t-1} + x_{t+1}) of frames [T, ...]: the T - 2 that have both neighbours. `weight` w in [0, 1/3]."""
+    return (1 - 2 * weight) * frames[1:-1] + weight * (frames[:-2] + frames[2:])
+
+
 def latent_window(latents: torch.Tensor) -> torch.Tensor:
     """The mouth's block of latent cells, a view [..., h, w] of a full grid [..., 16, 16]."""
     top, left, height, width = LATENT_WINDOW

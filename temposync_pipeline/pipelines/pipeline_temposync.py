@@ -18,7 +18,7 @@ from ..media.audio import Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.video import VideoWriter
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import latent_window, smooth_visemes, viseme_windows
+from ..models.conditioning import blend_neighbours, latent_window, smooth_visemes, viseme_windows
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
@@ -63,6 +63,8 @@ class TempoSyncPipeline(HubPipeline):
         fps: video frames a second.
         mouth_amplitude: how far the mouth moves away from its shape in silence, 1 = as real talkers' (`motion_scale` of the denoiser).
         viseme_smoothing: standard deviation in frames of the Gaussian that the visemes are smoothed with.
+        neighbour_weight: between two steps a frame's estimate is blended with its two neighbours' by this weight each, 0 to 1/3 (0 = not
+            at all): what is made up alike, teeth say, is then made up alike in consecutive frames.
 
     Attributes:
         use_bfloat16: whether denoiser and decoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
@@ -84,12 +86,13 @@ class TempoSyncPipeline(HubPipeline):
         fps: int = 25,
         mouth_amplitude: float = 1.0,
         viseme_smoothing: float = 0.5,
+        neighbour_weight: float = 0.0,
     ):
         super().__init__()
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
             face_aligner=face_aligner, scheduler=scheduler)
-        self.register_to_config(fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing)
+        self.register_to_config(fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, neighbour_weight=neighbour_weight)
         self.use_bfloat16 = has_fast_bfloat16()
 
     @torch.inference_mode()
@@ -119,7 +122,7 @@ class TempoSyncPipeline(HubPipeline):
             mouth_amplitude: scales the motion of the mouth, 0 = none; None takes the checkpoint's value.
             chunk_size: frames generated together.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each denoising step of each chunk; what it
-                returns under "latents" replaces them.
+                returns under "latents" replaces them. A chunk has a frame more at either end for each blend with neighbours to come.
 
         Raises:
             InvalidInputError: a file that cannot be used, no such face in the picture, or more steps than the student takes.
@@ -287,18 +290,20 @@ class TempoSyncPipeline(HubPipeline):
         # One noise tensor a step for all frames, so that the noise itself does not flicker.
         noise = torch.randn((steps, 1, *reference.shape[1:]), generator=generator, device=generator.device if generator else "cpu")
         noise = noise.to(self.device, dtype)
+        # Neighbours at either end of a chunk that blending takes with it; beyond the ends of the recording its end frames go on.
+        margin = steps - 1 if self.config.neighbour_weight else 0
 
         def residual(windows: np.ndarray, callback: StepCallback | None = None) -> torch.Tensor:
             count = len(windows)
             given = {
                 "reference": reference.expand(count, -1, -1, -1), "context": portrait.context.expand(count, -1, -1, -1),
                 "visemes": torch.from_numpy(windows.copy()).to(self.device, dtype), "identity": portrait.identity.expand(count, -1)}
-            return self._denoise(noise.expand(-1, count, -1, -1, -1), given, callback)
+            return self._denoise(noise, given, callback)
 
-        in_silence = residual(_silence(config.viseme_window))
-        windows = viseme_windows(visemes, config.viseme_window)
-        for start in range(0, len(windows), chunk_size):
-            motion = residual(windows[start:start + chunk_size], callback) - in_silence
+        in_silence = residual(_silence(1 + 2 * margin, config.viseme_window))
+        windows = viseme_windows(np.pad(visemes, ((margin, margin), (0, 0)), mode="edge"), config.viseme_window)
+        for start in range(0, len(visemes), chunk_size):
+            motion = residual(windows[start:start + chunk_size + 2 * margin], callback) - in_silence
             moved = portrait.parted * in_silence + amplitude * motion
             latents = portrait.latents.repeat(len(moved), 1, 1, 1)
             latent_window(latents).add_(config.residual_scale * moved)
@@ -307,9 +312,12 @@ class TempoSyncPipeline(HubPipeline):
     def _denoise(
         self, noise: torch.Tensor, given: dict[str, torch.Tensor], callback: StepCallback | None
     ) -> torch.Tensor:
-        """Clean residual in units of its standard deviation, [n, C, h, w]; `noise` is [steps, n, C, h, w]."""
+        """Clean residual in units of its standard deviation, [n, C, h, w], of the n frames that have all their neighbours in `given`.
+
+        `noise` is [steps, 1, C, h, w].
+        """
         self.scheduler.set_timesteps(len(noise), device=self.device)
-        latents = noise[0] * self.scheduler.init_noise_sigma
+        latents = (noise[0] * self.scheduler.init_noise_sigma).expand_as(given["reference"])
         for index, timestep in enumerate(self.scheduler.timesteps):
             with inference_autocast(latents.device, self.use_bfloat16):
                 raw = self.denoiser(self.scheduler.scale_model_input(latents, timestep), timestep, **given).sample.to(latents.dtype)
@@ -318,6 +326,10 @@ class TempoSyncPipeline(HubPipeline):
             if callback is not None:
                 changed = callback(self, index, timestep, {"latents": latents}) or {}
                 latents = changed.get("latents", latents)
+            if self.config.neighbour_weight and index < len(noise) - 1:
+                # All frames share their noise: this blends the estimates and leaves the noise as it is.
+                latents = blend_neighbours(latents, self.config.neighbour_weight)
+                given = {name: value[1:-1] for name, value in given.items()}
         return latents
 
     def _render(self, portrait: Portrait, latents: torch.Tensor) -> list[np.ndarray]:
@@ -380,11 +392,11 @@ class TempoSyncPipeline(HubPipeline):
             raise ValueError(f"callback_on_step_end_tensor_inputs can only hold 'latents', got {sorted(unknown)}.")
 
 
-def _silence(size: int) -> np.ndarray:
-    """The viseme window [1, size, 15] of a long pause."""
-    window = np.zeros((1, size, NUM_VISEMES), np.float32)
-    window[..., VISEME_INDEX["sil"]] = 1
-    return window
+def _silence(frames: int, size: int) -> np.ndarray:
+    """Viseme windows [frames, size, 15] of a long pause."""
+    windows = np.zeros((frames, size, NUM_VISEMES), np.float32)
+    windows[..., VISEME_INDEX["sil"]] = 1
+    return windows
 
 
 def _convert(frames: list | torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:

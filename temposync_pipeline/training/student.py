@@ -58,6 +58,8 @@ class Config(DenoiserConfig):
     consistency_weight: float = 1.0
     # Of `training.adversarial`; not in the paper.
     adversarial_weight: float = 0.0
+    # Share of samples whose noisy latents hold not the data but the student's own estimate from the highest noise, as when sampling.
+    rollout: float = 0.0
     # p of equation 12; only with a teacher.
     cross_identity: float = 0.1
     # Few steps never visit lower noise: the last one goes from above it straight to clean data.
@@ -110,9 +112,10 @@ class StudentLoss:
         clean = batch.residual / self.scale
         grid = scheduler.sigma_schedule(discretization_at(progress, *config.discretization))[:-1].to(self.device)
         above, below = neighbouring_sigmas(draw_sigmas(len(clean), config, scheduler, self.device), grid)
-        noisy = scheduler.add_noise(clean, torch.randn_like(clean), above)
         with torch.no_grad():
             given = conditions(batch, self.identity_encoder)
+            start = self._roll_out(average.denoiser, clean, given) if config.rollout else clean
+        noisy = scheduler.add_noise(start, torch.randn_like(clean), above)
         raw, estimate = evaluate_denoiser(model.denoiser, scheduler, noisy, above, given)
         terms = self._teacher_terms(average.denoiser, raw, estimate, noisy, above, below, given, progress) if self.teacher else {}
         if config.data_weight:
@@ -124,6 +127,18 @@ class StudentLoss:
             terms |= self._adversarial_terms(model.discriminator, estimate, batch, ~replaced)
         terms |= self.sequences(model.denoiser)
         return {"loss": weighted_total(terms, config), **terms}
+
+    def _roll_out(self, denoiser: TempoSyncDenoiser, clean: torch.Tensor, given: Conditions) -> torch.Tensor:
+        """`clean` with the first share of samples, in which sources are mixed, replaced by what one step from the highest noise says.
+
+        A few-step sampler re-noises its own estimates, which are not distributed as the data are: what a step makes of them must be
+        learnt on them (exposure bias; Ning et al. 2024).
+        """
+        sigmas = torch.full((len(clean),), self.scheduler.config.sigma_max, device=self.device)
+        noise = sigmas[:, None, None, None] * torch.randn_like(clean)
+        _, estimate = evaluate_denoiser(denoiser, self.scheduler, noise, sigmas, given)
+        chosen = torch.rand(len(clean), device=self.device) < self.config.rollout
+        return torch.where(chosen[:, None, None, None], estimate, clean)
 
     def _adversarial_terms(self, discriminator: LatentDiscriminator, estimate: torch.Tensor, batch: DenoiserBatch,
                            real: torch.Tensor) -> Losses:
