@@ -11,7 +11,14 @@ from temposync_pipeline.models.sync_expert import SyncExpert
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 from temposync_pipeline.training import student, teacher
 from temposync_pipeline.training.adversarial import LatentDiscriminator, adversarial_terms
-from temposync_pipeline.training.denoising import conditions, identity_term, load_component, perturb_visemes, replace_references
+from temposync_pipeline.training.denoising import (
+    conditions,
+    identity_term,
+    load_component,
+    mix_in_rollouts,
+    perturb_visemes,
+    replace_references,
+)
 from temposync_pipeline.training.distillation import (
     discretization_at,
     equal_change_sigmas,
@@ -22,7 +29,7 @@ from temposync_pipeline.training.distillation import (
 from temposync_pipeline.training.latent_cache import LatentCache, LatentCacheWriter
 from temposync_pipeline.training.sequence_terms import draw_sequence
 
-from .tiny_components import picture, tiny_vae
+from .tiny_components import picture, tiny_denoiser, tiny_vae
 
 FRAMES = 30
 TINY = {"block_out_channels": (32, 32), "layers_per_block": (1, 1), "mid_layers": 1, "embedding_channels": 32, "batch_size": 8,
@@ -112,6 +119,21 @@ def test_perturbed_visemes_stay_probabilities_and_mostly_the_same():
     assert (perturbed.argmax(-1) == visemes.argmax(-1))[others].float().mean() > 0.98
 
 
+def test_rollouts_hold_what_the_denoiser_says_and_nothing_of_the_data(runs):
+    batch, scheduler, denoiser = LatentCache(runs, {"talkers": 1.0}).draw(8), TempoSyncScheduler(), tiny_denoiser()
+    clean, given = batch.residual, conditions(batch, load_component(IdentityEncoder, str(runs), "identity_encoder", "cpu"))
+    assert mix_in_rollouts(clean, denoiser, scheduler, given, 0.0) is clean
+
+    def rolled(data: torch.Tensor, share: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return mix_in_rollouts(data, denoiser, scheduler, given, share)
+
+    assert torch.equal(rolled(clean, 1.0), rolled(clean + 1, 1.0)) and not torch.allclose(rolled(clean, 1.0), clean)
+    some = (rolled(clean, 0.5) == clean).flatten(1).all(1)
+    assert some.any() and not some.all()
+
+
 def test_identity_term_is_zero_for_the_reference_itself(runs):
     encoder = load_component(IdentityEncoder, str(runs), "identity_encoder", "cpu")
     batch = LatentCache(runs, {"talkers": 1.0}).draw(4)
@@ -197,7 +219,7 @@ def test_terms_over_frames_reach_the_student(runs, tmp_path):
     folder.mkdir()
     save_file(load_file(runs / "talkers.safetensors") | {"mel": torch.randn(FRAMES, 4, 80).half()}, folder / "talkers.safetensors")
     student.train(student.Config(
-        output=str(tmp_path / "student"), teacher="", max_steps=3, sequence_every=1, sync_weight=1.0, adversarial_weight=0.1,
+        output=str(tmp_path / "student"), teacher="", max_steps=3, sequence_every=1, sync_weight=1.0, adversarial_weight=0.1, rollout=0.5,
         data=str(folder), identity_encoder=str(runs), vae=str(runs), sync_expert=str(runs), validation_steps=(1,), **TINY))
     row = last_row(tmp_path / "student")
     assert row["temporal"] > 0 and row["sync"] > 0 and row["adversarial"] > 0 and row["discriminator"] > 0

@@ -98,6 +98,22 @@ def evaluate_denoiser(
     return raw, scheduler.pred_original(raw, noisy, sigmas)
 
 
+def mix_in_rollouts(clean: torch.Tensor, denoiser: TempoSyncDenoiser, scheduler: TempoSyncScheduler, given: Conditions,
+                    share: float) -> torch.Tensor:
+    """`clean` [B, C, h, w] with a random `share` of the samples replaced by what one step from the highest noise says of them.
+
+    A few-step sampler re-noises its own estimates, which are not distributed as the data are: what a step makes of them must be learnt on
+    them (exposure bias of diffusion models, Ning et al. 2024).
+    """
+    if share == 0:
+        return clean
+    sigmas = torch.full((len(clean),), scheduler.config.sigma_max, device=clean.device)
+    noise = scheduler.config.sigma_max * torch.randn_like(clean)
+    _, estimate = evaluate_denoiser(denoiser, scheduler, noise, sigmas, given)
+    chosen = torch.rand(len(clean), device=clean.device) < share
+    return torch.where(chosen[:, None, None, None], estimate, clean)
+
+
 def denoising_loss(
     raw: torch.Tensor, clean: torch.Tensor, noisy: torch.Tensor, sigmas: torch.Tensor, weight: torch.Tensor, scheduler: TempoSyncScheduler
 ) -> torch.Tensor:

@@ -30,6 +30,7 @@ from .denoising import (
     identity_term,
     load_component,
     measure_residual_scale,
+    mix_in_rollouts,
     perturb_visemes,
     raw_target,
     replace_references,
@@ -114,7 +115,7 @@ class StudentLoss:
         above, below = neighbouring_sigmas(draw_sigmas(len(clean), config, scheduler, self.device), grid)
         with torch.no_grad():
             given = conditions(batch, self.identity_encoder)
-            start = self._roll_out(average.denoiser, clean, given) if config.rollout else clean
+            start = mix_in_rollouts(clean, average.denoiser, scheduler, given, config.rollout)
         noisy = scheduler.add_noise(start, torch.randn_like(clean), above)
         raw, estimate = evaluate_denoiser(model.denoiser, scheduler, noisy, above, given)
         terms = self._teacher_terms(average.denoiser, raw, estimate, noisy, above, below, given, progress) if self.teacher else {}
@@ -127,18 +128,6 @@ class StudentLoss:
             terms |= self._adversarial_terms(model.discriminator, estimate, batch, ~replaced)
         terms |= self.sequences(model.denoiser)
         return {"loss": weighted_total(terms, config), **terms}
-
-    def _roll_out(self, denoiser: TempoSyncDenoiser, clean: torch.Tensor, given: Conditions) -> torch.Tensor:
-        """`clean` with the first share of samples, in which sources are mixed, replaced by what one step from the highest noise says.
-
-        A few-step sampler re-noises its own estimates, which are not distributed as the data are: what a step makes of them must be
-        learnt on them (exposure bias; Ning et al. 2024).
-        """
-        sigmas = torch.full((len(clean),), self.scheduler.config.sigma_max, device=self.device)
-        noise = sigmas[:, None, None, None] * torch.randn_like(clean)
-        _, estimate = evaluate_denoiser(denoiser, self.scheduler, noise, sigmas, given)
-        chosen = torch.rand(len(clean), device=self.device) < self.config.rollout
-        return torch.where(chosen[:, None, None, None], estimate, clean)
 
     def _adversarial_terms(self, discriminator: LatentDiscriminator, estimate: torch.Tensor, batch: DenoiserBatch,
                            real: torch.Tensor) -> Losses:
