@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from temposync_pipeline import FaceError, InvalidInputError, TempoSyncPipeline, cli
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
-from temposync_pipeline.models.conditioning import blend_neighbours, smooth_visemes
+from temposync_pipeline.models.conditioning import smooth_latents, smooth_visemes
 from temposync_pipeline.models.precision import has_fast_bfloat16
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
@@ -91,33 +91,47 @@ def test_visemes_are_smoothed_over_time():
 
 
 @pytest.fixture
-def blending(pipeline):
-    """The pipeline with frames blended with their neighbours between steps."""
-    pipeline.register_to_config(neighbour_weight=0.2)
+def smoothing(pipeline):
+    """The pipeline with its latents smoothed over time before the last step."""
+    pipeline.register_to_config(latent_smoothing=1.0)
     yield pipeline
-    pipeline.register_to_config(neighbour_weight=0.0)
+    pipeline.register_to_config(latent_smoothing=0.0)
 
 
-def test_blending_with_neighbours_steadies_the_motion_and_keeps_rest_and_chunks(blending, monkeypatch):
+def test_smoothed_latents_steady_the_motion_and_keep_rest_and_chunks(smoothing, monkeypatch):
     def latents(**changes):
-        return run(blending, output_type="latent", num_inference_steps=3, **changes).frames
+        return run(smoothing, output_type="latent", num_inference_steps=3, **changes).frames
 
-    blended, in_chunks, seen = latents(chunk_size=64), latents(chunk_size=4), []
-    assert torch.allclose(blended, in_chunks, atol=1e-4)
+    smooth, in_chunks, seen = latents(chunk_size=64), latents(chunk_size=4), []
+    assert torch.allclose(smooth, in_chunks, atol=1e-4)
     latents(chunk_size=15, callback_on_step_end=lambda pipe, step, timestep, tensors: seen.append(len(tensors["latents"])))
-    assert seen == [19, 17, 15]
-    blending.register_to_config(neighbour_weight=0.0)
-    assert blended.diff(dim=0).abs().mean() < latents().diff(dim=0).abs().mean()
-    blending.register_to_config(neighbour_weight=0.2)
-    monkeypatch.setattr(blending.viseme_classifier, "listen", lambda *_: iter([np.eye(15, dtype=np.float32)[np.zeros(8, int)]]))
+    assert seen == [19, 19, 15]
+    smoothing.register_to_config(latent_smoothing=0.0)
+    assert smooth.diff(dim=0).abs().mean() < latents().diff(dim=0).abs().mean()
+    smoothing.register_to_config(latent_smoothing=1.0)
+    monkeypatch.setattr(smoothing.viseme_classifier, "listen", lambda *_: iter([np.eye(15, dtype=np.float32)[np.zeros(8, int)]]))
     still = latents()
     assert torch.allclose(still, still[:1].expand_as(still), atol=1e-5)
 
 
-def test_blend_neighbours_is_a_weighted_mean_of_three_frames():
-    frames = torch.tensor([[0.0], [1.0], [5.0], [5.0]])
-    assert torch.allclose(blend_neighbours(frames, 0.25), torch.tensor([[1.75], [4.0]]))
-    assert torch.equal(blend_neighbours(frames, 0.0), frames[1:-1])
+def test_neither_one_step_nor_the_teachers_many_are_smoothed(smoothing):
+    def frames(steps: int) -> torch.Tensor:
+        return run(teacher, output_type="latent", num_inference_steps=steps).frames
+
+    for scheduler, steps in ((smoothing.scheduler, 1), (TempoSyncScheduler(prediction="sde"), 4)):
+        teacher = TempoSyncPipeline(**smoothing.components | {"scheduler": scheduler}, latent_smoothing=1.0)
+        smoothed = frames(steps)
+        teacher.register_to_config(latent_smoothing=0.0)
+        assert torch.equal(smoothed, frames(steps))
+
+
+def test_smooth_latents_is_a_weighted_mean_over_time():
+    frames = torch.zeros(7, 1, 1, 1)
+    frames[3] = 1.0
+    near, far = np.exp(-0.5), np.exp(-2)
+    total = 1 + 2 * near + 2 * far
+    assert smooth_latents(frames, 1.0).flatten().tolist() == pytest.approx([near / total, 1 / total, near / total])
+    assert torch.equal(smooth_latents(frames, 0.0), frames)
 
 
 def test_output_types_agree(pipeline):

@@ -24,6 +24,13 @@ def viseme_windows(visemes: np.ndarray, size: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, size, axis=0).swapaxes(1, 2)
 
 
+def gaussian_kernel(sigma: float) -> np.ndarray:
+    """Weights [2·⌈2σ⌉ + 1] of neighbouring frames, float32, that add up to 1; `sigma` in frames, 0 = the frame alone."""
+    radius = int(np.ceil(2 * sigma))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
 def smooth_visemes(visemes: np.ndarray, sigma: float) -> np.ndarray:
     """Probabilities [T, 15] averaged over time with a Gaussian of `sigma` frames, 0 = as they are; rows still add up to 1.
 
@@ -31,15 +38,14 @@ def smooth_visemes(visemes: np.ndarray, sigma: float) -> np.ndarray:
     """
     if sigma == 0:
         return visemes
-    radius = int(np.ceil(3 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    windows = viseme_windows(visemes, 2 * radius + 1)
-    return np.einsum("k,tkv->tv", kernel / kernel.sum(), windows).astype(np.float32)
+    kernel = gaussian_kernel(sigma)
+    return np.einsum("k,tkv->tv", kernel, viseme_windows(visemes, len(kernel)))
 
 
-def blend_neighbours(frames: torch.Tensor, weight: float) -> torch.Tensor:
-    """(1 - 2w)·x_t + w·(x_{t-1} + x_{t+1}) of frames [T, ...]: the T - 2 that have both neighbours. `weight` w in [0, 1/3]."""
-    return (1 - 2 * weight) * frames[1:-1] + weight * (frames[:-2] + frames[2:])
+def smooth_latents(latents: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Latents [T, C, h, w] averaged over time with a Gaussian of `sigma` frames: the T - 2·⌈2σ⌉ that have all their neighbours."""
+    kernel = torch.from_numpy(gaussian_kernel(sigma)).to(latents)
+    return latents.unfold(0, len(kernel), 1) @ kernel
 
 
 def latent_window(latents: torch.Tensor) -> torch.Tensor:

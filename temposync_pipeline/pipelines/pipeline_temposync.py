@@ -18,7 +18,7 @@ from ..media.audio import Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.video import VideoWriter
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import blend_neighbours, latent_window, smooth_visemes, viseme_windows
+from ..models.conditioning import gaussian_kernel, latent_window, smooth_latents, smooth_visemes, viseme_windows
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
@@ -63,8 +63,8 @@ class TempoSyncPipeline(HubPipeline):
         fps: video frames a second.
         mouth_amplitude: how far the mouth moves away from its shape in silence, 1 = as real talkers' (`motion_scale` of the denoiser).
         viseme_smoothing: standard deviation in frames of the Gaussian that the visemes are smoothed with.
-        neighbour_weight: between two steps a frame's estimate is blended with its two neighbours' by this weight each, 0 to 1/3 (0 = not
-            at all): what is made up alike, teeth say, is then made up alike in consecutive frames.
+        latent_smoothing: standard deviation in frames of the Gaussian by which a frame's estimate is averaged with its neighbours' before
+            the last of a student's steps, 0 = not at all: consecutive frames then start that step from the same teeth, and flicker less.
 
     Attributes:
         use_bfloat16: whether denoiser and decoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
@@ -86,13 +86,13 @@ class TempoSyncPipeline(HubPipeline):
         fps: int = 25,
         mouth_amplitude: float = 1.0,
         viseme_smoothing: float = 0.5,
-        neighbour_weight: float = 0.0,
+        latent_smoothing: float = 0.0,
     ):
         super().__init__()
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
             face_aligner=face_aligner, scheduler=scheduler)
-        self.register_to_config(fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, neighbour_weight=neighbour_weight)
+        self.register_to_config(fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, latent_smoothing=latent_smoothing)
         self.use_bfloat16 = has_fast_bfloat16()
 
     @torch.inference_mode()
@@ -122,7 +122,7 @@ class TempoSyncPipeline(HubPipeline):
             mouth_amplitude: scales the motion of the mouth, 0 = none; None takes the checkpoint's value.
             chunk_size: frames generated together.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each denoising step of each chunk; what it
-                returns under "latents" replaces them. A chunk has a frame more at either end for each blend with neighbours to come.
+                returns under "latents" replaces them. With `latent_smoothing` all steps but the last have neighbours at both ends of a chunk.
 
         Raises:
             InvalidInputError: a file that cannot be used, no such face in the picture, or more steps than the student takes.
@@ -290,8 +290,8 @@ class TempoSyncPipeline(HubPipeline):
         # One noise tensor a step for all frames, so that the noise itself does not flicker.
         noise = torch.randn((steps, 1, *reference.shape[1:]), generator=generator, device=generator.device if generator else "cpu")
         noise = noise.to(self.device, dtype)
-        # Neighbours at either end of a chunk that blending takes with it; beyond the ends of the recording its end frames go on.
-        margin = steps - 1 if self.config.neighbour_weight else 0
+        # Beyond the ends of the recording its end frames go on.
+        margin = self._smoothing_radius(steps)
 
         def residual(windows: np.ndarray, callback: StepCallback | None = None) -> torch.Tensor:
             count = len(windows)
@@ -326,11 +326,19 @@ class TempoSyncPipeline(HubPipeline):
             if callback is not None:
                 changed = callback(self, index, timestep, {"latents": latents}) or {}
                 latents = changed.get("latents", latents)
-            if self.config.neighbour_weight and index < len(noise) - 1:
-                # All frames share their noise: this blends the estimates and leaves the noise as it is.
-                latents = blend_neighbours(latents, self.config.neighbour_weight)
-                given = {name: value[1:-1] for name, value in given.items()}
+            if index == len(noise) - 2 and (radius := self._smoothing_radius(len(noise))):
+                # All frames share their noise: this averages the estimates and leaves the noise as it is.
+                latents = smooth_latents(latents, self.config.latent_smoothing)
+                given = {name: value[radius:-radius] for name, value in given.items()}
         return latents
+
+    def _smoothing_radius(self, steps: int) -> int:
+        """Neighbours on either side that `latent_smoothing` asks for.
+
+        A single step has no estimate to smooth; the teacher's many steps end so near to clean latents that it would smooth the motion.
+        """
+        few = steps > 1 and self.scheduler.config.prediction == "consistency"
+        return len(gaussian_kernel(self.config.latent_smoothing)) // 2 if few else 0
 
     def _render(self, portrait: Portrait, latents: torch.Tensor) -> list[np.ndarray]:
         """Decode the mouth's block of each frame and paste it into the photo; uint8 [H, W, 3] each."""
