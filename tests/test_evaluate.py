@@ -182,13 +182,16 @@ def test_a_saved_checkpoint_brings_its_teacher(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(FaceAligner, "detect", lambda self, image, max_faces=None: template_face(image))
     monkeypatch.setattr(protocols, "load_audio", lambda path: SimpleNamespace(samples=np.zeros(16_000, np.float32)))
     model = tmp_path / "model"
-    tiny_pipeline().save_pretrained(model)
+    speaking = tiny_pipeline()
+    speaking.register_to_config(viseme_smoothing=0.8)
+    speaking.save_pretrained(model)
     report_without, notes = evaluate.build_evaluator(str(model), [4], 3, list(ROWS), None, "cpu")
     assert report_without.maker.teacher is None and len(notes) == 2
     tiny_denoiser(mid_layers=2).save_pretrained(model / "teacher")
     judge, notes = evaluate.build_evaluator(str(model), [4], 3, list(ROWS), None, "cpu")
     teacher = judge.maker.teacher
     assert teacher.denoiser.config.mid_layers == 2 and teacher.scheduler.config.prediction == "sde"
+    assert teacher.config.viseme_smoothing == 0.8
     assert judge.maker.pipe.scheduler.config.prediction == "consistency" and judge.maker.pipe.denoiser.config.mid_layers == 1
     assert notes == ["no proxy LSE and offset: the checkpoint has no sync expert"]
 

@@ -125,6 +125,15 @@ def test_neither_one_step_nor_the_teachers_many_are_smoothed(smoothing):
         assert torch.equal(smoothed, frames(steps))
 
 
+def test_smoothing_is_saved_and_must_be_a_length_of_time(smoothing, tmp_path):
+    smoothing.save_pretrained(tmp_path)
+    assert TempoSyncPipeline.from_pretrained(tmp_path).config.latent_smoothing == 1.0
+    for setting in ("viseme_smoothing", "latent_smoothing"):
+        for value in (-1.0, float("nan"), 1000.0, "x"):
+            with pytest.raises(InvalidInputError, match=f"{setting}.*frames"):
+                TempoSyncPipeline(**smoothing.components, **{setting: value})
+
+
 def test_smooth_latents_is_a_weighted_mean_over_time():
     frames = torch.zeros(7, 1, 1, 1)
     frames[3] = 1.0

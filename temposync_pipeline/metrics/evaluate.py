@@ -57,10 +57,11 @@ def load_optional(model_class: type, model: str, subfolder: str, device: str):
 
 
 def teacher_pipeline(pipe: TempoSyncPipeline, teacher: TempoSyncDenoiser) -> TempoSyncPipeline:
-    """The same pipeline around the teacher, which takes many stochastic steps over the whole range of noise levels."""
+    """The same pipeline around the teacher, which takes many stochastic steps over the whole range of noise levels and hears the same."""
     noise = {name: pipe.scheduler.config[name] for name in ("sigma_max", "sigma_data", "rho")}
     scheduler = TempoSyncScheduler(prediction="sde", **noise)
-    return TempoSyncPipeline(**pipe.components | {"denoiser": teacher, "scheduler": scheduler}, fps=pipe.config.fps)
+    return TempoSyncPipeline(**pipe.components | {"denoiser": teacher, "scheduler": scheduler}, fps=pipe.config.fps,
+                             viseme_smoothing=pipe.config.viseme_smoothing)
 
 
 def build_evaluator(

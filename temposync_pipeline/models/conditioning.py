@@ -25,7 +25,7 @@ def viseme_windows(visemes: np.ndarray, size: int) -> np.ndarray:
 
 
 def gaussian_kernel(sigma: float) -> np.ndarray:
-    """Weights [2·⌈2σ⌉ + 1] of neighbouring frames, float32, that add up to 1; `sigma` in frames, 0 = the frame alone."""
+    """Weights [2·⌈2σ⌉ + 1] of a frame's neighbourhood, float32, that add up to 1; `sigma` in frames, 0 = the frame alone."""
     radius = int(np.ceil(2 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
     return (kernel / kernel.sum()).astype(np.float32)

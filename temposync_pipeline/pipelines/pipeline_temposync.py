@@ -33,6 +33,7 @@ from .pipeline_output import TempoSyncPipelineOutput
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 # Lip opening, in interocular distances, of a portrait whose mouth has to be closed in full.
 PARTED_OPENING = 0.03
+MAX_SMOOTHING = 10
 StepCallback = Callable[["TempoSyncPipeline", int, torch.Tensor, dict], dict | None]
 
 
@@ -62,9 +63,10 @@ class TempoSyncPipeline(HubPipeline):
         identity_encoder, viseme_classifier, face_aligner, scheduler: see their classes.
         fps: video frames a second.
         mouth_amplitude: how far the mouth moves away from its shape in silence, 1 = as real talkers' (`motion_scale` of the denoiser).
-        viseme_smoothing: standard deviation in frames of the Gaussian that the visemes are smoothed with.
-        latent_smoothing: standard deviation in frames of the Gaussian by which a frame's estimate is averaged with its neighbours' before
-            the last of a student's steps, 0 = not at all: consecutive frames then start that step from the same teeth, and flicker less.
+        viseme_smoothing: standard deviation in frames, 0 to 10, of the Gaussian that the visemes are smoothed with.
+        latent_smoothing: standard deviation in frames, 0 to 10, of the Gaussian by which a frame's estimate is averaged with its neighbours'
+            before the last of a student's steps, 0 = not at all: consecutive frames then start that step from the same teeth, and flicker
+            less. Not in the paper.
 
     Attributes:
         use_bfloat16: whether denoiser and decoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
@@ -89,6 +91,9 @@ class TempoSyncPipeline(HubPipeline):
         latent_smoothing: float = 0.0,
     ):
         super().__init__()
+        for name, frames in (("viseme_smoothing", viseme_smoothing), ("latent_smoothing", latent_smoothing)):
+            if not (isinstance(frames, (int, float)) and 0 <= frames <= MAX_SMOOTHING):
+                raise InvalidInputError(f"{name} must lie in [0, {MAX_SMOOTHING}] frames, got {frames!r}")
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
             face_aligner=face_aligner, scheduler=scheduler)
@@ -120,9 +125,10 @@ class TempoSyncPipeline(HubPipeline):
             output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
             face_index: which face speaks, 0 = the largest.
             mouth_amplitude: scales the motion of the mouth, 0 = none; None takes the checkpoint's value.
-            chunk_size: frames generated together.
+            chunk_size: frames generated together. With `latent_smoothing` σ, all steps but the last take ⌈2σ⌉ frames more at either end along,
+                which small chunks pay for.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each denoising step of each chunk; what it
-                returns under "latents" replaces them. With `latent_smoothing` all steps but the last have neighbours at both ends of a chunk.
+                returns under "latents", in the same shape, replaces them. A student's latents include the frames that `chunk_size` speaks of.
 
         Raises:
             InvalidInputError: a file that cannot be used, no such face in the picture, or more steps than the student takes.
@@ -198,6 +204,7 @@ class TempoSyncPipeline(HubPipeline):
                 yield "frames", writer.num_frames, len(visemes)
         yield "video", len(visemes), len(visemes)
 
+    @torch.inference_mode()
     def prepare_portrait(self, image: str | PathLike | Image.Image | np.ndarray, face_index: int = 0) -> Portrait:
         """Find the face, align it, encode it. Raises FaceError when there is no such face."""
         photo = load_image(image)
@@ -327,7 +334,7 @@ class TempoSyncPipeline(HubPipeline):
                 changed = callback(self, index, timestep, {"latents": latents}) or {}
                 latents = changed.get("latents", latents)
             if index == len(noise) - 2 and (radius := self._smoothing_radius(len(noise))):
-                # All frames share their noise: this averages the estimates and leaves the noise as it is.
+                # The scheduler gave all frames the same noise: this averages the estimates and leaves the noise as it is.
                 latents = smooth_latents(latents, self.config.latent_smoothing)
                 given = {name: value[radius:-radius] for name, value in given.items()}
         return latents

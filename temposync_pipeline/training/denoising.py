@@ -105,13 +105,14 @@ def mix_in_rollouts(clean: torch.Tensor, denoiser: TempoSyncDenoiser, scheduler:
     A few-step sampler re-noises its own estimates, which are not distributed as the data are: what a step makes of them must be learnt on
     them (exposure bias of diffusion models, Ning et al. 2024).
     """
-    if share == 0:
+    chosen = torch.nonzero(torch.rand(len(clean), device=clean.device) < share).flatten()
+    if len(chosen) == 0:
         return clean
-    sigmas = torch.full((len(clean),), scheduler.config.sigma_max, device=clean.device)
-    noise = scheduler.config.sigma_max * torch.randn_like(clean)
-    _, estimate = evaluate_denoiser(denoiser, scheduler, noise, sigmas, given)
-    chosen = torch.rand(len(clean), device=clean.device) < share
-    return torch.where(chosen[:, None, None, None], estimate, clean)
+    mixed, some = clean.clone(), Conditions(**{name: value[chosen] for name, value in given.asdict().items()})
+    sigmas = torch.full((len(chosen),), scheduler.config.sigma_max, device=clean.device)
+    noise = scheduler.config.sigma_max * torch.randn_like(clean[chosen])
+    mixed[chosen] = evaluate_denoiser(denoiser, scheduler, noise, sigmas, some)[1]
+    return mixed
 
 
 def denoising_loss(

@@ -59,7 +59,8 @@ class Config(DenoiserConfig):
     consistency_weight: float = 1.0
     # Of `training.adversarial`; not in the paper.
     adversarial_weight: float = 0.0
-    # Share of samples whose noisy latents hold not the data but the student's own estimate from the highest noise, as when sampling.
+    # Share of samples whose noisy latents hold not the data but the student's (its EMA's) own estimate from the highest noise, as when
+    # sampling.
     rollout: float = 0.0
     # p of equation 12; only with a teacher.
     cross_identity: float = 0.1
