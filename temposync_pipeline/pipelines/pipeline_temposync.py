@@ -64,9 +64,9 @@ class TempoSyncPipeline(HubPipeline):
         fps: video frames a second.
         mouth_amplitude: how far the mouth moves away from its shape in silence, 1 = as real talkers' (`motion_scale` of the denoiser).
         viseme_smoothing: standard deviation in frames, 0 to 10, of the Gaussian that the visemes are smoothed with.
-        latent_smoothing: standard deviation in frames, 0 to 10, of the Gaussian by which a frame's estimate is averaged with its neighbours'
-            before the last of a student's steps, 0 = not at all: consecutive frames then start that step from the same teeth, and flicker
-            less. Not in the paper.
+        latent_smoothing: standard deviation in frames, 0 to 10, of the Gaussian by which a frame's estimate is averaged with its
+            neighbours' before the last of a student's steps, 0 = not at all: consecutive frames then start that step from the same teeth,
+            and flicker less. Not in the paper.
 
     Attributes:
         use_bfloat16: whether denoiser and decoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
@@ -97,7 +97,8 @@ class TempoSyncPipeline(HubPipeline):
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
             face_aligner=face_aligner, scheduler=scheduler)
-        self.register_to_config(fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, latent_smoothing=latent_smoothing)
+        self.register_to_config(
+            fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, latent_smoothing=latent_smoothing)
         self.use_bfloat16 = has_fast_bfloat16()
 
     @torch.inference_mode()
@@ -125,10 +126,10 @@ class TempoSyncPipeline(HubPipeline):
             output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
             face_index: which face speaks, 0 = the largest.
             mouth_amplitude: scales the motion of the mouth, 0 = none; None takes the checkpoint's value.
-            chunk_size: frames generated together. With `latent_smoothing` σ, all steps but the last take ⌈2σ⌉ frames more at either end along,
-                which small chunks pay for.
+            chunk_size: frames generated together. With `latent_smoothing` σ, all steps but the last take ⌈2σ⌉ frames more at either end
+                along, which small chunks pay for.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each denoising step of each chunk; what it
-                returns under "latents", in the same shape, replaces them. A student's latents include the frames that `chunk_size` speaks of.
+                returns under "latents", in the same shape, replaces them. A student's include the frames that `chunk_size` speaks of.
 
         Raises:
             InvalidInputError: a file that cannot be used, no such face in the picture, or more steps than the student takes.

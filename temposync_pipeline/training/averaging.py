@@ -34,7 +34,8 @@ def average(denoisers: list[TempoSyncDenoiser]) -> TempoSyncDenoiser:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", nargs="+", required=True, help="folders with a denoiser/, or denoisers themselves; one that is named twice counts twice")
+    parser.add_argument("--inputs", nargs="+", required=True,
+                        help="folders with a denoiser/, or denoisers themselves; one that is named twice counts twice")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--base", help="checkpoint to take all the rest from")
     arguments = parser.parse_args()
