@@ -3,6 +3,8 @@
 import html
 import logging
 import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -93,9 +95,13 @@ def needed(**files: str | None) -> None:
             raise gr.Error(f"Choose a {name} first.", print_exception=False)
 
 
-def build(studio: Studio) -> gr.Blocks:
-    """The page and its three endpoints, /generate, /visemes and /preview."""
+def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Blocks:
+    """The page and its three endpoints, /generate, /visemes and /preview.
+
+    `under_way` will hold, by visitor, what stops the video that is being made.
+    """
     fps = studio.pipeline.config.fps
+    under_way = {} if under_way is None else under_way
 
     @on_gpu
     def preview(portrait: str | None) -> np.ndarray | None:
@@ -141,8 +147,6 @@ def build(studio: Studio) -> gr.Blocks:
                             sum(progress.seconds.values()))
         if not progress.finished:
             yield gr.skip(), gr.skip(), STOPPED
-
-    under_way: dict[str, Event] = {}
 
     @contextmanager
     def stop_of(request: gr.Request) -> Iterator[Event]:
@@ -207,6 +211,25 @@ LAUNCH = {
 }
 
 
+def serve_until_told(page: gr.Blocks, under_way: dict[str, Event], patience: float = 10.0) -> None:
+    """Ends the process on Ctrl-C or SIGTERM: videos under way stop after the step they are at and take their files with them."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        print("Stopping.", flush=True)
+    deadline = time.monotonic() + patience
+    while under_way and time.monotonic() < deadline:
+        for stopped in list(under_way.values()):
+            stopped.set()
+        time.sleep(0.05)
+    page.close()
+    logging.shutdown()
+    # Without Python's own farewell, in which threads that still listen or look for a face crash the process.
+    os._exit(0)
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     pipeline = TempoSyncPipeline.from_pretrained("temposync-tiny")
@@ -214,7 +237,10 @@ def main() -> None:
     studio = Studio(pipeline)
     if not os.environ.get("SPACES_ZERO_GPU"):  # there a GPU is lent to visitors only
         studio.warm_up(*EXAMPLES[0])
-    build(studio).launch(**LAUNCH)
+    under_way: dict[str, Event] = {}
+    page = build(studio, under_way)
+    page.launch(**LAUNCH, prevent_thread_lock=True)
+    serve_until_told(page, under_way)
 
 
 if __name__ == "__main__":

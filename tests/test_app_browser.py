@@ -12,9 +12,11 @@ import sys
 import time
 import wave
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent
@@ -28,10 +30,9 @@ PLAYING = "() => { const video = document.querySelector('#video video'); return 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt install chromium")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """(address, log file) of the app, started the way a Space starts it."""
-    folder = tmp_path_factory.mktemp("server")
+@contextmanager
+def running_app(folder: Path, end: int = signal.SIGINT) -> Iterator[tuple[str, Path]]:
+    """(address, log file) of the app, started the way a Space starts it; told to end by the signal `end`, it does, without complaint."""
     log = folder / "log.txt"
     environment = os.environ | {"TMPDIR": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio"), "PYTHONUNBUFFERED": "1"}
     with open(log, "w") as file:
@@ -39,8 +40,14 @@ def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     try:
         yield wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), process, log)[0], log
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.send_signal(end)
+        assert process.wait(60) == 0, log.read_text()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    with running_app(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 def wait_for(found, process: subprocess.Popen | None, log: Path, seconds: float = PATIENCE / 1000):
@@ -216,6 +223,18 @@ def test_stop_while_waiting(visit, server, speech):
     expect(pages[0].locator("#status")).to_have_text("Stopped.", timeout=PATIENCE)
     pages[0].wait_for_timeout(1000)
     assert len(re.findall(r"\d+ of \d+ frames", "\n".join(log.read_text().splitlines()[lines:]))) == 1
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_end_amid_a_video(tmp_path, speech, end):
+    """Ctrl-C and a container's stop: the app ends by itself, and nothing of the visitor's stays behind."""
+    with running_app(tmp_path, end) as (address, log):
+        job = Client(address, verbose=False).submit(
+            handle_file(MEDIA / "portrait_man_2.jpg"), handle_file(speech(30)), consent=True, api_name="/generate")
+        wait_for(lambda: any("of 750 frames" in str(output) for output in job.outputs()), None, log)
+        assert list(tmp_path.glob("tmp*"))
+    assert not list(tmp_path.glob("tmp*"))
+    assert "Traceback" not in log.read_text()
 
 
 def test_two_tabs_at_once(visit, speech):

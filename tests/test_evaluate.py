@@ -1,6 +1,7 @@
 """The evaluation must give known answers: here the "checkpoint" is a puppet whose lips do exactly what a test says."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -14,6 +15,8 @@ from temposync_pipeline.data.manifest import Clip
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import TEMPLATE, align_matrix, crop_face
 from temposync_pipeline.face.landmarks import GROUPS, LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS, RIGID, lip_opening
+from temposync_pipeline.media.audio import load_audio
+from temposync_pipeline.media.image import load_image
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.metrics import evaluate, protocols
 from temposync_pipeline.metrics.clip_selection import MAX_REAL_R, other_voice, spread_over_talkers, uncorrelated_pairs
@@ -25,6 +28,7 @@ from temposync_pipeline.models.identity_encoder import IdentityEncoder
 
 from .tiny_components import template_face, tiny_denoiser, tiny_pipeline
 
+MEDIA = Path(__file__).parent.parent / "examples" / "media"
 SIZE, LENGTH = 160, 18
 
 
@@ -194,6 +198,26 @@ def test_a_saved_checkpoint_brings_its_teacher(clips, tmp_path, monkeypatch):
     assert teacher.config.viseme_smoothing == 0.8
     assert judge.maker.pipe.scheduler.config.prediction == "consistency" and judge.maker.pipe.denoiser.config.mid_layers == 1
     assert notes == ["no proxy LSE and offset: the checkpoint has no sync expert"]
+
+
+def test_several_processes_report_what_one_does(tmp_path):
+    """The bundled checkpoint on two photographs on video, and one without a face; only the seconds differ."""
+    for index, name in enumerate(("portrait_man", "portrait_woman", "nobody")):
+        photo = np.full((160, 160, 3), 90, np.uint8) if name == "nobody" else load_image(MEDIA / f"{name}.jpg")[::2, ::2]
+        samples = load_audio(MEDIA / "speech_hello.wav").samples[16_640 * index:16_640 * (index + 1)]
+        (tmp_path / name).mkdir()
+        with VideoWriter(tmp_path / name / "clip.mp4", audio_path=(samples, 16_000)) as writer:
+            for _ in range(26):
+                writer.write(photo)
+    reports = [evaluate.run_evaluation(tmp_path, num_inference_steps=(1,), rows=("student", "still"), processes=processes)
+               for processes in (1, 2)]
+    one, two = ([(record["name"], record["rows"]) for record in report["records"]] for report in reports)
+    assert [name for name, _ in one] == [name for name, _ in two] == ["portrait_man_clip", "portrait_woman_clip"]
+    for (_, expected), (_, rows) in zip(one, two):
+        for row in ("student_1", "still"):
+            assert rows[row] == pytest.approx(expected[row], rel=2e-2, abs=2e-2)
+    assert [[failure["name"] for failure in report["failures"]] for report in reports] == [["nobody_clip"]] * 2
+    assert [set(report["seconds"]) for report in reports] == [{"student_1", "still"}] * 2
 
 
 def test_clips_are_taken_from_each_talker_in_turn(tmp_path):

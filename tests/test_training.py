@@ -90,7 +90,27 @@ def test_closed_mouths_at_rest_are_their_own_references(tmp_path):
     batch = LatentCache(tmp_path, {"talkers": 1.0}, rest=1.0, zero_silence=0.0).draw(8)
     assert not batch.residual.any() and torch.equal(batch.reference, batch.reference[:1].expand_as(batch.reference))
     assert (batch.visemes[..., 0] == 1).all() and batch.visemes.sum() == 8 * 11
-    assert LatentCache(tmp_path, {"talkers": 1.0}, rest=0.0).draw(8).visemes[..., 10].all()
+    assert LatentCache(tmp_path, {"talkers": 1.0}, rest=0.0, closing=0.0).draw(8).visemes[..., 10].all()
+
+
+def test_in_silence_any_reference_closes(tmp_path):
+    """Two people; each one's closed frame is the answer to silence for all references of the same person, and of nobody else."""
+    writer = LatentCacheWriter(tiny_vae())
+    for shift in (0, 50):
+        crops = np.stack([np.roll(picture(), 20 * t, axis=1) for t in range(6)]) + np.uint8(shift)
+        writer.add(crops, viseme_windows(np.eye(15, dtype=np.float32)[[10] * 6], 11), opening=np.float32([0.1, 0.2, 0.0, 0.1, 0.2, 0.1]))
+    writer.write(tmp_path / "talkers.safetensors")
+    cache = LatentCache(tmp_path, {"talkers": 1.0}, rest=0.0, closing=1.0, zero_silence=0.0)
+    batch = cache.draw(60)
+    frames = latent_window(cache.sources["talkers"]["latents"].float())
+
+    def numbers(windows: torch.Tensor) -> np.ndarray:
+        return (windows[:, None] - frames).abs().amax((2, 3, 4)).argmin(1).numpy()
+
+    targets, references = numbers(batch.target), numbers(batch.reference)
+    assert set(targets) == {2, 8} and set(references) == set(range(12))
+    assert ((references >= 6) == (targets == 8)).all()
+    assert (batch.visemes[..., 0] == 1).all()
 
 
 def test_a_sequence_that_repeats_is_drawn_more_often(tmp_path):
@@ -98,7 +118,7 @@ def test_a_sequence_that_repeats_is_drawn_more_often(tmp_path):
     for shade, repeats in ((40, 1), (200, 9)):
         writer.add(np.full((6, 256, 256, 3), shade, np.uint8), windows, repeats=repeats)
     writer.write(tmp_path / "talkers.safetensors")
-    cache = LatentCache(tmp_path, {"talkers": 1.0}, rest=0.0)
+    cache = LatentCache(tmp_path, {"talkers": 1.0})
     drawn = cache.draw(400).target
     share = (drawn - latent_window(cache.sources["talkers"]["latents"][6]).float()).abs().amax((1, 2, 3)).eq(0).float().mean()
     assert 0.8 < share < 0.98

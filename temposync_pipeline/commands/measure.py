@@ -72,6 +72,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips, pairs or portraits.")] = None,
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Of the student; default: the checkpoint's own value.")] = None,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Items worked on at a time, say as many as there are cores.")] = 1,
     model: Model = "temposync-tiny",
     device: Device = "auto",
 ) -> None:
@@ -107,6 +108,7 @@ def evaluate(
         teacher_steps=teacher_steps,
         mouth_amplitude=mouth_amplitude,
         device=device,
+        processes=processes,
     )
     for row, figures in report["summary"].items():
         typer.echo(row)

@@ -13,10 +13,13 @@ Generated landmarks come from the checkpoint's own face aligner; so do the real 
 """
 
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -32,7 +35,7 @@ from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .clip_selection import other_voice, read_clips, read_portraits, uncorrelated_pairs
 from .crop_video import VideoMaker
 from .protocols import ROWS, Evaluator
-from .report import FIGURES, markdown, summarise
+from .report import FIGURES, Example, markdown, summarise
 
 PROTOCOLS = ("self", "cross", "portraits")
 MAX_EXAMPLES = 6
@@ -41,7 +44,9 @@ CONTROLS = {
     "self": {},
     "cross": {"student_…_vs_own_clip": "the same lips against the portrait's own clip",
               "own_clip": "that clip's real video beside the driver's voice and lips", **DRIVER},
-    "portraits": {"student_…_closed_portraits, student_…_smiling_portraits": "the same by the portrait's own mouth", **DRIVER},
+    "portraits": {"…_closed_portraits, …_smiling_portraits": "the same by the portrait's own mouth",
+                  "retargeted": "what training aims at: the photograph warped after the driver's lips (`data.retarget`), reconstructed",
+                  **DRIVER},
 }
 
 
@@ -82,20 +87,77 @@ def build_evaluator(
     return Evaluator(VideoMaker(pipe, taught, mouth_amplitude), tuple(steps), teacher_steps, tuple(rows), expert), notes
 
 
+class Task(NamedTuple):
+    """One item of a protocol: the evaluator's method and its arguments."""
+
+    name: str
+    method: str
+    arguments: tuple
+
+
+class Result(NamedTuple):
+    """What became of it: record and example, or the input's error; and the seconds that each row took."""
+
+    record: dict | None
+    example: Example | None
+    error: str | None
+    seconds: dict[str, float]
+
+
 def list_tasks(
     evaluator: Evaluator, protocol: str, clips: list[Clip], limit: int | None, portraits: list[Path], bar: tqdm
-) -> list[tuple[str, Callable]]:
-    """What a protocol has to do: a name and a call an item."""
+) -> list[Task]:
+    """What a protocol has to do, an item a task."""
     if protocol == "self":
-        return [(clip.id, partial(evaluator.self_driven, clip, other_voice(clips, i))) for i, clip in enumerate(clips[:limit])]
+        return [Task(clip.id, "self_driven", (clip, other_voice(clips, i))) for i, clip in enumerate(clips[:limit])]
     if protocol == "portraits":
         drivers = [i % len(clips) for i in range(len(portraits))]
-        return [(f"{file.name} with the voice of {clips[i].id}", partial(evaluator.portrait_driven, file, clips[i], other_voice(clips, i)))
+        return [Task(f"{file.name} with the voice of {clips[i].id}", "portrait_driven", (file, clips[i], other_voice(clips, i)))
                 for file, i in zip(portraits[:limit], drivers)]
     bar.set_postfix_str("looking at the real lips")
     pairs = uncorrelated_pairs(clips, [lip_opening(evaluator.real_landmarks(clip)) for clip in clips])[:limit]
-    return [(f"{portrait.id} with the voice of {driver.id}",
-             partial(evaluator.cross_driven, portrait, driver, other_voice(clips, clips.index(driver)))) for portrait, driver in pairs]
+    return [Task(f"{portrait.id} with the voice of {driver.id}", "cross_driven",
+                 (portrait, driver, other_voice(clips, clips.index(driver)))) for portrait, driver in pairs]
+
+
+def perform(evaluator: Evaluator, task: Task) -> Result:
+    evaluator.seconds.clear()
+    try:
+        record, example = getattr(evaluator, task.method)(*task.arguments)
+        return Result(record, example, None, dict(evaluator.seconds))
+    except InvalidInputError as error:
+        return Result(None, None, str(error), dict(evaluator.seconds))
+
+
+_worker: Evaluator | None = None
+
+
+def _start_worker(threads: int, arguments: tuple) -> None:
+    global _worker
+    torch.set_num_threads(threads)
+    _worker = build_evaluator(*arguments)[0]
+
+
+def _work(index: int, task: Task) -> tuple[int, Result]:
+    return index, perform(_worker, task)
+
+
+def perform_all(evaluator: Evaluator, tasks: list[Task], processes: int, arguments: tuple) -> Iterator[tuple[int, Result]]:
+    """(index of the task, result), in the order of completion; `arguments` are those of `build_evaluator`.
+
+    Small networks leave most of a second core idle, so that as many processes as cores are faster than one process with as many threads.
+    """
+    if processes == 1 or len(tasks) < 2:
+        yield from ((index, perform(evaluator, task)) for index, task in enumerate(tasks))
+        return
+    threads = max(1, torch.get_num_threads() // processes)
+    pool = ProcessPoolExecutor(min(processes, len(tasks)), get_context("spawn"), _start_worker, (threads, arguments))
+    try:
+        for done in as_completed([pool.submit(_work, *numbered) for numbered in enumerate(tasks)]):
+            yield done.result()
+    finally:
+        # Stopped half-way, the rest is not begun.
+        pool.shutdown(cancel_futures=True)
 
 
 def run_evaluation(
@@ -112,6 +174,7 @@ def run_evaluation(
     teacher_steps: int = 25,
     mouth_amplitude: float | None = None,
     device: str = "cpu",
+    processes: int = 1,
 ) -> dict:
     """Evaluate a checkpoint; returns the report, and writes it to `output` (.json, with tables and pictures beside).
 
@@ -127,6 +190,7 @@ def run_evaluation(
         held_out_only: of those, only the ones that `portrait_split` keeps from training.
         rows: which of `protocols.ROWS` to make; the teacher takes most of the time.
         mouth_amplitude: of the student; None takes the checkpoint's.
+        processes: how many work on items at a time, sharing the threads; each holds the checkpoint once more.
 
     The report, which is the JSON:
 
@@ -144,27 +208,29 @@ def run_evaluation(
     if protocol == "cross" and len({clip.talker for clip in clips}) < 2:
         raise InvalidInputError("the protocol 'cross' needs clips of two talkers or more")
     files = read_portraits(portraits, held_out_only) if protocol == "portraits" else []
-    evaluator, notes = build_evaluator(model, num_inference_steps, teacher_steps, rows, mouth_amplitude, device)
-    records, failures, examples = [], [], []
+    arguments = (model, tuple(num_inference_steps), teacher_steps, tuple(rows), mouth_amplitude, device)
+    evaluator, notes = build_evaluator(*arguments)
     with tqdm(desc=protocol, unit="item") as bar:
         tasks = list_tasks(evaluator, protocol, clips, limit, files, bar)
         bar.reset(len(tasks))
-        for name, task in tasks:
-            bar.set_postfix_str(name)
-            try:
-                record, example = task()
-                records.append(record)
-                examples += [example] if len(examples) < MAX_EXAMPLES else []
-            except InvalidInputError as error:
-                failures.append({"name": name, "error": str(error)})
+        results: dict[int, Result] = {}
+        for index, result in perform_all(evaluator, tasks, processes, arguments):
+            # Pictures show the first few items; the others' would fill the memory.
+            results[index] = result if index < MAX_EXAMPLES else result._replace(example=None)
+            bar.set_postfix_str(tasks[index].name)
             bar.update()
+    ordered = [results[index] for index in range(len(tasks))]
+    records = [result.record for result in ordered if result.record is not None]
+    examples = [result.example for result in ordered if result.example is not None]
+    failures = [{"name": task.name, "error": result.error} for task, result in zip(tasks, ordered) if result.error is not None]
+    seconds = sum((Counter(result.seconds) for result in ordered), Counter())
     report = {
         "protocol": protocol, "model": Path(model).name if Path(model).is_dir() else str(model),
         "num_inference_steps": list(num_inference_steps), "teacher_steps": teacher_steps,
         "mouth_amplitude": evaluator.maker.pipe.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude,
         "rows": {row: ROWS[row] for row in rows} | CONTROLS[protocol], "figures": FIGURES,
         "summary": summarise(records), "records": records, "failures": failures, "notes": notes,
-        "seconds": {row: round(seconds, 2) for row, seconds in evaluator.seconds.items()},
+        "seconds": {row: round(taken, 2) for row, taken in seconds.items()},
     }
     if output is not None:
         _write(report, examples, Path(output))

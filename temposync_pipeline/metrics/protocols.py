@@ -15,8 +15,9 @@ import numpy as np
 
 from ..data.clips import at_fps, load_clip, load_landmarks
 from ..data.manifest import Clip
+from ..data.retarget import rest_shape, retarget
 from ..errors import InvalidInputError
-from ..face.crop import crop_face
+from ..face.crop import crop_face, transform_points
 from ..face.landmarks import lip_opening
 from ..media.audio import load_audio
 from ..media.image import load_image
@@ -128,12 +129,15 @@ class Evaluator:
         return record, example
 
     def portrait_driven(self, photo: Path, driver: Clip, wrong_voice: Clip) -> tuple[dict, Example]:
-        """A photograph of somebody who speaks nowhere in the data, with a talker's voice; portraits that smile get a row of their own."""
+        """A photograph of somebody who speaks nowhere in the data, with a talker's voice; portraits that smile get rows of their own."""
         portrait = self.maker.portrait(load_image(photo))
         record, example, truth = self._with_another_voice(portrait, photo.name, driver, wrong_voice)
-        rows, main = record["rows"], f"student_{self.steps[0]}"
-        if main in rows:
-            rows[f"{main}_{'smiling' if lip_opening(portrait.landmarks) > SMILE else 'closed'}_portraits"] = rows[main]
+        rows = record["rows"]
+        rows["retargeted"] = self._timed("retargeted", lambda: self._retargeted(portrait, driver, truth))
+        kind = "smiling" if lip_opening(portrait.landmarks) > SMILE else "closed"
+        for row in (f"student_{self.steps[0]}", "retargeted"):
+            if row in rows:
+                rows[f"{row}_{kind}_portraits"] = rows[row]
         rows["driver_clip"] = self._timed("driver_clip", lambda: self._real_video(driver, portrait, truth))
         return record, example
 
@@ -202,6 +206,13 @@ class Evaluator:
         frames = np.stack(list(self.maker.in_photo(portrait, voice, self.steps[0])))
         video = CropVideo(np.stack([crop_face(frame, portrait.matrix) for frame in frames]))
         return self._measure(video, portrait, truth) | {"change_outside_mouth": change_outside_mouth(frames, portrait.matrix)}
+
+    def _retargeted(self, portrait: PortraitCrop, driver: Clip, truth: Truth) -> Figures:
+        """The row `retargeted`: as much as the denoiser's own training pictures show of this driver's lips on this photograph."""
+        real = load_clip(driver, landmarks=truth.landmarks)
+        landmarks = transform_points(portrait.matrix, portrait.landmarks).astype(np.float32)
+        crops, _ = retarget(portrait.crop, landmarks, real.landmarks, real.crops, rest_shape(real.landmarks))
+        return self._measure(self.maker.reconstruction(crops, encode_block(self.maker.pipe.vae, crops)), portrait, truth)
 
     def _real_video(self, clip: Clip, portrait: PortraitCrop, truth: Truth) -> Figures:
         """A real video as a row: how it fits the truth's lips and voice, and whether it shows the portrait's person."""

@@ -186,7 +186,8 @@ def sampling_figures(
     for name in config.validation_sources:
         if not (Path(config.data) / f"{name}.safetensors").exists():
             continue
-        cache = LatentCache(Path(config.data), {name: 1.0}, device=denoiser.device, seed=1, still_context=1.0, zero_silence=0.0, rest=0.0)
+        cache = LatentCache(Path(config.data), {name: 1.0}, device=denoiser.device, seed=1, still_context=1.0, zero_silence=0.0, rest=0.0,
+                            closing=0.0)
         batch = cache.draw(config.validation_count)
         given, target = conditions(batch, identity_encoder), batch.residual / residual_scale
         generator = torch.Generator().manual_seed(0)

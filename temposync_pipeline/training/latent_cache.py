@@ -8,8 +8,8 @@ One safetensors file a source (talkers, portraits), with
     visemes        float16 [N, 11, 15]     probabilities of the frame and its neighbours
     mel            float16 [N, 4, 80]      what is heard during the frame (`frame_mel`); only where every frame is kept
     opening        float32 [N]             lip opening in interocular distances, NaN where it is not known
-    sequences      int64   [S, 4]          first target frame, number of targets, first reference frame, number of references; a sequence
-                                           that stands there twice is drawn twice as often
+    sequences      int64   [S, 4]          first target frame, number of targets, first reference frame, number of references, in the
+                                           order of the frames; a sequence that stands there twice is drawn twice as often
 """
 
 from dataclasses import dataclass
@@ -140,16 +140,17 @@ class LatentCache:
     REFERENCE frame: otherwise the jaw's outline in the target's context would tell the network what the lips do, and it would not
     learn it from the visemes.  With probability `zero_silence` the visemes of a silent frame are zeroed: no speech known means a
     closed, calm mouth (equation 1).  With probability `rest` a closed mouth is its own reference, and what is heard is silence: a photo
-    with a closed mouth stays as it is until its person speaks.
+    with a closed mouth stays as it is until its person speaks.  With probability `closing` a closed mouth of any frame is what silence
+    looks like, whatever the reference shows: lips that a photo caught barely parted are closed, too.
     """
 
     def __init__(self, folder: Path, weights: dict[str, float], device: str | torch.device = "cpu", seed: int = 0,
-                 still_context: float = 0.7, zero_silence: float = 0.2, rest: float = 0.1):
+                 still_context: float = 0.7, zero_silence: float = 0.2, rest: float = 0.1, closing: float = 0.15):
         self.sources = {name: {key: value.to(device) for key, value in load_file(Path(folder) / f"{name}.safetensors").items()}
                         for name in weights}
         self.weights = np.array(list(weights.values())) / sum(weights.values())
         self.rng = np.random.default_rng(seed)
-        self.still_context, self.zero_silence, self.rest = still_context, zero_silence, rest
+        self.still_context, self.zero_silence, self.rest, self.closing = still_context, zero_silence, rest, closing
         self.closed = {name: np.flatnonzero(source["opening"].cpu().numpy() < CLOSED_OPENING) for name, source in self.sources.items()
                        if "opening" in source}
 
@@ -163,16 +164,19 @@ class LatentCache:
         sequences = source["sequences"].cpu().numpy()
         chosen = sequences[self.rng.choice(len(sequences), count, p=sequences[:, 1] / sequences[:, 1].sum())]
         target = chosen[:, 0] + (self.rng.random(count) * chosen[:, 1]).astype(int)
+        kind = self.rng.random(count) if len(closed) else np.ones(count)
+        at_rest, silenced = kind < self.rest, kind < self.rest + self.closing
+        if silenced.any():
+            target[silenced] = self.rng.choice(closed, silenced.sum())
+            chosen[silenced] = sequences[np.searchsorted(sequences[:, 0], target[silenced], side="right") - 1]
         # A portrait's first reference, its photograph, is drawn half of the time. A talker's references are all frames alike: how the head
         # has moved since one and the same frame would be learnt by heart.
         photograph = (self.rng.random(count) < 0.5) & (chosen[:, 2] != chosen[:, 0])
         reference = chosen[:, 2] + (self.rng.random(count) * chosen[:, 3] * ~photograph).astype(int)
-        at_rest = (self.rng.random(count) < self.rest) & (len(closed) > 0)
-        if at_rest.any():
-            target[at_rest] = reference[at_rest] = self.rng.choice(closed, at_rest.sum())
+        reference[at_rest] = target[at_rest]
         context_of = np.where(self.rng.random(count) < self.still_context, reference, target)
         visemes = source["visemes"][target].float()
-        visemes[torch.from_numpy(at_rest)] = F.one_hot(torch.tensor(VISEME_INDEX["sil"]), visemes.shape[-1]).to(visemes)
+        visemes[torch.from_numpy(silenced)] = F.one_hot(torch.tensor(VISEME_INDEX["sil"]), visemes.shape[-1]).to(visemes)
         silent = (visemes[:, :, 0].mean(1) > 0.8).cpu().numpy() & (self.rng.random(count) < self.zero_silence)
         visemes[torch.from_numpy(silent)] = 0
         full = source["latents"][reference].float()
