@@ -29,6 +29,9 @@ def test_report_adds_up(inputs, tmp_path):
         assert result["fps"] == pytest.approx(1000 / result["total_ms"]) and result["p95_ms"] >= result["total_ms"]
         assert result["E1"]["mean_ms"] == pytest.approx(sum(s["mean_ms"] for n, s in stages.items() if n != "save_latents"))
         assert result["E1"]["real_time_factor"] == pytest.approx(result["E1"]["mean_ms"] * 25 / 1000)
+        # Everything before the first chunk, and no more than the whole video.
+        before = 15 * (stages["visemes"]["mean_ms"] + stages["encode"]["mean_ms"])
+        assert before < result["E1"]["first_frame_ms"] < 15 * result["E1"]["mean_ms"]
         assert result["E2"]["bytes_per_frame"] >= 32 * 10 * 12 * 4
     assert report["reference"]["whole_crop_decode_ms"] > 0 and report["machine"]["threads"] >= 1
     assert Image.open(tmp_path / "quality_latency.png").size[0] > 300

@@ -8,7 +8,8 @@ A frame's time is its chunk's time divided by the chunk's frames.  The report, w
         {"steps", "frames", "denoise_ms", "decode_ms", "total_ms": medians a frame, total = denoise + decode,
          "mean_ms", "p95_ms": of that total, "fps": 1000 / total_ms,
          "stages": {stage: {"mean_ms", "p95_ms", "fps", "real_time_factor"}},  a frame; stages are those of `STAGES`
-         "E1": {"mean_ms", "fps", "real_time_factor", "peak_memory_mb"},  a frame of the mp4, all stages but loading
+         "E1": {"mean_ms", "fps", "real_time_factor", "peak_memory_mb",   a frame of the mp4, all stages but loading
+                "first_frame_ms"},                                       from the call to the first frames
          "E2": {"mean_ms", "fps", "real_time_factor", "bytes_per_frame"},  a frame up to the file of latents
          "quality": {"psnr_vae", "lip_r"}}],                              with `manifest` only
      "reference": {"whole_crop_decode_ms", "float32_denoise_ms_per_step", "float32_decode_ms", "speedup_over_float32", "psnr_float32"},
@@ -112,7 +113,7 @@ def time_video(
     return clock, file.stat().st_size
 
 
-def summarise_steps(clocks: Sequence[StageClock], steps: int, fps: float, frames: int, latent_bytes: int) -> dict:
+def summarise_steps(clocks: Sequence[StageClock], steps: int, fps: float, frames: int, chunk_size: int, latent_bytes: int) -> dict:
     """One entry of "results"."""
     samples = {stage: np.concatenate([clock.samples[stage] for clock in clocks]) for stage in STAGES}
     mean = {stage: float(values.mean()) for stage, values in samples.items()}
@@ -122,6 +123,9 @@ def summarise_steps(clocks: Sequence[StageClock], steps: int, fps: float, frames
     def rates(milliseconds: float) -> dict[str, float]:
         return {"mean_ms": milliseconds, "fps": 1000 / milliseconds, "real_time_factor": milliseconds * fps / 1000}
 
+    before, amid = ("visemes", "encode"), ("denoise", "decode", "paste_back")
+    first = np.mean([frames * sum(clock.samples[stage][0] for stage in before) for clock in clocks])
+    first += min(chunk_size, frames) * np.mean([sum(clock.samples[stage][0] for stage in amid) for clock in clocks])
     full = sum(mean.values()) - mean["save_latents"]
     hybrid = sum(mean[stage] for stage in ("visemes", "encode", "denoise", "save_latents"))
     return {
@@ -129,7 +133,7 @@ def summarise_steps(clocks: Sequence[StageClock], steps: int, fps: float, frames
         "denoise_ms": float(np.median(samples["denoise"])), "decode_ms": float(np.median(samples["decode"])),
         "total_ms": middle, "mean_ms": float(total.mean()), "p95_ms": float(np.percentile(total, 95)), "fps": 1000 / middle,
         "stages": {stage: rates(mean[stage]) | {"p95_ms": float(np.percentile(samples[stage], 95))} for stage in STAGES},
-        "E1": rates(full) | {"peak_memory_mb": peak_memory_mb()},
+        "E1": rates(full) | {"peak_memory_mb": peak_memory_mb(), "first_frame_ms": float(first)},
         "E2": rates(hybrid) | {"bytes_per_frame": latent_bytes / frames},
     }
 
@@ -208,7 +212,7 @@ def run_benchmark(
     with tempfile.TemporaryDirectory() as folder:
         for count in steps:
             clocks, sizes = zip(*(time_video(pipe, image, recording, audio, count, chunk_size, Path(folder)) for _ in range(repeats)))
-            results.append(summarise_steps(clocks, count, pipe.config.fps, frames, sizes[-1]))
+            results.append(summarise_steps(clocks, count, pipe.config.fps, frames, chunk_size, sizes[-1]))
     if manifest is not None:
         _add_quality(results, manifest, model, device, limit)
     if output is not None:
