@@ -127,7 +127,8 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
     def generate(portrait: str, recording: str, consent: bool, steps: int = 4, seed: int = 0, amplitude: float = 1.0,
                  request: gr.Request = None):
         """Makes the video; yields (video, timings, status) while it does, of which the last counts."""
-        with plain_errors(), TemporaryDirectory() as folder, stop_of(request) as stopped:
+        # In this order: as long as a visitor can be stopped, the folder may still be there.
+        with plain_errors(), stop_of(request) as stopped, TemporaryDirectory() as folder:
             if consent is not True:
                 raise gr.Error("Confirm first that those shown and heard agree.", print_exception=False)
             needed(portrait=portrait, recording=recording)
@@ -218,6 +219,8 @@ def serve_until_told(page: gr.Blocks, under_way: dict[str, Event], patience: flo
         while True:
             time.sleep(1)
     except KeyboardInterrupt:
+        for told in (signal.SIGINT, signal.SIGTERM):  # once is enough
+            signal.signal(told, signal.SIG_IGN)
         print("Stopping.", flush=True)
     deadline = time.monotonic() + patience
     while under_way and time.monotonic() < deadline:

@@ -58,6 +58,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=6, help="validation clips")
     parser.add_argument("--sources", default=None, help='JSON, as {"talkers_train": 0.4, "portraits_train": 0.6}')
     arguments = parser.parse_args()
+    for path in (arguments.data, arguments.manifest, arguments.teacher, arguments.init):
+        if not path.exists():
+            parser.error(f"{path}: no such file or folder")
     base = checkpoint_folder(arguments.base, ())
     settings = dict(PLAIN)
     results = {}

@@ -16,12 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
+from temposync_pipeline.data.manifest import VIDEO_SUFFIXES
+
 FIGURES = {"lmd": "LMD (IOD)", "psnr_vae": "PSNR vs VAE (dB)", "psnr_vae_lips": "PSNR vs VAE, lips (dB)", "lip_r": "lip r",
            "amplitude_ratio": "amplitude", "sharpness_ratio": "sharpness", "temporal_l1": "temporal L1"}
 
 
 def temposync(*arguments: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "temposync_pipeline.cli", *map(str, arguments)], check=True)
+    code = subprocess.run([sys.executable, "-m", "temposync_pipeline.cli", *map(str, arguments)]).returncode
+    if code:
+        sys.exit(code)  # it has said why
 
 
 def judge(clip: Path, model: str, report: Path, rows: str) -> dict[str, dict]:
@@ -35,7 +39,7 @@ def put_alone(clips: list[Path], folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for clip in clips:
-        shutil.copy(clip, folder / clip.name)
+        shutil.copy2(clip, folder / clip.name)  # with its time of change, by which a prepared clip is known
     return folder
 
 
@@ -54,12 +58,12 @@ def main() -> None:
     parser.add_argument("--model", default="temposync-tiny", help="the checkpoint to adapt")
     parser.add_argument("--hold_out", type=int, default=3, metavar="N", help="clips held out, one after the other")
     arguments = parser.parse_args()
-    clips = sorted(path for path in arguments.data.iterdir() if path.suffix.lower() in (".mp4", ".mpg", ".mov", ".mkv", ".avi"))
+    clips = sorted(path for path in arguments.data.glob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if len(clips) < 3 or not 1 <= arguments.hold_out <= len(clips):
         parser.error(f"{arguments.data}: {len(clips)} clips; at least three are needed, and as many as --hold_out")
     results = []
     for clip in clips[-arguments.hold_out:]:
-        folder = arguments.output / clip.stem
+        folder = arguments.output / clip.name.replace(".", "_")
         train = put_alone([other for other in clips if other != clip], folder / "clips")
         held_out = put_alone([clip], folder / "held_out")
         temposync("train", "student", "--init", arguments.model, "--data", train, "--output", folder / "run")

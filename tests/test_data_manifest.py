@@ -83,7 +83,7 @@ def test_files_that_are_no_manifest(tmp_path):
     (tmp_path / "video.mp4").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(InvalidInputError, match="empty"):
         read_manifest(tmp_path / "empty.jsonl")
-    with pytest.raises(InvalidInputError, match="not a text file"):
+    with pytest.raises(InvalidInputError, match="neither a manifest"):
         read_manifest(tmp_path / "video.mp4")
     with pytest.raises(FileNotFoundError):
         read_manifest(tmp_path / "nothing.jsonl")

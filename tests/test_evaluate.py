@@ -255,6 +255,22 @@ def test_the_command_names_unusable_options(tmp_path, capsys, options, message):
     assert end.value.code == 2 and len(printed) == 1 and message in printed[0]
 
 
+def test_a_report_without_a_face_and_one_without_anything(clips, tmp_path, monkeypatch):
+    """Noise has no landmarks, and still makes a report; where no item can be measured, the first reason is the answer."""
+    monkeypatch.setattr(evaluate, "build_evaluator", lambda *_: (evaluator(rows=("noisy",)), []))
+    report = evaluate.run_evaluation(tmp_path, rows=["noisy"], output=tmp_path / "noise.json")
+    assert list(report["summary"]) == ["noisy"] and (tmp_path / "noise.md").exists() and (tmp_path / "noise_rows.png").exists()
+    with pytest.raises(InvalidInputError, match="the protocol self makes none of these rows"):
+        monkeypatch.setattr(evaluate, "build_evaluator", lambda *_: (evaluator(rows=("retargeted",)), []))
+        evaluate.run_evaluation(tmp_path, rows=["retargeted"])
+    for clip in clips:
+        clip.video.write_bytes(b"no video")
+    with pytest.raises(InvalidInputError, match=r"nothing could be measured; a\w*: "):
+        evaluate.run_evaluation(tmp_path, rows=["noisy"])
+    with pytest.raises(InvalidInputError, match="names no row"):
+        evaluate.run_evaluation(tmp_path, rows=[])
+
+
 def test_gaps_take_the_nearest_face():
     complete = np.stack([face(opening, 256) for opening in (0.1, 0.2, 0.3, 0.4)])
     landmarks = complete.copy()

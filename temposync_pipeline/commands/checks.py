@@ -1,14 +1,13 @@
 """What every command does before and after its work: check files and device first, write the results last."""
 
 import json
-import os
 import secrets
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInputError
+from ..files import write_whole
 
 
 def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = ()) -> None:
@@ -94,28 +93,11 @@ def choose_device(name: str) -> str:
     return name
 
 
-def hide_loading_bars() -> None:
-    """Loading takes a second; its bars would stand between the user and the one line of an error. Downloads show one on a terminal."""
-    import diffusers.utils.logging
-    import huggingface_hub.utils
-    import transformers.utils.logging
-
-    huggingface_hub.utils.logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-
-
 def write_json(path: Path | None, results: dict[str, Any]) -> None:
-    """Write the results, under a hidden name first so that the file is whole; raises InvalidInputError where that fails."""
+    """Write the results; raises InvalidInputError where that fails."""
     if path is None:
         return
-    temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.json")
     try:
-        temporary.write_text(json.dumps(results, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, json.dumps(results, allow_nan=False) + "\n")
     except OSError as error:
         raise InvalidInputError(f"{path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidInputError
+from ..progress import hide_loading_bars
 from .checks import (
     check_files,
     check_folder,
@@ -13,7 +14,6 @@ from .checks import (
     check_steps,
     check_writable,
     choose_device,
-    hide_loading_bars,
     whole_numbers,
     write_json,
 )
@@ -81,7 +81,7 @@ def evaluate(
 
     Example: temposync evaluate --manifest validation.jsonl --json report.json --steps 4,1,2,8 --limit 8
     """
-    check_files((manifest, landmarks, portraits), (json_file,))
+    check_files((manifest, landmarks, portraits), (json_file, json_file.with_suffix(".md")))
     check_folder(landmarks)
     if json_file.suffix.lower() != ".json":
         raise InvalidInputError(f"{json_file}: the report's name must end in .json, tables and pictures are named after it")
@@ -105,12 +105,14 @@ def evaluate(
         landmarks=landmarks,
         portraits=portraits,
         held_out_only=held_out_only,
-        rows=list(ROWS) if rows is None else [part.strip() for part in rows.split(",")],
+        rows=list(ROWS) if rows is None else [part.strip() for part in rows.split(",") if part.strip()],
         teacher_steps=teacher_steps,
         mouth_amplitude=mouth_amplitude,
         device=device,
         processes=processes,
     )
+    for failure in report["failures"]:
+        typer.echo(f"skipped {failure['name']}: {failure['error']}", err=True)
     for row, figures in report["summary"].items():
         typer.echo(row)
         for name, value in figures.items():

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidInputError
-from .checks import check_files, check_model, check_mp4, check_steps, choose_device, hide_loading_bars, write_json
+from ..progress import hide_loading_bars
+from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
 from .options import AudioFile, Device, FaceIndex, JsonFile, Model, Seed, Steps
 
 if TYPE_CHECKING:

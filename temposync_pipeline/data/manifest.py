@@ -153,7 +153,7 @@ def read_manifest(path: str | PathLike) -> list[Clip]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise InvalidInputError(f"{path.name}: not a text file") from None
+        raise InvalidInputError(f"{path.name}: neither a manifest (a text file) nor a folder of clips") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

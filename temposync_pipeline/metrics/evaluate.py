@@ -14,10 +14,10 @@ Generated landmarks come from the checkpoint's own face aligner; so do the real 
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,14 +28,17 @@ from ..checkpoints import checkpoint_folder
 from ..data.manifest import Clip
 from ..errors import InvalidInputError
 from ..face.landmarks import lip_opening
+from ..files import write_whole
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.sync_expert import SyncExpert
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
+from ..progress import hide_loading_bars
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .clip_selection import other_voice, read_clips, read_portraits, uncorrelated_pairs
 from .crop_video import VideoMaker
 from .protocols import ROWS, Evaluator
 from .report import FIGURES, Example, markdown, summarise
+from .workers import perform_in_processes
 
 PROTOCOLS = ("self", "cross", "portraits")
 MAX_EXAMPLES = 6
@@ -45,7 +48,6 @@ CONTROLS = {
     "cross": {"student_…_vs_own_clip": "the same lips against the portrait's own clip",
               "own_clip": "that clip's real video beside the driver's voice and lips", **DRIVER},
     "portraits": {"…_closed_portraits, …_smiling_portraits": "the same by the portrait's own mouth",
-                  "retargeted": "what training aims at: the photograph warped after the driver's lips (`data.retarget`), reconstructed",
                   **DRIVER},
 }
 
@@ -129,35 +131,11 @@ def perform(evaluator: Evaluator, task: Task) -> Result:
         return Result(None, None, str(error), dict(evaluator.seconds))
 
 
-_worker: Evaluator | None = None
-
-
-def _start_worker(threads: int, arguments: tuple) -> None:
-    global _worker
+def start_worker(threads: int, arguments: tuple) -> Callable[[Task], Result]:
+    """What a process of its own begins with; `arguments` are those of `build_evaluator`."""
     torch.set_num_threads(threads)
-    _worker = build_evaluator(*arguments)[0]
-
-
-def _work(index: int, task: Task) -> tuple[int, Result]:
-    return index, perform(_worker, task)
-
-
-def perform_all(evaluator: Evaluator, tasks: list[Task], processes: int, arguments: tuple) -> Iterator[tuple[int, Result]]:
-    """(index of the task, result), in the order of completion; `arguments` are those of `build_evaluator`.
-
-    Small networks leave most of a second core idle, so that as many processes as cores are faster than one process with as many threads.
-    """
-    if processes == 1 or len(tasks) < 2:
-        yield from ((index, perform(evaluator, task)) for index, task in enumerate(tasks))
-        return
-    threads = max(1, torch.get_num_threads() // processes)
-    pool = ProcessPoolExecutor(min(processes, len(tasks)), get_context("spawn"), _start_worker, (threads, arguments))
-    try:
-        for done in as_completed([pool.submit(_work, *numbered) for numbered in enumerate(tasks)]):
-            yield done.result()
-    finally:
-        # Stopped half-way, the rest is not begun.
-        pool.shutdown(cancel_futures=True)
+    hide_loading_bars()
+    return partial(perform, build_evaluator(*arguments)[0])
 
 
 def run_evaluation(
@@ -214,15 +192,26 @@ def run_evaluation(
         tasks = list_tasks(evaluator, protocol, clips, limit, files, bar)
         bar.reset(len(tasks))
         results: dict[int, Result] = {}
-        for index, result in perform_all(evaluator, tasks, processes, arguments):
-            # Pictures show the first few items; the others' would fill the memory.
-            results[index] = result if index < MAX_EXAMPLES else result._replace(example=None)
-            bar.set_postfix_str(tasks[index].name)
-            bar.update()
+        processes = min(processes, len(tasks))
+        if processes > 1:
+            threads = max(1, torch.get_num_threads() // processes)
+            work = perform_in_processes(start_worker, (threads, arguments), tasks, processes)
+        else:
+            work = ((index, perform(evaluator, task)) for index, task in enumerate(tasks))
+        with closing(work):
+            for index, result in work:
+                # Pictures show the first few items; the others' would fill the memory.
+                results[index] = result if index < MAX_EXAMPLES else result._replace(example=None)
+                bar.set_postfix_str(tasks[index].name)
+                bar.update()
     ordered = [results[index] for index in range(len(tasks))]
     records = [result.record for result in ordered if result.record is not None]
     examples = [result.example for result in ordered if result.example is not None]
     failures = [{"name": task.name, "error": result.error} for task, result in zip(tasks, ordered) if result.error is not None]
+    if not any(record["rows"] for record in records):
+        reasons = [f"{failure['name']}: {failure['error']}" for failure in failures] + notes
+        reasons += [f"the protocol {protocol} makes none of these rows" if tasks else "no two talkers move their lips differently enough"]
+        raise InvalidInputError(f"nothing could be measured; {reasons[0]}")
     seconds = sum((Counter(result.seconds) for result in ordered), Counter())
     report = {
         "protocol": protocol, "model": Path(model).name if Path(model).is_dir() else str(model),
@@ -240,6 +229,8 @@ def run_evaluation(
 def _check(protocol: str, rows: Sequence[str], num_inference_steps: Sequence[int], teacher_steps: int) -> None:
     if protocol not in PROTOCOLS:
         raise InvalidInputError(f"{protocol}: not a protocol ({', '.join(PROTOCOLS)})")
+    if not rows:
+        raise InvalidInputError(f"--rows names no row of the table ({', '.join(ROWS)})")
     for row in rows:
         if row not in ROWS:
             raise InvalidInputError(f"{row}: not a row ({', '.join(ROWS)})")
@@ -247,13 +238,13 @@ def _check(protocol: str, rows: Sequence[str], num_inference_steps: Sequence[int
         raise InvalidInputError("the numbers of steps must be at least 1")
 
 
-def _write(report: dict, examples: list, output: Path) -> None:
+def _write(report: dict, examples: list[Example], output: Path) -> None:
     """The JSON `output`, the tables (.md) and, where matplotlib is installed, the pictures (.png) beside it."""
     if find_spec("matplotlib") is None:
         report["notes"].append("no pictures: matplotlib is not installed")
-    elif report["records"]:
+    write_whole(output, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_whole(output.with_suffix(".md"), markdown(report))
+    if find_spec("matplotlib") is not None:
         from .plots import write_pictures
 
         write_pictures(report, examples, output)
-    output.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    output.with_suffix(".md").write_text(markdown(report), encoding="utf-8")

@@ -23,7 +23,8 @@ def write_pictures(report: dict, examples: list[Example], output: Path) -> None:
     def beside(kind: str) -> Path:
         return output.with_name(f"{output.stem}_{kind}.png")
 
-    plot_rows(report["summary"], beside("rows"))
+    if any(name in figures for figures in report["summary"].values() for name in ROW_FIGURES):
+        plot_rows(report["summary"], beside("rows"))
     if sum(row.startswith("student_") and row[8:].isdigit() for row in report["summary"]) > 1:
         plot_steps(report["summary"], beside("steps"))
     if examples:
@@ -68,8 +69,8 @@ def plot_rows(summary: dict, path: Path) -> None:
         places = range(len(rows))
         for place, row in enumerate(rows):
             axis.errorbar(summary[row][name]["mean"], place, xerr=summary[row][name]["std"], fmt="o", color=_colour(row), capsize=3)
-        ends = np.array([[summary[row][name]["mean"] + sign * summary[row][name]["std"] for sign in (-1, 1)]
-                         for row in rows if row != "noisy" or name.startswith("psnr")])
+        scaled = [row for row in rows if row != "noisy" or name.startswith("psnr")] or rows
+        ends = np.array([[summary[row][name]["mean"] + sign * summary[row][name]["std"] for sign in (-1, 1)] for row in scaled])
         margin = max(0.06 * np.ptp(ends), 1e-3)
         axis.set_xlim(ends.min() - margin, ends.max() + margin)
         axis.grid(axis="y", linewidth=0.3)

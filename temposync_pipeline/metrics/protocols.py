@@ -1,7 +1,8 @@
 """What the evaluation does with one clip, pair or photograph: makes the table's rows and measures them.
 
-The rows are `noisy`, `teacher_<steps>`, `student_<steps>`, `in_photo`, `still`, `shuffled_audio` and `vae` (`ROWS` says what they are);
-protocols in which nobody is compared with his own recording add controls of their own and leave `noisy` and `vae` out.
+The rows are `noisy`, `teacher_<steps>`, `student_<steps>`, `in_photo`, `still`, `shuffled_audio`, `vae` and `retargeted` (`ROWS` says
+what they are); protocols in which nobody is compared with his own recording add controls of their own and leave `noisy` and `vae` out;
+photographs alone have `retargeted`.
 """
 
 import time
@@ -46,6 +47,7 @@ ROWS = {
     "still": "the portrait's reconstruction in all frames",
     "shuffled_audio": "the student with another talker's voice",
     "vae": "the autoencoder's reconstruction of the real frames: the ceiling",
+    "retargeted": "what training aims at: the photograph warped after the driver's lips (`data.retarget`), reconstructed",
 }
 SMILE = 0.06  # lip opening of a portrait whose teeth show
 IDENTITY_STRIDE = 5  # who it is changes slowly, and encoding a frame costs as much as generating one
@@ -133,7 +135,8 @@ class Evaluator:
         portrait = self.maker.portrait(load_image(photo))
         record, example, truth = self._with_another_voice(portrait, photo.name, driver, wrong_voice)
         rows = record["rows"]
-        rows["retargeted"] = self._timed("retargeted", lambda: self._retargeted(portrait, driver, truth))
+        if "retargeted" in self.rows:
+            rows["retargeted"] = self._timed("retargeted", lambda: self._retargeted(portrait, driver, truth))
         kind = "smiling" if lip_opening(portrait.landmarks) > SMILE else "closed"
         for row in (f"student_{self.steps[0]}", "retargeted"):
             if row in rows:
