@@ -20,6 +20,7 @@ def test_the_command_writes_the_mean_of_the_weights(tmp_path, monkeypatch):
     averaging.main()
     mean = TempoSyncDenoiser.from_pretrained(tmp_path / "mean", subfolder="denoiser")
     assert mean.config.residual_scale == 0.5
+    assert str(tmp_path) not in (tmp_path / "mean" / "denoiser" / "config.json").read_text()
     assert sorted(path.name for path in (tmp_path / "mean").iterdir()) == ["denoiser"]
     for between, low in zip(mean.parameters(), first.parameters(), strict=True):
         assert torch.allclose(between, low + 1, atol=1e-5)

@@ -1,5 +1,6 @@
 """Files that survive a kill: written beside their place, synced, then renamed over the old ones."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -30,11 +31,17 @@ def load_checkpoint(folder: Path) -> dict | None:
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
-    """`model.save_pretrained(folder)`, but each file replaces its predecessor when it is complete: readers never see half a file."""
+    """`model.save_pretrained(folder)`, but each file replaces its predecessor when it is complete: readers never see half a file.
+
+    Nor does the configuration tell where its first weights lay.
+    """
     folder = Path(folder)
     staged = folder.with_name(f".{folder.name}.staged")
     shutil.rmtree(staged, ignore_errors=True)
     model.save_pretrained(staged)
+    config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
+    if config.pop("_name_or_path", None) is not None:
+        (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(staged.iterdir()):
         os.replace(file, folder / file.name)
