@@ -19,6 +19,7 @@ from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 from typing import NamedTuple
 
 import torch
@@ -135,6 +136,8 @@ def start_worker(threads: int, arguments: tuple) -> Callable[[Task], Result]:
     """What a process of its own begins with; `arguments` are those of `build_evaluator`."""
     torch.set_num_threads(threads)
     hide_loading_bars()
+    # The usual one is shared between processes, and one that is killed leaves it to the system.
+    tqdm.set_lock(RLock())
     return partial(perform, build_evaluator(*arguments)[0])
 
 

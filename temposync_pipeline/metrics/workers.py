@@ -55,8 +55,12 @@ def _workers(count: int, start: Callable[..., Callable], arguments: tuple) -> It
                 workers.append(worker)
                 connections.append(ours)
         yield connections
+        for connection in connections:
+            connection.close()
+        for worker in workers:
+            worker.join(5)
     finally:
-        # They write nothing that could be left half-written.
+        # Amid a task, too: they write nothing that could be left half-written.
         for worker in workers:
             worker.kill()
 
