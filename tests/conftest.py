@@ -1,5 +1,6 @@
 """Media made on the spot: the tests need no file from elsewhere."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,9 @@ def picture() -> np.ndarray:
     """A smooth colourful picture, uint8 [63, 95, 3] (odd sides)."""
     y, x = np.mgrid[:63, :95]
     return np.stack([x * 2, y * 3, 255 - x - y], -1).astype(np.uint8)
+
+
+def hear_interrupts() -> None:
+    """For Popen's `preexec_fn`: a shell's background jobs, and all that they start, would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+

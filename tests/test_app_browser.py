@@ -19,6 +19,8 @@ import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from .conftest import hear_interrupts
+
 ROOT = Path(__file__).parent.parent
 MEDIA = ROOT / "examples" / "media"
 ARTIFACTS = Path(__file__).parent / "artifacts"
@@ -36,7 +38,8 @@ def running_app(folder: Path, end: int = signal.SIGINT) -> Iterator[tuple[str, P
     log = folder / "log.txt"
     environment = os.environ | {"TMPDIR": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio"), "PYTHONUNBUFFERED": "1"}
     with open(log, "w") as file:
-        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT,
+                                   preexec_fn=hear_interrupts)
     try:
         yield wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()), process, log)[0], log
     finally:

@@ -11,6 +11,8 @@ import pytest
 
 from temposync_pipeline.metrics.workers import perform_in_processes
 
+from .conftest import hear_interrupts
+
 
 def start(factor: int):
     """Squares, but dies of 7, and takes its time over 100."""
@@ -76,7 +78,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, end):
         "    main()\n")
     root = os.path.dirname(os.path.dirname(__file__))
     process = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE,
-                               text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": root})
+                               text=True, start_new_session=True, preexec_fn=hear_interrupts, env=os.environ | {"PYTHONPATH": root})
     pids = {int(process.stdout.readline()) for _ in range(2)}
     if end == signal.SIGINT:
         time.sleep(0.5)  # now both are at work on what takes a minute
