@@ -70,6 +70,8 @@ def train(
         write_json(json_file, figures)
         for name, value in figures.items():
             typer.echo(f"{name} {value}")
+        if not figures:
+            typer.echo("no validation figures: nothing was held out", err=True)
         typer.echo(_how_to_use(Path(config.output)))
 
 

@@ -5,6 +5,7 @@ does the rest, on Accelerate, in one process or in several (`torchrun --nproc_pe
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -131,6 +132,8 @@ class Run:
         state = load_checkpoint(self.folder / "checkpoint") if config.resume else None
         if state:
             self._restore(state)
+        elif config.resume and accelerator.is_main_process:
+            print(f"{self.folder}: no checkpoint there yet, the run begins at its first step", file=sys.stderr)
 
     def elapsed(self) -> float:
         """Seconds of training so far, those before a resume included; the first process's clock counts for all."""
