@@ -79,7 +79,7 @@ def evaluate(
 ) -> None:
     """Measure generated talkers against real ones, beside the teacher, noise, a still picture, the wrong voice and the autoencoder.
 
-    Example: temposync evaluate --manifest validation.jsonl --json report.json --steps 4,1,2,8 --limit 8
+    Example: temposync evaluate --manifest validation.jsonl --json report.json --steps 4,1,2,8 --processes 2
     """
     check_files((manifest, landmarks, portraits), (json_file, json_file.with_suffix(".md")))
     check_folder(landmarks)

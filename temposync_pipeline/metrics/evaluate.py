@@ -48,8 +48,7 @@ CONTROLS = {
     "self": {},
     "cross": {"student_…_vs_own_clip": "the same lips against the portrait's own clip",
               "own_clip": "that clip's real video beside the driver's voice and lips", **DRIVER},
-    "portraits": {"…_closed_portraits, …_smiling_portraits": "the same by the portrait's own mouth",
-                  **DRIVER},
+    "portraits": {"…_closed_portraits, …_smiling_portraits": "the same by the portrait's own mouth", **DRIVER},
 }
 
 
@@ -91,10 +90,10 @@ def build_evaluator(
 
 
 class Task(NamedTuple):
-    """One item of a protocol: the evaluator's method and its arguments."""
+    """One item of a protocol: a method of `Evaluator` and its arguments."""
 
     name: str
-    method: str
+    method: Callable[..., tuple[dict, Example]]
     arguments: tuple
 
 
@@ -112,21 +111,21 @@ def list_tasks(
 ) -> list[Task]:
     """What a protocol has to do, an item a task."""
     if protocol == "self":
-        return [Task(clip.id, "self_driven", (clip, other_voice(clips, i))) for i, clip in enumerate(clips[:limit])]
+        return [Task(clip.id, Evaluator.self_driven, (clip, other_voice(clips, i))) for i, clip in enumerate(clips[:limit])]
     if protocol == "portraits":
         drivers = [i % len(clips) for i in range(len(portraits))]
-        return [Task(f"{file.name} with the voice of {clips[i].id}", "portrait_driven", (file, clips[i], other_voice(clips, i)))
+        return [Task(f"{file.name} with the voice of {clips[i].id}", Evaluator.portrait_driven, (file, clips[i], other_voice(clips, i)))
                 for file, i in zip(portraits[:limit], drivers)]
     bar.set_postfix_str("looking at the real lips")
     pairs = uncorrelated_pairs(clips, [lip_opening(evaluator.real_landmarks(clip)) for clip in clips])[:limit]
-    return [Task(f"{portrait.id} with the voice of {driver.id}", "cross_driven",
+    return [Task(f"{portrait.id} with the voice of {driver.id}", Evaluator.cross_driven,
                  (portrait, driver, other_voice(clips, clips.index(driver)))) for portrait, driver in pairs]
 
 
 def perform(evaluator: Evaluator, task: Task) -> Result:
     evaluator.seconds.clear()
     try:
-        record, example = getattr(evaluator, task.method)(*task.arguments)
+        record, example = task.method(evaluator, *task.arguments)
         return Result(record, example, None, dict(evaluator.seconds))
     except InvalidInputError as error:
         return Result(None, None, str(error), dict(evaluator.seconds))
@@ -139,6 +138,24 @@ def start_worker(threads: int, arguments: tuple) -> Callable[[Task], Result]:
     # The usual one is shared between processes, and one that is killed leaves it to the system.
     tqdm.set_lock(RLock())
     return partial(perform, build_evaluator(*arguments)[0])
+
+
+def perform_all(evaluator: Evaluator, tasks: list[Task], processes: int, arguments: tuple, bar: tqdm) -> list[Result]:
+    """The results in the order of the tasks; with several processes, each starts with `start_worker` and `arguments`."""
+    processes = min(processes, len(tasks))
+    if processes > 1:
+        threads = max(1, torch.get_num_threads() // processes)
+        work = perform_in_processes(start_worker, (threads, arguments), tasks, processes)
+    else:
+        work = ((index, perform(evaluator, task)) for index, task in enumerate(tasks))
+    results: dict[int, Result] = {}
+    with closing(work):
+        for index, result in work:
+            # Pictures show the first few items; the others' would fill the memory.
+            results[index] = result if index < MAX_EXAMPLES else result._replace(example=None)
+            bar.set_postfix_str(tasks[index].name)
+            bar.update()
+    return [results[index] for index in range(len(tasks))]
 
 
 def run_evaluation(
@@ -194,34 +211,22 @@ def run_evaluation(
     with tqdm(desc=protocol, unit="item") as bar:
         tasks = list_tasks(evaluator, protocol, clips, limit, files, bar)
         bar.reset(len(tasks))
-        results: dict[int, Result] = {}
-        processes = min(processes, len(tasks))
-        if processes > 1:
-            threads = max(1, torch.get_num_threads() // processes)
-            work = perform_in_processes(start_worker, (threads, arguments), tasks, processes)
-        else:
-            work = ((index, perform(evaluator, task)) for index, task in enumerate(tasks))
-        with closing(work):
-            for index, result in work:
-                # Pictures show the first few items; the others' would fill the memory.
-                results[index] = result if index < MAX_EXAMPLES else result._replace(example=None)
-                bar.set_postfix_str(tasks[index].name)
-                bar.update()
-    ordered = [results[index] for index in range(len(tasks))]
-    records = [result.record for result in ordered if result.record is not None]
-    examples = [result.example for result in ordered if result.example is not None]
-    failures = [{"name": task.name, "error": result.error} for task, result in zip(tasks, ordered) if result.error is not None]
+        results = perform_all(evaluator, tasks, processes, arguments, bar)
+    records = [result.record for result in results if result.record is not None]
+    examples = [result.example for result in results if result.example is not None]
+    failures = [{"name": task.name, "error": result.error} for task, result in zip(tasks, results) if result.error is not None]
     if not any(record["rows"] for record in records):
         reasons = [f"{failure['name']}: {failure['error']}" for failure in failures] + notes
         reasons += [f"the protocol {protocol} makes none of these rows" if tasks else "no two talkers move their lips differently enough"]
         raise InvalidInputError(f"nothing could be measured; {reasons[0]}")
-    seconds = sum((Counter(result.seconds) for result in ordered), Counter())
+    seconds = sum((Counter(result.seconds) for result in results), Counter())
+    summary = summarise(records)
     report = {
         "protocol": protocol, "model": Path(model).name if Path(model).is_dir() else str(model),
         "num_inference_steps": list(num_inference_steps), "teacher_steps": teacher_steps,
         "mouth_amplitude": evaluator.maker.pipe.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude,
-        "rows": {row: ROWS[row] for row in rows} | CONTROLS[protocol], "figures": FIGURES,
-        "summary": summarise(records), "records": records, "failures": failures, "notes": notes,
+        "rows": {row: ROWS[row] for row in rows if any(made.startswith(row) for made in summary)} | CONTROLS[protocol], "figures": FIGURES,
+        "summary": summary, "records": records, "failures": failures, "notes": notes,
         "seconds": {row: round(taken, 2) for row, taken in seconds.items()},
     }
     if output is not None:

@@ -25,21 +25,20 @@ def perform_in_processes(start: Callable[..., Callable], arguments: tuple, tasks
     """
     waiting = iter(enumerate(tasks))
     with _workers(min(processes, len(tasks)), start, arguments) as connections:
-        for connection in connections:
-            connection.send(next(waiting))
-        busy = set(connections)
-        while busy:
-            for connection in wait(busy):
-                try:
+        try:
+            for connection in connections:
+                connection.send(next(waiting))
+            busy = set(connections)
+            while busy:
+                for connection in wait(busy):
                     yield connection.recv()
-                except EOFError:
-                    raise ChildProcessError(
-                        "one of the processes died, perhaps of too little memory: each holds all networks; try fewer") from None
-                following = next(waiting, None)
-                if following is None:
-                    busy.remove(connection)
-                else:
-                    connection.send(following)
+                    if (following := next(waiting, None)) is None:
+                        busy.remove(connection)
+                    else:
+                        connection.send(following)
+        except (EOFError, BrokenPipeError):
+            raise ChildProcessError(
+                "one of the processes died, perhaps of too little memory: each holds all networks; try fewer") from None
 
 
 @contextmanager
