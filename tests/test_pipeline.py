@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from temposync_pipeline import FaceError, InvalidInputError, TempoSyncPipeline, cli
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
-from temposync_pipeline.models.conditioning import smooth_latents, smooth_visemes
+from temposync_pipeline.models.conditioning import quiet_faint_motion, smooth_latents, smooth_visemes
 from temposync_pipeline.models.precision import has_fast_bfloat16
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
@@ -132,6 +132,38 @@ def test_smoothing_is_saved_and_must_be_a_length_of_time(smoothing, tmp_path):
         for value in (-1.0, float("nan"), 1000.0, "x"):
             with pytest.raises(InvalidInputError, match=f"{setting}.*frames"):
                 TempoSyncPipeline(**smoothing.components, **{setting: value})
+
+
+def test_faint_motion_is_quieted_and_strong_motion_kept():
+    motion = torch.tensor([0.0, 0.1, 0.3, 3.0])[None, None, :, None].repeat(1, 2, 1, 1)
+    motion[:, 1] *= -1
+    quieted = quiet_faint_motion(motion, 0.3)
+    assert torch.allclose(quieted[0, 0, :, 0], torch.tensor([0.0, 0.01, 0.15, 3.0 * 100 / 101]))
+    assert torch.equal(quieted[:, 1], -quieted[:, 0])
+    assert torch.equal(quiet_faint_motion(motion, 0.0), motion)
+
+
+def test_the_motion_floor_steadies_the_mouth_but_not_its_amplitude(pipeline):
+    def moved(**changes):
+        frames = run(pipeline, output_type="latent", **changes).frames
+        return frames - run(pipeline, output_type="latent", mouth_amplitude=0.0).frames
+
+    plain = moved()
+    try:
+        pipeline.register_to_config(motion_floor=0.5)
+        quieted, doubled = moved(), moved(mouth_amplitude=2.0)
+    finally:
+        pipeline.register_to_config(motion_floor=0.0)
+    assert 0 < quieted.abs().mean() < plain.abs().mean()
+    assert torch.allclose(doubled, 2 * quieted, atol=1e-4)
+
+
+def test_the_motion_floor_is_saved_and_must_be_a_share_of_the_motion(pipeline, tmp_path):
+    TempoSyncPipeline(**pipeline.components, motion_floor=0.25).save_pretrained(tmp_path)
+    assert TempoSyncPipeline.from_pretrained(tmp_path).config.motion_floor == 0.25
+    for value in (-0.1, float("nan"), 2, "x"):
+        with pytest.raises(InvalidInputError, match="motion_floor"):
+            TempoSyncPipeline(**pipeline.components, motion_floor=value)
 
 
 def test_smooth_latents_is_a_weighted_mean_over_time():

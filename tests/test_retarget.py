@@ -2,14 +2,15 @@ import cv2
 import numpy as np
 import pytest
 
+from temposync_pipeline.data.aligner_data import load_speaking
 from temposync_pipeline.data.manifest import Clip
 from temposync_pipeline.data.mouth_colour import MouthLight, skin_colour, teeth_colour
 from temposync_pipeline.data.mouth_warp import INNER, LOWER, OUTER, OVAL, UPPER
 from temposync_pipeline.data.retarget import close_mouth, rest_shape, retarget, transfer_motion
 from temposync_pipeline.data.speaking_portraits import Drivers, Portrait, SpeakingPortrait, load_portraits, speak
 from temposync_pipeline.data.viseme_shapes import mean_viseme_shapes
-from temposync_pipeline.face.crop import TEMPLATE, mouth_mask
-from temposync_pipeline.face.landmarks import CHIN, GROUPS, LEFT_IRIS, RIGHT_IRIS, RIGID, lip_opening
+from temposync_pipeline.face.crop import TEMPLATE, align_matrix, crop_face, mouth_mask
+from temposync_pipeline.face.landmarks import CHIN, GROUPS, LEFT_IRIS, MESH_INDICES, RIGHT_IRIS, RIGID, lip_opening
 from temposync_pipeline.media.video import VideoWriter
 
 SKIN, LIPS, TEETH, TONGUE = (205, 150, 120), (190, 90, 90), (235, 225, 205), (70, 25, 22)
@@ -159,3 +160,24 @@ def test_a_set_of_speaking_portraits(tmp_path, driver):
     np.testing.assert_array_equal(loaded.landmarks, speaking.landmarks)
     assert np.abs(loaded.crops.astype(int) - speaking.crops).mean() < 2
     assert np.abs(loaded.reference.astype(int) - portraits[0].crop).mean() < 2
+
+
+def test_speaking_portraits_show_the_aligner_open_mouths_in_their_photographs(tmp_path, driver):
+    landmarks, crops = driver
+    shown = GAPS.argmax()
+    photograph, mesh = cv2.warpAffine(draw(face(), TEETH), np.float32([[1, 0, 30], [0, 1, 20]]), (320, 300)), np.zeros((478, 3))
+    mesh[MESH_INDICES, :2] = face() + [30, 20]
+    (tmp_path / "portraits").mkdir()
+    cv2.imwrite(str(tmp_path / "portraits/person.png"), photograph[..., ::-1])
+    np.savez(tmp_path / "portraits.npz", names=["person.png"], landmarks=mesh[None])
+    (tmp_path / "speaking/train").mkdir(parents=True)
+    speaking = SpeakingPortrait(crops[[shown]], landmarks[[shown]], draw(face(), TEETH), "clip", 0)
+    for name in ("person_0", "whose_photograph_is_not_there_0"):
+        speaking.save(tmp_path / f"speaking/train/{name}.npz")
+    found, = load_speaking(tmp_path, tmp_path, tmp_path / "speaking")
+    assert found.name == "person"
+    assert lip_opening(found.landmarks) == pytest.approx(lip_opening(landmarks[shown]), abs=0.01) and lip_opening(found.landmarks) > 0.1
+    pasted = crop_face(found.image, align_matrix(found.landmarks))
+    lips, silent = (mouth_mask() > 0.9)[..., None], draw(face(), TEETH)
+    assert (lips * cv2.absdiff(pasted, crops[shown])).mean() < 0.2 * (lips * cv2.absdiff(silent, crops[shown])).mean()
+    assert np.array_equal(found.image[:100], photograph[:100])

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import skimage.data
 
+from ..face.blend import Blender
 from ..face.crop import CROP_SIZE, align_matrix, invert, transform_points
 from ..face.landmarks import GROUPS, MESH_INDICES, MIRROR, NUM_LANDMARKS
 from ..face.pose import Pyramid, compose, crop_matrix, landmark_pose, pose_matrix
@@ -20,6 +21,7 @@ from ..media.video import stream_video
 from ..models.face_aligner import SIZE_UNIT, STRIDE
 from .aligner_augment import occlude, photometric, procedural
 from .manifest import portrait_split
+from .speaking_portraits import SpeakingPortrait
 
 # Photographs of scikit-image without a face (coins.png has heads in relief); the second list is for evaluation only.
 TRAINING_PICTURES = ("chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "brick.png", "grass.png", "page.png",
@@ -47,6 +49,26 @@ def load_portraits(data: Path, labels: Path, held_out: bool) -> list[LabelledFac
     return [LabelledFace(Pyramid(load_image(data / "portraits" / name)), points[MESH_INDICES, :2].astype(np.float32), Path(name).stem)
             for name, points in zip(table["names"].tolist(), table["landmarks"])
             if (portrait_split(name) == "val") == held_out and np.isfinite(points).all()]
+
+
+def load_speaking(data: Path, labels: Path, speaking: Path, seed: int = 0) -> list[LabelledFace]:
+    """One random frame of every training portrait made to speak (SPEAKING/train, of examples/retarget_portraits.py), in its photograph.
+
+    Portraits smile or keep their mouths closed, and open mouths would otherwise be learnt on few talkers.
+    """
+    rng, faces = np.random.default_rng(seed), []
+    photographs = {face.name: face for face in load_portraits(data, labels, False)}
+    for path in sorted((speaking / "train").glob("*.npz")):
+        # <photograph>_<take>.npz
+        photograph = photographs.get(path.stem.rsplit("_", 1)[0])
+        if photograph is None:
+            continue
+        portrait, matrix = SpeakingPortrait.load(path), align_matrix(photograph.landmarks)
+        frame = rng.integers(len(portrait.crops))
+        picture = Blender(photograph.image, matrix, reference_reconstruction=portrait.reference).paste(portrait.crops[frame])
+        landmarks = transform_points(invert(matrix), portrait.landmarks[frame])
+        faces.append(LabelledFace(Pyramid(picture), landmarks.astype(np.float32), photograph.name))
+    return faces
 
 
 def load_clips(data: Path, labels: Path, held_out: bool) -> Iterator[tuple[str, list[np.ndarray], np.ndarray]]:

@@ -68,7 +68,7 @@ def teacher_pipeline(pipe: TempoSyncPipeline, teacher: TempoSyncDenoiser) -> Tem
     noise = {name: pipe.scheduler.config[name] for name in ("sigma_max", "sigma_data", "rho")}
     scheduler = TempoSyncScheduler(prediction="sde", **noise)
     return TempoSyncPipeline(**pipe.components | {"denoiser": teacher, "scheduler": scheduler}, fps=pipe.config.fps,
-                             viseme_smoothing=pipe.config.viseme_smoothing)
+                             viseme_smoothing=pipe.config.viseme_smoothing, motion_floor=pipe.config.motion_floor)
 
 
 def build_evaluator(

@@ -48,6 +48,18 @@ def smooth_latents(latents: torch.Tensor, sigma: float) -> torch.Tensor:
     return latents.unfold(0, len(kernel), 1) @ kernel
 
 
+def quiet_faint_motion(motion: torch.Tensor, floor: float) -> torch.Tensor:
+    """Motion [T, C, h, w] times m² / (m² + floor²), with m the root mean square over a cell's channels; 0 = as it is.
+
+    The gain of a Wiener filter whose noise has the deviation `floor` (Wiener 1949): what is fainter is mostly not speech, and skin that
+    does not move keeps the photo's own detail.
+    """
+    if floor == 0:
+        return motion
+    power = motion.square().mean(1, keepdim=True)
+    return motion * (power / (power + floor**2))
+
+
 def latent_window(latents: torch.Tensor) -> torch.Tensor:
     """The mouth's block of latent cells, a view [..., h, w] of a full grid [..., 16, 16]."""
     top, left, height, width = LATENT_WINDOW

@@ -18,7 +18,7 @@ from ..media.audio import Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.video import VideoWriter
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import gaussian_kernel, latent_window, smooth_latents, smooth_visemes, viseme_windows
+from ..models.conditioning import gaussian_kernel, latent_window, quiet_faint_motion, smooth_latents, smooth_visemes, viseme_windows
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
@@ -67,6 +67,8 @@ class TempoSyncPipeline(HubPipeline):
         latent_smoothing: standard deviation in frames, 0 to 10, of the Gaussian by which a frame's estimate is averaged with its
             neighbours' before the last of a student's steps, 0 = not at all: consecutive frames then start that step from the same teeth,
             and flicker less. Not in the paper.
+        motion_floor: root mean square, 0 to 1, of a latent cell's motion at which half of it is kept, in units of the clean residual's
+            standard deviation; fainter motion is held still, stronger motion goes on. 0 = off. Not in the paper.
 
     Attributes:
         use_bfloat16: whether denoiser and decoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
@@ -89,16 +91,20 @@ class TempoSyncPipeline(HubPipeline):
         mouth_amplitude: float = 1.0,
         viseme_smoothing: float = 0.5,
         latent_smoothing: float = 0.0,
+        motion_floor: float = 0.0,
     ):
         super().__init__()
         for name, frames in (("viseme_smoothing", viseme_smoothing), ("latent_smoothing", latent_smoothing)):
             if not (isinstance(frames, (int, float)) and 0 <= frames <= MAX_SMOOTHING):
                 raise InvalidInputError(f"{name} must lie in [0, {MAX_SMOOTHING}] frames, got {frames!r}")
+        if not (isinstance(motion_floor, (int, float)) and 0 <= motion_floor <= 1):
+            raise InvalidInputError(f"motion_floor must lie in [0, 1], got {motion_floor!r}")
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
             face_aligner=face_aligner, scheduler=scheduler)
         self.register_to_config(
-            fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, latent_smoothing=latent_smoothing)
+            fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, latent_smoothing=latent_smoothing,
+            motion_floor=motion_floor)
         self.use_bfloat16 = has_fast_bfloat16()
 
     @torch.inference_mode()
@@ -309,10 +315,11 @@ class TempoSyncPipeline(HubPipeline):
             return self._denoise(noise, given, callback)
 
         in_silence = residual(_silence(1 + 2 * margin, config.viseme_window))
+        closing = portrait.parted * quiet_faint_motion(in_silence, self.config.motion_floor)
         windows = viseme_windows(np.pad(visemes, ((margin, margin), (0, 0)), mode="edge"), config.viseme_window)
         for start in range(0, len(visemes), chunk_size):
             motion = residual(windows[start:start + chunk_size + 2 * margin], callback) - in_silence
-            moved = portrait.parted * in_silence + amplitude * motion
+            moved = closing + amplitude * quiet_faint_motion(motion, self.config.motion_floor)
             latents = portrait.latents.repeat(len(moved), 1, 1, 1)
             latent_window(latents).add_(config.residual_scale * moved)
             yield latents

@@ -22,7 +22,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..data.aligner_data import TRAINING_PICTURES, AlignerData, LabelledFace, load_clips, load_pictures, load_portraits, load_talkers
+from ..data.aligner_data import (
+    TRAINING_PICTURES,
+    AlignerData,
+    LabelledFace,
+    load_clips,
+    load_pictures,
+    load_portraits,
+    load_speaking,
+    load_talkers,
+)
+from ..data.speaking_portraits import SpeakingPortrait
 from ..face.landmarks import GROUPS, NUM_LANDMARKS
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN
 from ..metrics.aligner import contact_sheet, face_free_pictures, face_scenes, measure, measure_speed, measure_tracking
@@ -46,6 +56,9 @@ class Config(LoopConfig):
     # Of 75 nearly identical frames in a clip, so many are skipped for each one kept.
     talker_frames_every: int = 6
     portrait_share: float = 0.55
+    # Folder of portraits made to speak (examples/retarget_portraits.py), with their share of the faces; empty: none.
+    speaking: str = ""
+    speaking_share: float = 0.25
     # Processes that draw batches; what they would draw next is not part of a checkpoint.
     workers: int = 0
 
@@ -58,6 +71,9 @@ class AlignerBatches(IterableDataset):
         data, labels = Path(config.data), Path(config.labels)
         groups = [load_portraits(data, labels, False), load_talkers(data, labels, False, config.talker_frames_every)]
         shares = [config.portrait_share, 1 - config.portrait_share]
+        if config.speaking:
+            groups.append(load_speaking(data, labels, Path(config.speaking), config.seed))
+            shares = [*(share * (1 - config.speaking_share) for share in shares), config.speaking_share]
         self.samples = AlignerData(groups, shares, load_pictures(TRAINING_PICTURES), crop_size, config.seed)
 
     def __iter__(self):
@@ -165,8 +181,10 @@ def held_out_faces(config: Config) -> list[list[LabelledFace]]:
 
 
 def evaluate(config: Config, model: str, sheet: str, count: int) -> dict[str, Any]:
-    """Figures of a saved model on held-out faces and face-free pictures, its speed on `config.threads` threads (0: as many as torch
-    likes); a picture of some detections in `sheet`."""
+    """Figures of a saved model on held-out faces (with `config.speaking` portraits made to speak, too) and face-free pictures.
+
+    Its speed is that on `config.threads` threads (0: as many as torch likes); a picture of some detections goes to `sheet`.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
         cv2.setNumThreads(config.threads)
@@ -179,6 +197,10 @@ def evaluate(config: Config, model: str, sheet: str, count: int) -> dict[str, An
     for talker, frames, landmarks in load_clips(Path(config.data), Path(config.labels), True):
         clips.setdefault(talker, []).append((frames, landmarks))
     figures |= measure_tracking(aligner, [clip for some in clips.values() for clip in some[:3]])
+    if config.speaking:
+        portraits = map(SpeakingPortrait.load, sorted((Path(config.speaking) / "val").glob("*.npz")))
+        spoken = measure_tracking(aligner, [(portrait.crops, portrait.landmarks) for portrait in portraits])
+        figures |= {f"speaking_{name}": value for name, value in spoken.items()}
     if sheet:
         cv2.imwrite(sheet, cv2.cvtColor(contact_sheet(aligner, scenes), cv2.COLOR_RGB2BGR))
     return figures
