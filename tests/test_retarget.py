@@ -9,6 +9,7 @@ from temposync_pipeline.data.mouth_warp import INNER, LOWER, OUTER, OVAL, UPPER
 from temposync_pipeline.data.retarget import close_mouth, rest_shape, retarget, transfer_motion
 from temposync_pipeline.data.speaking_portraits import Drivers, Portrait, SpeakingPortrait, load_portraits, speak
 from temposync_pipeline.data.viseme_shapes import mean_viseme_shapes
+from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import TEMPLATE, align_matrix, crop_face, mouth_mask
 from temposync_pipeline.face.landmarks import CHIN, GROUPS, LEFT_IRIS, MESH_INDICES, RIGHT_IRIS, RIGID, lip_opening
 from temposync_pipeline.media.video import VideoWriter
@@ -174,6 +175,8 @@ def test_speaking_portraits_show_the_aligner_open_mouths_in_their_photographs(tm
     speaking = SpeakingPortrait(crops[[shown]], landmarks[[shown]], draw(face(), TEETH), "clip", 0)
     for name in ("person_0", "whose_photograph_is_not_there_0"):
         speaking.save(tmp_path / f"speaking/train/{name}.npz")
+    with pytest.raises(InvalidInputError, match="elsewhere.*made to speak"):
+        load_speaking(tmp_path, tmp_path, tmp_path / "elsewhere")
     found, = load_speaking(tmp_path, tmp_path, tmp_path / "speaking")
     assert found.name == "person"
     assert lip_opening(found.landmarks) == pytest.approx(lip_opening(landmarks[shown]), abs=0.01) and lip_opening(found.landmarks) > 0.1

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import skimage.data
 
+from ..errors import InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import CROP_SIZE, align_matrix, invert, transform_points
 from ..face.landmarks import GROUPS, MESH_INDICES, MIRROR, NUM_LANDMARKS
@@ -55,6 +56,9 @@ def load_speaking(data: Path, labels: Path, speaking: Path, seed: int = 0) -> li
     """One random frame of every training portrait made to speak (SPEAKING/train, of examples/retarget_portraits.py), in its photograph.
 
     Portraits smile or keep their mouths closed, and open mouths would otherwise be learnt on few talkers.
+
+    Raises:
+        InvalidInputError: no such portrait there, or none of those in `data`.
     """
     rng, faces = np.random.default_rng(seed), []
     photographs = {face.name: face for face in load_portraits(data, labels, False)}
@@ -68,6 +72,8 @@ def load_speaking(data: Path, labels: Path, speaking: Path, seed: int = 0) -> li
         picture = Blender(photograph.image, matrix, reference_reconstruction=portrait.reference).paste(portrait.crops[frame])
         landmarks = transform_points(invert(matrix), portrait.landmarks[frame])
         faces.append(LabelledFace(Pyramid(picture), landmarks.astype(np.float32), photograph.name))
+    if not faces:
+        raise InvalidInputError(f"{speaking / 'train'}: no portraits made to speak of the photographs in {data}")
     return faces
 
 
