@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -140,7 +141,7 @@ def test_faint_motion_is_quieted_and_strong_motion_kept():
     quieted = quiet_faint_motion(motion, 0.3)
     assert torch.allclose(quieted[0, 0, :, 0], torch.tensor([0.0, 0.01, 0.15, 3.0 * 100 / 101]))
     assert torch.equal(quieted[:, 1], -quieted[:, 0])
-    assert torch.equal(quiet_faint_motion(motion, 0.0), motion)
+    assert torch.equal(quiet_faint_motion(motion, 0.0), motion) and torch.equal(quiet_faint_motion(motion, 1e-30), motion)
 
 
 def test_the_motion_floor_steadies_the_mouth_but_not_its_amplitude(pipeline):
@@ -161,7 +162,7 @@ def test_the_motion_floor_steadies_the_mouth_but_not_its_amplitude(pipeline):
 def test_the_motion_floor_is_saved_and_must_be_a_share_of_the_motion(pipeline, tmp_path):
     TempoSyncPipeline(**pipeline.components, motion_floor=0.25).save_pretrained(tmp_path)
     assert TempoSyncPipeline.from_pretrained(tmp_path).config.motion_floor == 0.25
-    for value in (-0.1, float("nan"), 2, "x"):
+    for value in (-0.1, float("nan"), 2, "x", True):
         with pytest.raises(InvalidInputError, match="motion_floor"):
             TempoSyncPipeline(**pipeline.components, motion_floor=value)
 
@@ -307,6 +308,13 @@ def test_bfloat16_changes_frames_by_no_more_than_rounding(pipeline):
         frames[low_precision] = run(pipeline).frames
     pipeline.use_bfloat16 = has_fast_bfloat16()
     assert np.sqrt(np.square(frames[True] - frames[False]).mean()) < 0.01
+
+
+def test_float16_runs_on_a_cpu_too(pipeline):
+    half = TempoSyncPipeline(**copy.deepcopy(pipeline.components)).to(torch.float16)
+    half.use_bfloat16 = True
+    half.set_progress_bar_config(disable=True)
+    assert np.sqrt(np.square(run(half).frames - run(pipeline).frames).mean()) < 0.01
 
 
 def test_commands_generate_latents_and_decode_them(pipeline, tmp_path, monkeypatch, make_audio, capsys):

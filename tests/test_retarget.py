@@ -13,6 +13,7 @@ from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import TEMPLATE, align_matrix, crop_face, mouth_mask
 from temposync_pipeline.face.landmarks import CHIN, GROUPS, LEFT_IRIS, MESH_INDICES, RIGHT_IRIS, RIGID, lip_opening
 from temposync_pipeline.media.video import VideoWriter
+from temposync_pipeline.training.aligner import AlignerBatches, Config, held_out_faces
 
 SKIN, LIPS, TEETH, TONGUE = (205, 150, 120), (190, 90, 90), (235, 225, 205), (70, 25, 22)
 
@@ -184,3 +185,9 @@ def test_speaking_portraits_show_the_aligner_open_mouths_in_their_photographs(tm
     lips, silent = (mouth_mask() > 0.9)[..., None], draw(face(), TEETH)
     assert (lips * cv2.absdiff(pasted, crops[shown])).mean() < 0.2 * (lips * cv2.absdiff(silent, crops[shown])).mean()
     assert np.array_equal(found.image[:100], photograph[:100])
+    with pytest.raises(InvalidInputError, match="held out"):
+        held_out_faces(Config(data=str(tmp_path), labels=str(tmp_path)))
+    with pytest.raises(InvalidInputError, match="speaking_share"):
+        AlignerBatches(Config(data=str(tmp_path), labels=str(tmp_path), speaking=str(tmp_path / "speaking"), speaking_share=1.5), 96)
+    batches = AlignerBatches(Config(data=str(tmp_path), labels=str(tmp_path), speaking=str(tmp_path / "speaking"), speaking_share=1.0), 96)
+    assert all(lip_opening(batches.samples.face().landmarks) > 0.1 for _ in range(8))

@@ -56,8 +56,8 @@ def quiet_faint_motion(motion: torch.Tensor, floor: float) -> torch.Tensor:
     """
     if floor == 0:
         return motion
-    power = motion.square().mean(1, keepdim=True)
-    return motion * (power / (power + floor**2))
+    power = (motion / floor).square().mean(1, keepdim=True)
+    return motion * (1 - 1 / (1 + power))
 
 
 def latent_window(latents: torch.Tensor) -> torch.Tensor:

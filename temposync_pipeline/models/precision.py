@@ -13,6 +13,9 @@ def has_fast_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16", False))
 
 
-def inference_autocast(device: torch.device, use_bfloat16: bool) -> torch.autocast:
-    """Context in which a CPU multiplies in bfloat16 and keeps float32 for sums along residual connections; nothing on other devices."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16 and device.type == "cpu")
+def inference_autocast(latents: torch.Tensor, use_bfloat16: bool) -> torch.autocast:
+    """Context in which a CPU multiplies in bfloat16 and keeps float32 for sums along residual connections.
+
+    Nothing on other devices, nor where the networks, and so `latents`, are float16, which a CPU's autocast cannot mix with bfloat16.
+    """
+    return torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16 and latents.device.type == "cpu" and latents.dtype != torch.float16)

@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import FaceError, InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW, align_matrix, crop_face, mask_mouth
-from ..face.landmarks import CLOSED_OPENING, lip_opening
+from ..face.landmarks import lip_opening
 from ..media.audio import Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.video import VideoWriter
@@ -31,8 +31,9 @@ from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
 from .pipeline_output import TempoSyncPipelineOutput
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-# Lip opening, in interocular distances, of a portrait whose mouth has to be closed in full.
-PARTED_OPENING = 0.03
+# Lip openings, in interocular distances as the face aligner reads them: closed lips (19 of 20 closed portraits stay below), and lips that
+# have to be closed in full.
+SHUT_OPENING, PARTED_OPENING = 0.01, 0.02
 MAX_SMOOTHING = 10
 StepCallback = Callable[["TempoSyncPipeline", int, torch.Tensor, dict], dict | None]
 
@@ -97,7 +98,7 @@ class TempoSyncPipeline(HubPipeline):
         for name, frames in (("viseme_smoothing", viseme_smoothing), ("latent_smoothing", latent_smoothing)):
             if not (isinstance(frames, (int, float)) and 0 <= frames <= MAX_SMOOTHING):
                 raise InvalidInputError(f"{name} must lie in [0, {MAX_SMOOTHING}] frames, got {frames!r}")
-        if not (isinstance(motion_floor, (int, float)) and 0 <= motion_floor <= 1):
+        if isinstance(motion_floor, bool) or not (isinstance(motion_floor, (int, float)) and 0 <= motion_floor <= 1):
             raise InvalidInputError(f"motion_floor must lie in [0, 1], got {motion_floor!r}")
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
@@ -234,7 +235,7 @@ class TempoSyncPipeline(HubPipeline):
             latents=latents,
             context=latent_window(self.vae.encode(self._to_pixels(mask_mouth(crop)))),
             identity=self.identity_encoder(latents),
-            parted=min(max((opening - CLOSED_OPENING) / (PARTED_OPENING - CLOSED_OPENING), 0.0), 1.0),
+            parted=min(max((opening - SHUT_OPENING) / (PARTED_OPENING - SHUT_OPENING), 0.0), 1.0),
         )
 
     def _prepare_paste(self, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor) -> tuple[Blender, np.ndarray]:
@@ -334,7 +335,7 @@ class TempoSyncPipeline(HubPipeline):
         self.scheduler.set_timesteps(len(noise), device=self.device)
         latents = (noise[0] * self.scheduler.init_noise_sigma).expand_as(given["reference"])
         for index, timestep in enumerate(self.scheduler.timesteps):
-            with inference_autocast(latents.device, self.use_bfloat16):
+            with inference_autocast(latents, self.use_bfloat16):
                 raw = self.denoiser(self.scheduler.scale_model_input(latents, timestep), timestep, **given).sample.to(latents.dtype)
             # After the last step comes level 0, where noise counts for nothing.
             latents = self.scheduler.step(raw, timestep, latents, noise=noise[(index + 1) % len(noise)]).prev_sample
@@ -362,7 +363,7 @@ class TempoSyncPipeline(HubPipeline):
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray:
         """Blocks of pixels, float32 [n, 160, 192, 3] in 0..255, of blocks of latents [n, C, 10, 12]."""
-        with inference_autocast(latents.device, self.use_bfloat16):
+        with inference_autocast(latents, self.use_bfloat16):
             # CPUs convolve this memory layout faster.
             return self._to_crop(self.vae.decode(latents.contiguous(memory_format=torch.channels_last)))
 

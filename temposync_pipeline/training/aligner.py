@@ -33,6 +33,7 @@ from ..data.aligner_data import (
     load_talkers,
 )
 from ..data.speaking_portraits import SpeakingPortrait
+from ..errors import InvalidInputError
 from ..face.landmarks import GROUPS, NUM_LANDMARKS
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN
 from ..metrics.aligner import contact_sheet, face_free_pictures, face_scenes, measure, measure_speed, measure_tracking
@@ -72,9 +73,14 @@ class AlignerBatches(IterableDataset):
         groups = [load_portraits(data, labels, False), load_talkers(data, labels, False, config.talker_frames_every)]
         shares = [config.portrait_share, 1 - config.portrait_share]
         if config.speaking:
+            if not 0 <= config.speaking_share <= 1:
+                raise InvalidInputError(f"speaking_share must lie in [0, 1], got {config.speaking_share!r}")
             groups.append(load_speaking(data, labels, Path(config.speaking), config.seed))
             shares = [*(share * (1 - config.speaking_share) for share in shares), config.speaking_share]
-        self.samples = AlignerData(groups, shares, load_pictures(TRAINING_PICTURES), crop_size, config.seed)
+        present = [(group, share) for group, share in zip(groups, shares) if group]
+        if not present:
+            raise InvalidInputError(f"{data}: no labelled face to train on")
+        self.samples = AlignerData(*map(list, zip(*present)), load_pictures(TRAINING_PICTURES), crop_size, config.seed)
 
     def __iter__(self):
         if worker := get_worker_info():
@@ -175,9 +181,15 @@ def train(config: Config) -> dict[str, float]:
 
 
 def held_out_faces(config: Config) -> list[list[LabelledFace]]:
-    """Validation portraits and frames of validation talkers."""
+    """Validation portraits and frames of validation talkers, whichever there are.
+
+    Raises InvalidInputError where there are neither.
+    """
     data, labels = Path(config.data), Path(config.labels)
-    return [load_portraits(data, labels, True), load_talkers(data, labels, True, 15)]
+    groups = [group for group in (load_portraits(data, labels, True), load_talkers(data, labels, True, 15)) if group]
+    if not groups:
+        raise InvalidInputError(f"{data}: no labelled face is held out, neither clips below a folder `val` nor portraits")
+    return groups
 
 
 def evaluate(config: Config, model: str, sheet: str, count: int) -> dict[str, Any]:
