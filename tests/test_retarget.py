@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
+from temposync_pipeline.data.aligner_data import load_portraits as load_labelled_portraits
 from temposync_pipeline.data.aligner_data import load_speaking
 from temposync_pipeline.data.manifest import Clip
 from temposync_pipeline.data.mouth_colour import MouthLight, skin_colour, teeth_colour
@@ -176,9 +177,10 @@ def test_speaking_portraits_show_the_aligner_open_mouths_in_their_photographs(tm
     speaking = SpeakingPortrait(crops[[shown]], landmarks[[shown]], draw(face(), TEETH), "clip", 0)
     for name in ("person_0", "whose_photograph_is_not_there_0"):
         speaking.save(tmp_path / f"speaking/train/{name}.npz")
-    with pytest.raises(InvalidInputError, match="elsewhere.*made to speak"):
-        load_speaking(tmp_path, tmp_path, tmp_path / "elsewhere")
-    found, = load_speaking(tmp_path, tmp_path, tmp_path / "speaking")
+    portraits = load_labelled_portraits(tmp_path, tmp_path, False)
+    with pytest.raises(InvalidInputError, match="elsewhere.*speaks there"):
+        load_speaking(portraits, tmp_path / "elsewhere")
+    found, = load_speaking(portraits, tmp_path / "speaking")
     assert found.name == "person"
     assert lip_opening(found.landmarks) == pytest.approx(lip_opening(landmarks[shown]), abs=0.01) and lip_opening(found.landmarks) > 0.1
     pasted = crop_face(found.image, align_matrix(found.landmarks))

@@ -52,28 +52,29 @@ def load_portraits(data: Path, labels: Path, held_out: bool) -> list[LabelledFac
             if (portrait_split(name) == "val") == held_out and np.isfinite(points).all()]
 
 
-def load_speaking(data: Path, labels: Path, speaking: Path, seed: int = 0) -> list[LabelledFace]:
-    """One random frame of every training portrait made to speak (SPEAKING/train, of examples/retarget_portraits.py), in its photograph.
+def load_speaking(portraits: list[LabelledFace], speaking: Path, seed: int = 0) -> list[LabelledFace]:
+    """One random frame of every portrait made to speak (SPEAKING/train, of examples/retarget_portraits.py), put into its photograph, one
+    of `portraits`.
 
     Portraits smile or keep their mouths closed, and open mouths would otherwise be learnt on few talkers.
 
     Raises:
-        InvalidInputError: no such portrait there, or none of those in `data`.
+        InvalidInputError: none of `portraits` speaks there.
     """
     rng, faces = np.random.default_rng(seed), []
-    photographs = {face.name: face for face in load_portraits(data, labels, False)}
+    photographs = {portrait.name: portrait for portrait in portraits}
     for path in sorted((speaking / "train").glob("*.npz")):
         # <photograph>_<take>.npz
         photograph = photographs.get(path.stem.rsplit("_", 1)[0])
         if photograph is None:
             continue
-        portrait, matrix = SpeakingPortrait.load(path), align_matrix(photograph.landmarks)
-        frame = rng.integers(len(portrait.crops))
-        picture = Blender(photograph.image, matrix, reference_reconstruction=portrait.reference).paste(portrait.crops[frame])
-        landmarks = transform_points(invert(matrix), portrait.landmarks[frame])
+        spoken, matrix = SpeakingPortrait.load(path), align_matrix(photograph.landmarks)
+        frame = rng.integers(len(spoken.crops))
+        picture = Blender(photograph.image, matrix, reference_reconstruction=spoken.reference).paste(spoken.crops[frame])
+        landmarks = transform_points(invert(matrix), spoken.landmarks[frame])
         faces.append(LabelledFace(Pyramid(picture), landmarks.astype(np.float32), photograph.name))
     if not faces:
-        raise InvalidInputError(f"{speaking / 'train'}: no portraits made to speak of the photographs in {data}")
+        raise InvalidInputError(f"{speaking / 'train'}: none of the photographs to train on speaks there")
     return faces
 
 

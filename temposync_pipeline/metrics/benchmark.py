@@ -36,7 +36,8 @@ from ..media.audio import Audio, load_audio
 from ..media.image import load_image
 from ..media.video import VideoWriter
 from ..models.conditioning import latent_window
-from ..pipelines.pipeline_temposync import Portrait, TempoSyncPipeline
+from ..pipelines.pipeline_temposync import TempoSyncPipeline
+from ..pipelines.portrait import Portrait
 from .clip_selection import read_clips
 from .image import psnr
 

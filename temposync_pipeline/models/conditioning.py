@@ -5,6 +5,7 @@ import torch
 
 from ..face.crop import LATENT_WINDOW
 from .autoencoder_temposync import AutoencoderTempoSync
+from .visemes import NUM_VISEMES, VISEME_INDEX
 
 
 @torch.inference_mode()
@@ -22,6 +23,13 @@ def viseme_windows(visemes: np.ndarray, size: int) -> np.ndarray:
     """[T, 15] -> [T, size, 15]: each video frame with its neighbours; the ends repeat. `size` is odd. The result is a read-only view."""
     padded = np.pad(visemes, ((size // 2, size // 2), (0, 0)), mode="edge")
     return np.lib.stride_tricks.sliding_window_view(padded, size, axis=0).swapaxes(1, 2)
+
+
+def silent_windows(frames: int, size: int) -> np.ndarray:
+    """Viseme windows [frames, size, 15] of a long pause."""
+    windows = np.zeros((frames, size, NUM_VISEMES), np.float32)
+    windows[..., VISEME_INDEX["sil"]] = 1
+    return windows
 
 
 def gaussian_kernel(sigma: float) -> np.ndarray:

@@ -12,6 +12,8 @@ from ..media.audio import AudioSource
 from ..media.video import VideoWriter
 from .latent_video import LatentVideo
 
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
 
 @dataclass
 class TempoSyncPipelineOutput(BaseOutput):
@@ -53,3 +55,13 @@ def _to_uint8(frame: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
     if isinstance(frame, torch.Tensor):
         frame = frame.permute(1, 2, 0).cpu().numpy()
     return np.rint(255 * frame).astype(np.uint8)
+
+
+def convert_frames(frames: list | torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+    """Frames uint8 [H, W, 3], or latents [T, C, 16, 16], in the form that `TempoSyncPipelineOutput.frames` has for the output type."""
+    if output_type == "latent":
+        return frames
+    if output_type == "pil":
+        return [Image.fromarray(frame) for frame in frames]
+    stacked = np.stack(frames).astype(np.float32) / 255
+    return stacked if output_type == "np" else torch.from_numpy(stacked).permute(0, 3, 1, 2)

@@ -1,7 +1,6 @@
 """Audio + portrait -> frames: inference of TempoSyncDiff (algorithm 3 of arXiv 2603.06057)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,39 +17,28 @@ from ..media.audio import Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.video import VideoWriter
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import gaussian_kernel, latent_window, quiet_faint_motion, smooth_latents, smooth_visemes, viseme_windows
+from ..models.conditioning import (
+    gaussian_kernel,
+    latent_window,
+    quiet_faint_motion,
+    silent_windows,
+    smooth_latents,
+    smooth_visemes,
+    viseme_windows,
+)
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
 from ..models.precision import has_fast_bfloat16, inference_autocast
 from ..models.viseme_classifier import VisemeClassifier
-from ..models.visemes import NUM_VISEMES, VISEME_INDEX
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .hub import HubPipeline
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
-from .pipeline_output import TempoSyncPipelineOutput
+from .pipeline_output import OUTPUT_TYPES, TempoSyncPipelineOutput, convert_frames
+from .portrait import Portrait, share_to_close
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-# Lip openings, in interocular distances as the face aligner reads them: closed lips (19 of 20 closed portraits stay below), and lips that
-# have to be closed in full.
-SHUT_OPENING, PARTED_OPENING = 0.01, 0.02
 MAX_SMOOTHING = 10
 StepCallback = Callable[["TempoSyncPipeline", int, torch.Tensor, dict], dict | None]
-
-
-@dataclass
-class Portrait:
-    """Everything of the picture that stays the same for all frames."""
-
-    photo: np.ndarray
-    matrix: np.ndarray
-    blender: Blender
-    canvas: np.ndarray
-    latents: torch.Tensor
-    context: torch.Tensor
-    identity: torch.Tensor
-    # How much of its mouth there is to close in silence, 0 (closed already) to 1 (a smile that shows the teeth).
-    parted: float
 
 
 class TempoSyncPipeline(HubPipeline):
@@ -95,11 +83,11 @@ class TempoSyncPipeline(HubPipeline):
         motion_floor: float = 0.0,
     ):
         super().__init__()
-        for name, frames in (("viseme_smoothing", viseme_smoothing), ("latent_smoothing", latent_smoothing)):
-            if not (isinstance(frames, (int, float)) and 0 <= frames <= MAX_SMOOTHING):
-                raise InvalidInputError(f"{name} must lie in [0, {MAX_SMOOTHING}] frames, got {frames!r}")
-        if isinstance(motion_floor, bool) or not (isinstance(motion_floor, (int, float)) and 0 <= motion_floor <= 1):
-            raise InvalidInputError(f"motion_floor must lie in [0, 1], got {motion_floor!r}")
+        settings = (("viseme_smoothing", viseme_smoothing, MAX_SMOOTHING, " frames"),
+                    ("latent_smoothing", latent_smoothing, MAX_SMOOTHING, " frames"), ("motion_floor", motion_floor, 1, ""))
+        for name, value, most, unit in settings:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+                raise InvalidInputError(f"{name} must lie in [0, {most}]{unit}, got {value!r}")
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
             face_aligner=face_aligner, scheduler=scheduler)
@@ -157,7 +145,7 @@ class TempoSyncPipeline(HubPipeline):
                     frames += self._render(portrait, latents)
                 done += len(latents)
                 bar.update(len(latents))
-        output = TempoSyncPipelineOutput(frames=_convert(frames, output_type), visemes=visemes, fps=self.config.fps, audio=audio)
+        output = TempoSyncPipelineOutput(frames=convert_frames(frames, output_type), visemes=visemes, fps=self.config.fps, audio=audio)
         if output_type == "latent":
             output.latent_video = self._latent_video(portrait, output.frames, visemes, audio, chunk_size)
         return output if return_dict else (output.frames, visemes)
@@ -225,17 +213,12 @@ class TempoSyncPipeline(HubPipeline):
         matrix = align_matrix(faces[face_index].landmarks)
         crop = crop_face(photo, matrix)
         latents = self.vae.encode(self._to_pixels(crop))
-        opening = float(lip_opening(faces[face_index].landmarks))
         blender, canvas = self._prepare_paste(photo, matrix, latents)
         return Portrait(
-            photo=photo,
-            matrix=matrix,
-            blender=blender,
-            canvas=canvas,
-            latents=latents,
+            photo=photo, matrix=matrix, blender=blender, canvas=canvas, latents=latents,
             context=latent_window(self.vae.encode(self._to_pixels(mask_mouth(crop)))),
             identity=self.identity_encoder(latents),
-            parted=min(max((opening - SHUT_OPENING) / (PARTED_OPENING - SHUT_OPENING), 0.0), 1.0),
+            parted=share_to_close(float(lip_opening(faces[face_index].landmarks))),
         )
 
     def _prepare_paste(self, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor) -> tuple[Blender, np.ndarray]:
@@ -315,7 +298,7 @@ class TempoSyncPipeline(HubPipeline):
                 "visemes": torch.from_numpy(windows.copy()).to(self.device, dtype), "identity": portrait.identity.expand(count, -1)}
             return self._denoise(noise, given, callback)
 
-        in_silence = residual(_silence(1 + 2 * margin, config.viseme_window))
+        in_silence = residual(silent_windows(1 + 2 * margin, config.viseme_window))
         closing = portrait.parted * quiet_faint_motion(in_silence, self.config.motion_floor)
         windows = viseme_windows(np.pad(visemes, ((margin, margin), (0, 0)), mode="edge"), config.viseme_window)
         for start in range(0, len(visemes), chunk_size):
@@ -414,19 +397,3 @@ class TempoSyncPipeline(HubPipeline):
         unknown = set(tensor_inputs or []) - set(TempoSyncPipeline._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"callback_on_step_end_tensor_inputs can only hold 'latents', got {sorted(unknown)}.")
-
-
-def _silence(frames: int, size: int) -> np.ndarray:
-    """Viseme windows [frames, size, 15] of a long pause."""
-    windows = np.zeros((frames, size, NUM_VISEMES), np.float32)
-    windows[..., VISEME_INDEX["sil"]] = 1
-    return windows
-
-
-def _convert(frames: list | torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
-    if output_type == "latent":
-        return frames
-    if output_type == "pil":
-        return [Image.fromarray(frame) for frame in frames]
-    stacked = np.stack(frames).astype(np.float32) / 255
-    return stacked if output_type == "np" else torch.from_numpy(stacked).permute(0, 3, 1, 2)

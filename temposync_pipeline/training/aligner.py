@@ -75,7 +75,7 @@ class AlignerBatches(IterableDataset):
         if config.speaking:
             if not 0 <= config.speaking_share <= 1:
                 raise InvalidInputError(f"speaking_share must lie in [0, 1], got {config.speaking_share!r}")
-            groups.append(load_speaking(data, labels, Path(config.speaking), config.seed))
+            groups.append(load_speaking(groups[0], Path(config.speaking), config.seed))
             shares = [*(share * (1 - config.speaking_share) for share in shares), config.speaking_share]
         present = [(group, share) for group, share in zip(groups, shares) if group]
         if not present:
@@ -210,8 +210,10 @@ def evaluate(config: Config, model: str, sheet: str, count: int) -> dict[str, An
         clips.setdefault(talker, []).append((frames, landmarks))
     figures |= measure_tracking(aligner, [clip for some in clips.values() for clip in some[:3]])
     if config.speaking:
-        portraits = map(SpeakingPortrait.load, sorted((Path(config.speaking) / "val").glob("*.npz")))
-        spoken = measure_tracking(aligner, [(portrait.crops, portrait.landmarks) for portrait in portraits])
+        paths = sorted((Path(config.speaking) / "val").glob("*.npz"))
+        if not paths:
+            raise InvalidInputError(f"{config.speaking}/val: no portraits made to speak")
+        spoken = measure_tracking(aligner, [(portrait.crops, portrait.landmarks) for portrait in map(SpeakingPortrait.load, paths)])
         figures |= {f"speaking_{name}": value for name, value in spoken.items()}
     if sheet:
         cv2.imwrite(sheet, cv2.cvtColor(contact_sheet(aligner, scenes), cv2.COLOR_RGB2BGR))
@@ -230,10 +232,11 @@ def main() -> None:
     own = {name: given.pop(name) for name in ("config", "evaluate", "sheet", "count")}
     settings = yaml.safe_load(Path(own["config"]).read_text()) if own["config"] else {}
     config = Config(**settings | given)
-    if own["evaluate"]:
-        print(json.dumps(evaluate(config, own["evaluate"], own["sheet"], own["count"]), indent=2))
-    else:
-        print(json.dumps(train(config), indent=2))
+    try:
+        figures = evaluate(config, own["evaluate"], own["sheet"], own["count"]) if own["evaluate"] else train(config)
+    except InvalidInputError as error:
+        parser.error(str(error))
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":
