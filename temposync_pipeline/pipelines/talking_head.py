@@ -1,0 +1,234 @@
+"""What every talking-head method needs: inputs, listening, the portrait, frames into the photo, streams and files."""
+
+from collections.abc import Callable, Iterator
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..errors import FaceError, InvalidInputError
+from ..face.blend import Blender
+from ..face.crop import LATENT_STRIDE, LATENT_WINDOW, align_matrix, crop_face, mask_mouth
+from ..face.landmarks import lip_opening
+from ..media.audio import Audio, AudioSource, load_audio
+from ..media.image import load_image
+from ..media.video import VideoWriter
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.conditioning import latent_window, smooth_visemes
+from ..models.face_aligner import FaceAligner
+from ..models.identity_encoder import IdentityEncoder
+from ..models.precision import inference_autocast
+from ..models.viseme_classifier import VisemeClassifier
+from .hub import HubPipeline
+from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
+from .pipeline_output import OUTPUT_TYPES
+from .portrait import Portrait, share_to_close
+
+StepCallback = Callable[["TalkingHeadPipeline", int, torch.Tensor, dict], dict | None]
+
+
+class TalkingHeadPipeline(HubPipeline):
+    """Base of the pipelines: a method adds its constructor, `__call__`, and `_latent_chunks`, which says how latents follow visemes.
+
+    Its constructor registers `vae`, `identity_encoder`, `viseme_classifier`, `face_aligner` and `scheduler`, the settings `fps`,
+    `mouth_amplitude` and `viseme_smoothing`, and sets `use_bfloat16`.
+    """
+
+    vae: AutoencoderTempoSync
+    identity_encoder: IdentityEncoder
+    viseme_classifier: VisemeClassifier
+    face_aligner: FaceAligner
+    use_bfloat16: bool
+    _callback_tensor_inputs = ["latents"]
+
+    def _latent_chunks(
+        self, portrait: Portrait, visemes: np.ndarray, steps: int, generator: torch.Generator | None, chunk_size: int,
+        mouth_amplitude: float | None, callback: StepCallback | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames, for visemes [T, 15]."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def stream(
+        self, image: str | PathLike | Image.Image | np.ndarray, audio: str | PathLike | tuple[np.ndarray, int],
+        num_inference_steps: int = 4, generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None,
+        chunk_size: int = 16,
+    ) -> Iterator[np.ndarray]:
+        """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
+        self._check_inputs("np", num_inference_steps, chunk_size, mouth_amplitude, None)
+        visemes = self._predict_visemes(load_audio(audio))
+        portrait = self.prepare_portrait(image, face_index)
+        for latents in self._latent_chunks(portrait, visemes, num_inference_steps, generator, chunk_size, mouth_amplitude):
+            yield np.stack(self._render(portrait, latents))
+
+    def generate_to_file(
+        self, image_path: str | PathLike, audio_path: str | PathLike, output_path: str | PathLike, num_inference_steps: int = 4,
+        generator: torch.Generator | None = None, progress: bool = True, **kwargs,
+    ) -> dict[str, float | str]:
+        """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}."""
+        stages = self.stream_to_file(image_path, audio_path, output_path, num_inference_steps, generator, **kwargs)
+        _, count, total = next(stage for stage in stages if stage[0] == "visemes")
+        with self._bar(total, progress) as bar:
+            for _, count, _ in stages:
+                bar.update(count - bar.n)
+        return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
+
+    @torch.inference_mode()
+    def stream_to_file(
+        self, image: str | PathLike | Image.Image | np.ndarray, audio_path: str | PathLike, output_path: str | PathLike,
+        num_inference_steps: int = 4, generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None,
+        chunk_size: int = 16,
+    ) -> Iterator[tuple[str, int, int]]:
+        """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
+
+        The stages are "listening" (after every few seconds of sound), "visemes", "portrait", "frames" (after every chunk) and "video",
+        the finished file. Closing the generator before its end stops the work where it is and leaves no file.
+        """
+        self._check_inputs("np", num_inference_steps, chunk_size, mouth_amplitude, None)
+        for visemes in self._listen(load_audio(audio_path)):
+            if visemes is None:
+                yield "listening", 0, 0
+        yield "visemes", 0, len(visemes)
+        portrait = self.prepare_portrait(image, face_index)
+        yield "portrait", 0, len(visemes)
+        with VideoWriter(output_path, fps=self.config.fps, audio_path=audio_path) as writer:
+            for latents in self._latent_chunks(portrait, visemes, num_inference_steps, generator, chunk_size, mouth_amplitude):
+                for frame in self._render(portrait, latents):
+                    writer.write(frame)
+                yield "frames", writer.num_frames, len(visemes)
+        yield "video", len(visemes), len(visemes)
+
+    @torch.inference_mode()
+    def prepare_portrait(self, image: str | PathLike | Image.Image | np.ndarray, face_index: int = 0) -> Portrait:
+        """Find the face, align it, encode it. Raises FaceError when there is no such face."""
+        photo = load_image(image)
+        faces = self.face_aligner.detect(photo)
+        name = Path(image).name if isinstance(image, (str, PathLike)) else "the picture"
+        if not faces:
+            raise FaceError(f"No face found in {name}; a frontal portrait at least 48 pixels tall is needed.")
+        if not 0 <= face_index < len(faces):
+            raise FaceError(f"face_index {face_index} asked for, but {name} has {len(faces)} face(s), counted from 0.")
+        matrix = align_matrix(faces[face_index].landmarks)
+        crop = crop_face(photo, matrix)
+        latents = self.vae.encode(self._to_pixels(crop))
+        blender, canvas = self._prepare_paste(photo, matrix, latents)
+        return Portrait(
+            photo=photo, matrix=matrix, blender=blender, canvas=canvas, latents=latents,
+            context=latent_window(self.vae.encode(self._to_pixels(mask_mouth(crop)))),
+            identity=self.identity_encoder(latents),
+            parted=share_to_close(float(lip_opening(faces[face_index].landmarks))),
+        )
+
+    def _prepare_paste(self, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor) -> tuple[Blender, np.ndarray]:
+        """What puts crops into the photo, and the reconstructed crop [256, 256, 3] that decoded blocks are placed in."""
+        # Decoded by the block, as every frame will be, so that what differs later is motion alone.
+        canvas = self._place(crop_face(photo, matrix).astype(np.float32), self._decode(latent_window(latents))[0])
+        return Blender(photo, matrix, reference_reconstruction=canvas), canvas
+
+    def _latent_video(
+        self, portrait: Portrait, latents: torch.Tensor, visemes: np.ndarray, audio: AudioSource, chunk_size: int
+    ) -> LatentVideo:
+        return LatentVideo(
+            latents=latent_window(latents), portrait_latents=portrait.latents.cpu(), matrix=portrait.matrix, visemes=visemes,
+            photo=portrait.photo, audio=audio, fps=self.config.fps, chunk_size=chunk_size,
+            model=Path(self.config.get("_name_or_path") or "").name, autoencoder=autoencoder_hash(self.vae))
+
+    @torch.inference_mode()
+    def decode_latents(self, video: LatentVideo) -> Iterator[np.ndarray]:
+        """Frames uint8 [n, H, W, 3], n <= `video.chunk_size`: the second half of mode E2, bit-identical to `stream` on the same machine.
+
+        Raises InvalidInputError where the latents come from another autoencoder.
+        """
+        if video.autoencoder != autoencoder_hash(self.vae):
+            raise InvalidInputError(f"the latents were made with another autoencoder, that of {video.model or 'an unnamed checkpoint'}")
+        blender, canvas = self._prepare_paste(video.photo, video.matrix, video.portrait_latents.to(self.vae.device, self.vae.dtype))
+        for start in range(0, len(video.latents), video.chunk_size):
+            patches = self._decode(video.latents[start:start + video.chunk_size].to(self.vae.device, self.vae.dtype))
+            yield np.stack([blender.paste(self._place(canvas, patch)) for patch in patches])
+
+    def latents_to_file(
+        self, image_path: str | PathLike, audio_path: str | PathLike, output_path: str | PathLike, num_inference_steps: int = 4,
+        generator: torch.Generator | None = None, progress: bool = True, **kwargs,
+    ) -> dict[str, float | str]:
+        """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
+        self.set_progress_bar_config(disable=not progress)
+        output = self(image_path, audio_path, num_inference_steps, generator, output_type="latent", **kwargs)
+        output.save_latents(output_path)
+        count = len(output.frames)
+        return {"output": str(Path(output_path)), "frames": count, "fps": output.fps, "seconds": count / output.fps}
+
+    def decode_to_file(self, latents_path: str | PathLike, output_path: str | PathLike) -> dict[str, float | str]:
+        """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns."""
+        video = LatentVideo.load(latents_path)
+        with TemporaryDirectory() as folder:
+            audio_path = Path(folder) / "audio"
+            audio_path.write_bytes(audio_bytes(video.audio))
+            load_audio(audio_path)
+            with VideoWriter(output_path, fps=video.fps, audio_path=audio_path) as writer:
+                for chunk in self.decode_latents(video):
+                    for frame in chunk:
+                        writer.write(frame)
+        count = len(video.latents)
+        return {"output": str(Path(output_path)), "frames": count, "fps": video.fps, "seconds": count / video.fps}
+
+    def _render(self, portrait: Portrait, latents: torch.Tensor) -> list[np.ndarray]:
+        """Decode the mouth's block of each frame and paste it into the photo; uint8 [H, W, 3] each."""
+        patches = self._decode(latent_window(latents))
+        return [portrait.blender.paste(self._place(portrait.canvas, patch)) for patch in patches]
+
+    def _decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Blocks of pixels, float32 [n, 160, 192, 3] in 0..255, of blocks of latents [n, C, 10, 12]."""
+        with inference_autocast(latents, self.use_bfloat16):
+            # CPUs convolve this memory layout faster.
+            return self._to_crop(self.vae.decode(latents.contiguous(memory_format=torch.channels_last)))
+
+    @staticmethod
+    def _place(crop: np.ndarray, patch: np.ndarray) -> np.ndarray:
+        """A copy of the crop [256, 256, 3] with the decoded block of latents in its place."""
+        top, left, height, width = (LATENT_STRIDE * cells for cells in LATENT_WINDOW)
+        placed = crop.copy()
+        placed[top:top + height, left:left + width] = patch
+        return placed
+
+    def _predict_visemes(self, recording: Audio) -> np.ndarray:
+        *_, visemes = self._listen(recording)
+        return visemes
+
+    def _listen(self, recording: Audio) -> Iterator[np.ndarray | None]:
+        """Yields None after every few seconds of sound, and last the probabilities [T, 15] that the lips follow."""
+        count = max(1, round(recording.duration * self.config.fps))
+        for visemes in self.viseme_classifier.listen(recording.samples, count, self.config.fps):
+            yield None if visemes is None else smooth_visemes(visemes, self.config.viseme_smoothing)
+
+    def _to_pixels(self, crop: np.ndarray) -> torch.Tensor:
+        """uint8 [256, 256, 3] -> [1, 3, 256, 256] in [-1, 1] on the autoencoder's device."""
+        return torch.from_numpy(crop).permute(2, 0, 1)[None].to(self.vae.device, self.vae.dtype) / 127.5 - 1
+
+    @staticmethod
+    def _to_crop(pixels: torch.Tensor) -> np.ndarray:
+        """[B, 3, H, W] in [-1, 1] -> float32 [B, H, W, 3] in 0..255."""
+        return pixels.float().clamp(-1, 1).add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _bar(self, total: int, shown: bool):
+        if not shown:
+            self.set_progress_bar_config(disable=True)
+        return self.progress_bar(total=total)
+
+    def _check_inputs(
+        self, output_type: str, steps: int, chunk_size: int, mouth_amplitude: float | None, tensor_inputs: list[str] | None
+    ) -> None:
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
+        self.scheduler.check_steps(steps)
+        if not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
+        if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
+            raise ValueError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
+        unknown = set(tensor_inputs or []) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(f"callback_on_step_end_tensor_inputs can only hold 'latents', got {sorted(unknown)}.")
