@@ -10,7 +10,7 @@ class InvalidAudioError(InvalidInputError):
 
 
 class InvalidImageError(InvalidInputError):
-    """Not a PNG, JPEG or WebP picture, or one outside the limits of `media.image`."""
+    """Not a picture of a known format, or one outside the limits of `media.image`."""
 
 
 class InvalidVideoError(InvalidInputError):

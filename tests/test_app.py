@@ -160,7 +160,7 @@ def test_mistakes_become_one_sentence(client, portrait, make_audio, tmp_path, se
     (tmp_path / "<b>text.wav").write_text("no sound")
     speech = make_audio("a.wav", seconds=0.4)
     cases = [
-        (("/preview", handle_file(str(tmp_path / "text.png"))), "text.png: not a readable PNG, JPEG or WebP picture"),
+        (("/preview", handle_file(str(tmp_path / "text.png"))), "text.png: not a readable PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF picture"),
         (("/visemes", handle_file(str(tmp_path / "<b>text.wav"))), "not an audio or video file"),
         (("/generate", handle_file(portrait), handle_file(str(speech)), False), "Confirm first"),
         (("/generate", handle_file(portrait), handle_file(str(speech)), None), "Confirm first"),

@@ -166,7 +166,7 @@ def test_own_files_after_a_bad_one(visit, speech, tmp_path):
     page = visit()
     (tmp_path / "notes.png").write_text("not a picture")
     upload(page, portrait=tmp_path / "notes.png")
-    expect(page.get_by_text("notes.png: not a readable PNG, JPEG or WebP picture")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("notes.png: not a readable PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF picture")).to_be_visible(timeout=PATIENCE)
     screenshot(page, "6_bad_file")
     page.get_by_test_id("toast-close").click()
     page.locator("#portrait").get_by_label("Remove").click()

@@ -1,4 +1,5 @@
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -9,7 +10,8 @@ from temposync_pipeline.errors import InvalidImageError
 from temposync_pipeline.media.image import load_image
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("a.png", 0), ("a.jpg", 6), ("a.webp", 6), ("jpeg_inside.png", 6)])
+@pytest.mark.parametrize(("name", "tolerance"), [("a.png", 0), ("a.jpg", 6), ("a.webp", 6), ("jpeg_inside.png", 6),
+                                                ("a.bmp", 0), ("a.tif", 0), ("a.tiff", 0), ("a.avif", 6), ("a.gif", 12)])
 def test_formats(tmp_path, picture, name, tolerance):
     kind = "JPEG" if "jpeg" in name else None
     Image.fromarray(picture).save(tmp_path / name, kind, quality=95)
@@ -48,14 +50,47 @@ def test_transparency_is_laid_over_white(tmp_path):
         assert (loaded[:20] == 255).all() and (loaded[20:] == 0).all()
 
 
+@pytest.mark.parametrize(("name", "tolerance"), [("a.png", 0), ("a.tif", 0), ("a.avif", 6)])
 @pytest.mark.parametrize("orientation", [*range(1, 9), 99])
-def test_exif_orientation(tmp_path, picture, orientation):
+def test_exif_orientation(tmp_path, picture, orientation, name, tolerance):
     turned = {1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1], 5: picture.swapaxes(0, 1),
               6: np.rot90(picture), 7: picture[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(picture, -1), 99: picture}[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(load_image(tmp_path / "a.png"), picture)
+    Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / name, exif=exif)
+    loaded = load_image(tmp_path / name)
+    assert loaded.shape == picture.shape and np.abs(loaded.astype(int) - picture).mean() <= tolerance
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "AVIF"])
+def test_of_several_pictures_the_first_is_read(tmp_path, picture, kind):
+    first, second = Image.fromarray(picture), Image.fromarray(255 - picture)
+    first.save(tmp_path / "a", kind, save_all=True, append_images=[second])
+    assert np.abs(load_image(tmp_path / "a").astype(int) - picture).mean() < 12
+
+
+def test_a_transparent_gif_lies_over_white(tmp_path):
+    rgba = np.zeros((40, 40, 4), np.uint8)
+    rgba[20:, :, 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "a.gif")
+    loaded = load_image(tmp_path / "a.gif")
+    assert (loaded[:20] == 255).all() and (loaded[20:] == 0).all()
+
+
+def test_heic_names_what_reads_it(tmp_path, picture, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+    (tmp_path / "a.jpg").write_bytes(struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"heic", 0, b"mif1", b"heic") + bytes(100))
+    with pytest.raises(InvalidImageError, match=r"^a\.jpg: a HEIC picture.*pip install 'temposync-pipeline\[heic\]' \(pillow-heif\)$"):
+        load_image(tmp_path / "a.jpg")
+
+
+def test_heic_is_read_with_its_extra(tmp_path, picture):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(picture)).save(tmp_path / "a.heic", quality=95)
+    assert np.abs(load_image(tmp_path / "a.heic").astype(int) - picture).mean() < 6
+    (tmp_path / "cut.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:200])
+    with pytest.raises(InvalidImageError, match="cut.heic: not a readable"):
+        load_image(tmp_path / "cut.heic")
 
 
 def png_header(width, height):
@@ -77,15 +112,15 @@ def test_size_limits(tmp_path, size, limit):
 
 def test_what_is_not_a_picture(tmp_path, picture):
     Image.fromarray(picture).save(tmp_path / "whole.png")
-    Image.fromarray(picture).save(tmp_path / "tiff.png", "TIFF")
-    Image.fromarray(picture).save(tmp_path / "gif.png", "GIF")
+    Image.fromarray(picture).save(tmp_path / "ppm.png", "PPM")
+    Image.fromarray(picture).save(tmp_path / "jpeg2000.png", "JPEG2000")
     contents = {
         "empty.png": b"", "text.jpg": b"hello", "cut.png": (tmp_path / "whole.png").read_bytes()[:120],
         "eps.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n", "svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    for name in (*contents, "tiff.png", "gif.png"):
+    for name in (*contents, "ppm.png", "jpeg2000.png"):
         with pytest.raises(InvalidImageError, match=name) as error:
             load_image(tmp_path / name)
         assert str(tmp_path) not in str(error.value)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def generate(
-    image: Annotated[Path, typer.Option("--image", "--source_image", help="The portrait: PNG, JPEG or WebP.")],
+    image: Annotated[Path, typer.Option("--image", "--source_image", help="The portrait, a picture file.")],
     audio: AudioFile,
     output: Annotated[Path, typer.Option(
         help="The mp4 to write; a name ending in .safetensors keeps latents for `temposync decode`.")] = Path("talking.mp4"),

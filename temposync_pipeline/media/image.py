@@ -9,19 +9,26 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import InvalidImageError
+from .colour_profile import to_srgb
 
 MIN_SIDE = 32
 MAX_PIXELS = 40_000_000
-# Pillow would hand an EPS to Ghostscript, whatever the file's name.
-_FORMATS = ("PNG", "JPEG", "WEBP")
+# What Pillow decodes within the process, and how such files are called; it would hand an EPS to Ghostscript, whatever the file's name.
+_SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",),
+             "AVIF": (".avif",)}
+PICTURE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes) + (".heic", ".heif")
+FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF"
+# Brands in the first box of a HEIC file (ISO 23008-12, B.4.1); "mif1" and "msf1" are any still picture's or sequence's.
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
 def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
-    """uint8 RGB [H, W, 3] from a PNG, JPEG or WebP file, a PIL image or an array.
+    """uint8 RGB [H, W, 3] in sRGB from a PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF file, a PIL image or an array; of HEIC with the extra
+    `heic`.
 
-    Turned upright by its EXIF tag, transparency laid over white, 16 bits reduced to 8, everything else that a file carries
-    (EXIF, GPS, colour profile) dropped; of an animation the first picture. Arrays are [H, W], [H, W, 3] or [H, W, 4], uint8,
-    uint16, or floating point in [0, 1].
+    Turned upright by its EXIF tag, colours converted by its profile (`media.colour_profile`), transparency laid over white, 16 bits
+    reduced to 8, everything else that a file carries (EXIF, GPS) dropped; of an animation or of several pages the first picture. Arrays
+    are [H, W], [H, W, 3] or [H, W, 4], uint8, uint16, or floating point in [0, 1].
 
     Raises `InvalidImageError` for anything else, for sides below 32 px or more than 40 megapixels, and OSError where the file
     cannot be read.
@@ -33,11 +40,12 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
     path = Path(source)
     if path.exists() and not path.is_file():
         raise InvalidImageError(f"{path.name}: not a file")
+    formats = _formats()
     with open(path, "rb") as file, warnings.catch_warnings():
         # The limit below is lower than the one Pillow warns at.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            with Image.open(file, formats=_FORMATS) as image:
+            with Image.open(file, formats=formats) as image:
                 return _to_rgb(image, path.name)
         except InvalidImageError:
             raise
@@ -47,7 +55,26 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
             size = f"{int(pixels[1]) // 10**6} megapixels, " if pixels else ""
             raise InvalidImageError(f"{path.name}: {size}above the limit of {MAX_PIXELS // 10**6} megapixels") from cause
         except Exception as cause:  # Damaged bytes make Pillow raise nearly anything.
-            raise InvalidImageError(f"{path.name}: not a readable PNG, JPEG or WebP picture") from cause
+            if "HEIF" not in formats and _is_heic(path):
+                message = "a HEIC picture; save it as JPEG, or install what reads it: pip install 'temposync-pipeline[heic]' (pillow-heif)"
+                raise InvalidImageError(f"{path.name}: {message}") from cause
+            raise InvalidImageError(f"{path.name}: not a readable {FORMAT_NAMES} picture") from cause
+
+
+def _formats() -> tuple[str, ...]:
+    """The formats that can be read here."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return tuple(_SUFFIXES)
+    pillow_heif.register_heif_opener()
+    return (*_SUFFIXES, "HEIF")
+
+
+def _is_heic(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in _HEIC_BRANDS
 
 
 def _check_size(name: str, width: int, height: int) -> None:
@@ -60,12 +87,14 @@ def _check_size(name: str, width: int, height: int) -> None:
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     _check_size(name, *image.size)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey
-        return _from_array((np.asarray(image).clip(0, 65535)).astype(np.uint16))
-    if image.mode == "F":
-        return _from_array(np.asarray(image))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit or floating point grey
+        array = np.asarray(image)
+        grey = _from_array(array if image.mode == "F" else array.clip(0, 65535).astype(np.uint16))
+        profile = {key: value for key, value in image.info.items() if key == "icc_profile"}
+        image = Image.fromarray(np.ascontiguousarray(grey[..., 0]))
+        image.info.update(profile)
+    image = to_srgb(image, name)
+    if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from ..data.manifest import Clip, build_manifest, portrait_split, read_manifest
 from ..errors import InvalidInputError
+from ..media.image import PICTURE_SUFFIXES
 from .lips import pearson
 
 MAX_REAL_R = 0.2
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_clips(manifest: Path, landmarks: Path | None = None) -> list[Clip]:
@@ -31,10 +31,10 @@ def read_portraits(folder: Path | None, held_out_only: bool) -> list[Path]:
     """The pictures of a folder, in the order of their names."""
     if folder is None or not Path(folder).is_dir():
         raise InvalidInputError("the protocol 'portraits' needs a folder of portraits")
-    files = sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in PICTURES)
+    files = sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
     files = [file for file in files if not held_out_only or portrait_split(file.name) == "val"]
     if not files:
-        raise InvalidInputError(f"{Path(folder).name}: no portraits ({', '.join(PICTURES)}) in this folder")
+        raise InvalidInputError(f"{Path(folder).name}: no portraits ({', '.join(PICTURE_SUFFIXES)}) in this folder")
     return files
 
 

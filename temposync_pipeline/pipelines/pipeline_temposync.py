@@ -96,7 +96,7 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         """Generate the whole video.
 
         Args:
-            image: portrait: a PNG, JPEG or WebP file, a PIL picture, or uint8 [H, W, 3].
+            image: portrait: a picture file of any format that `media.image` reads, a PIL picture, or uint8 [H, W, 3].
             audio: an audio file, or (samples float [N] or [N, channels], sampling rate).
             num_inference_steps: denoiser evaluations a frame; 1 to 8 for the student, any number for the teacher.
             generator: source of the one noise tensor that all frames share.
