@@ -7,12 +7,13 @@ from temposync_pipeline.data.aligner_data import load_speaking
 from temposync_pipeline.data.manifest import Clip
 from temposync_pipeline.data.mouth_colour import MouthLight, skin_colour, teeth_colour
 from temposync_pipeline.data.mouth_warp import INNER, LOWER, OUTER, OVAL, UPPER
-from temposync_pipeline.data.retarget import close_mouth, rest_shape, retarget, transfer_motion
+from temposync_pipeline.data.retarget import close_mouth, retarget, transfer_motion
 from temposync_pipeline.data.speaking_portraits import Drivers, Portrait, SpeakingPortrait, load_portraits, speak
 from temposync_pipeline.data.viseme_shapes import mean_viseme_shapes
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import TEMPLATE, align_matrix, crop_face, mouth_mask
 from temposync_pipeline.face.landmarks import CHIN, GROUPS, LEFT_IRIS, MESH_INDICES, RIGHT_IRIS, RIGID, lip_opening
+from temposync_pipeline.face.lip_shape import rest_shape
 from temposync_pipeline.media.video import VideoWriter
 from temposync_pipeline.training.aligner import AlignerBatches, Config, held_out_faces
 

@@ -10,9 +10,10 @@ Everything happens in aligned crops (`face.crop`); nothing changes outside `mout
 
 import numpy as np
 
-from ..face.landmarks import CHIN, CLOSED_OPENING, GROUPS, MIRROR, interocular_distance, lip_opening
+from ..face.landmarks import CHIN, CLOSED_OPENING, GROUPS, interocular_distance, lip_opening
+from ..face.lip_shape import displacement_from_rest, smooth_over_time
 from .mouth_colour import MouthLight
-from .mouth_warp import INNER, LOWER, MASK, NOSE_BASE, OUTER, OVAL, REGION, UPPER, YS, MouthOpening, depth_at, interior, smoothstep, warp
+from .mouth_warp import INNER, LOWER, MASK, OUTER, OVAL, REGION, UPPER, YS, MouthOpening, depth_at, interior, smoothstep, warp
 
 _LIPS = np.r_[GROUPS["outer_lips"], GROUPS["inner_lips"]]
 # Width of a mouth at rest relative to the interocular distance: 0.75 over 17 talkers' closed frames, and a little more, so that a
@@ -23,20 +24,6 @@ _NEUTRAL_WIDTH, _PORTRAIT_WIDTH, _WIDTH_KEPT = 0.80, 0.98, 0.35
 _CLOSING_HEIGHT, _CHIN_RISE = 0.55, 0.4
 # Lip opening from which on a mouth, open more and more above `CLOSED_OPENING`, counts as open in full.
 _PARTED = 0.06
-
-
-def _smooth_over_time(values: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian smoothing of [T, ...] along its first axis, sigma in frames."""
-    radius = int(3 * sigma) + 1
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    padded = np.pad(values, ((radius, radius), *((0, 0),) * (values.ndim - 1)), mode="edge")
-    return sum(weight * padded[i:i + len(values)] for i, weight in enumerate(kernel / kernel.sum()))
-
-
-def rest_shape(landmarks: np.ndarray) -> np.ndarray:
-    """A talker's closed, silent face, float32 [131, 2]: the mean of the tenth of frames [T, 131, 2] with the smallest lip opening."""
-    opening = lip_opening(landmarks)
-    return landmarks[np.argsort(opening, kind="stable")[:max(3, len(opening) // 10)]].mean(0).astype(np.float32)
 
 
 def close_mouth(landmarks: np.ndarray) -> np.ndarray:
@@ -84,11 +71,7 @@ def transfer_motion(base: np.ndarray, driver: np.ndarray, driver_rest: np.ndarra
     # Of a talker who rests with parted lips only the height is closed, not the width.
     rest = np.stack([driver_rest[:, 0], close_mouth(driver_rest)[:, 1]], 1).astype(np.float64)
     rest[OVAL] = driver_rest[OVAL]
-    # The head nods: what moves the base of the nose moves the mouth too, and is no speech.
-    nod = _smooth_over_time((driver[:, NOSE_BASE] - rest[NOSE_BASE]).mean(1, keepdims=True), 3.0)
-    displacement = interocular_distance(base) / interocular_distance(driver_rest) * (driver - rest - nod)
-    # Speech is nearly symmetric; a turned head is not, and the portrait's is turned otherwise.
-    displacement = (displacement + displacement[:, MIRROR] * [-1, 1]) / 2
+    displacement = interocular_distance(base) / interocular_distance(driver_rest) * displacement_from_rest(driver, rest)
     # A wide mouth purses and spreads over a longer way.
     displacement[..., 0] *= np.clip(np.ptp(base[_LIPS, 0]) / np.ptp(rest[_LIPS, 0]), 1, 1.35)
 
@@ -129,7 +112,7 @@ def retarget(
     bit for bit.
     """
     light = MouthLight.match(portrait_crop, portrait_landmarks, driver_crops, driver_landmarks)
-    driver_landmarks = _smooth_over_time(driver_landmarks.astype(np.float64), 0.6)
+    driver_landmarks = smooth_over_time(driver_landmarks.astype(np.float64), 0.6)
     target = _fade_jaw(portrait_landmarks, transfer_motion(close_mouth(portrait_landmarks), driver_landmarks, driver_rest))
     was_open = float(smoothstep(lip_opening(portrait_landmarks), CLOSED_OPENING, _PARTED))
     # The lips' edge is known to a pixel only; one pixel inside the lips no tooth shows.

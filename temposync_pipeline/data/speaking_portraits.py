@@ -15,9 +15,10 @@ from ..face.landmarks import GROUPS, LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER
 from ..media.image import load_image
 from ..media.video import read_video
 from .clips import ClipCrops, load_clip, load_landmarks
+from .lip_tracks import crop_landmarks, talker_rests
 from .manifest import Clip, portrait_split
 from .mouth_colour import skin_colour
-from .retarget import rest_shape, retarget
+from .retarget import retarget
 
 # Colour at full resolution: lips and teeth are small.
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
@@ -86,11 +87,6 @@ def load_portraits(folder: str | PathLike, landmarks: str | PathLike) -> list[Po
     return portraits
 
 
-def rough_crop_landmarks(clip: Clip) -> np.ndarray:
-    """A clip's landmarks in crop pixels, [T, 131, 2], without decoding it: each frame aligned by itself, so they tremble a little."""
-    return np.stack([transform_points(align_matrix(points), points) for points in load_landmarks(clip.landmarks)])
-
-
 def has_balanced_light(clip: Clip) -> bool:
     """False for clips tinged with orange, a third of GRID: so little blue is left that their teeth cannot be made white again."""
     points, frame = load_landmarks(clip.landmarks)[0], read_video(clip.video, max_frames=1)[0][0]
@@ -104,15 +100,15 @@ class Drivers:
 
     def __init__(self, clips: list[Clip], min_frames: int):
         self.by_talker: dict[str, list[Clip]] = {}
-        shapes: dict[str, list[np.ndarray]] = {}
+        tracks = {}
         for clip in clips:
-            points = rough_crop_landmarks(clip)
+            points = crop_landmarks(clip)
             if len(points) >= min_frames and np.isfinite(points).all():
                 self.by_talker.setdefault(clip.talker, []).append(clip)
-                shapes.setdefault(clip.talker, []).append(points)
+                tracks[clip.id] = clip.talker, points
         if not self.by_talker:
             raise InvalidInputError(f"no clip with landmarks of at least {min_frames} frames")
-        self.rests = {talker: rest_shape(np.concatenate(points)) for talker, points in shapes.items()}
+        self.rests = talker_rests(tracks)
         self._load = lru_cache(maxsize=128)(load_clip)  # 15 MB a clip of 75 frames
 
     def draw(self, generator: np.random.Generator) -> tuple[Clip, ClipCrops]:

@@ -16,10 +16,11 @@ import numpy as np
 
 from ..data.clips import at_fps, load_clip, load_landmarks
 from ..data.manifest import Clip
-from ..data.retarget import rest_shape, retarget
+from ..data.retarget import retarget
 from ..errors import InvalidInputError
 from ..face.crop import crop_face, transform_points
 from ..face.landmarks import lip_opening
+from ..face.lip_shape import rest_shape
 from ..media.audio import load_audio
 from ..media.image import load_image
 from ..media.video import read_video

@@ -87,6 +87,7 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
         identity_channels: size of the identity embedding.
         embedding_channels: width of the joint conditioning vector.
         residual_scale: standard deviation of z - z_reference over the training data; the diffused variable is the residual divided by it.
+        lip_shape_values: size of the lips' shape (`face.lip_shape`) that the denoiser is told besides the visemes; 0 = it isn't.
         motion_scale: factor on the motion that the pipeline takes from these weights. What a network says of a mouth lies near the mean of
             all plausible ones, which moves less than any of them; few steps and sharpened distillation shift that.
     """
@@ -105,6 +106,7 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
         embedding_channels: int = 384,
         residual_scale: float = 1.0,
         motion_scale: float = 1.0,
+        lip_shape_values: int = 0,
     ):
         super().__init__()
         fine, coarse = block_out_channels
@@ -114,6 +116,12 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
         self.viseme_embedding = nn.Sequential(
             nn.Linear(num_visemes * viseme_window, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels))
         self.identity_embedding = nn.Linear(identity_channels, embedding_channels)
+        if lip_shape_values:
+            # One value more says whether the shape is known. Zero at first: weights that never knew of lips stay as they are.
+            self.lip_embedding = nn.Sequential(
+                nn.Linear(lip_shape_values + 1, embedding_channels), nn.SiLU(), nn.Linear(embedding_channels, embedding_channels))
+            nn.init.zeros_(self.lip_embedding[2].weight)
+            nn.init.zeros_(self.lip_embedding[2].bias)
         self.conv_in = nn.Conv2d(3 * latent_channels, fine, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(1, fine, *sample_size))
 
@@ -141,6 +149,7 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
         context: torch.Tensor,
         visemes: torch.Tensor,
         identity: torch.Tensor,
+        lips: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> TempoSyncDenoiserOutput | tuple[torch.Tensor]:
         """One evaluation.
@@ -151,10 +160,14 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
             reference, context: latents of the reference and of the mouth-masked context, [B, C, h, w].
             visemes: probabilities of the frames around this one, [B, viseme_window, num_visemes]; all zero means "no speech known".
             identity: identity embedding, [B, identity_channels].
+            lips: shape of the lips in units of `face.lip_shape.TYPICAL_MOTION`, [B, lip_shape_values]; 0 = at rest, NaN (or None for all)
+                = not known, the visemes alone then say what the mouth does. Ignored by a denoiser that is not told of lips.
         """
         timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         embedding = self.time_embedding(timestep_embedding(timestep, 128).to(sample.dtype))
         embedding = embedding + self.viseme_embedding(visemes.flatten(1)) + self.identity_embedding(identity)
+        if self.config.lip_shape_values:
+            embedding = embedding + self._embed_lips(lips, visemes)
         embedding = F.silu(embedding)
 
         x = self.conv_in(torch.cat([sample, reference, context], dim=1)) + self.position
@@ -175,3 +188,9 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
             x = block(x, embedding)
         output = self.conv_out(F.silu(self.norm_out(x)))
         return TempoSyncDenoiserOutput(sample=output) if return_dict else (output,)
+
+    def _embed_lips(self, lips: torch.Tensor | None, visemes: torch.Tensor) -> torch.Tensor:
+        if lips is None:
+            lips = visemes.new_full((len(visemes), self.config.lip_shape_values), float("nan"))
+        known = lips.isfinite().all(1, keepdim=True)
+        return self.lip_embedding(torch.cat([torch.where(known, lips, 0), known.to(lips.dtype)], 1))

@@ -35,6 +35,8 @@ class DenoiserConfig(LoopConfig):
     lip_weight: float = 3.0
     # Strength of `perturb_visemes`: a few hundred sentences must not be learnt by heart.
     viseme_noise: float = 0.7
+    # The same for the lips' shape: standard deviation of the noise, in units of `face.lip_shape.TYPICAL_MOTION`.
+    lip_noise: float = 0.1
     # λ of equations 10 and 11; the paper gives no values. 0 leaves a term out.
     identity_weight: float = 0.02
     temporal_weight: float = 1.0
@@ -53,13 +55,14 @@ class Conditions:
     context: torch.Tensor
     visemes: torch.Tensor
     identity: torch.Tensor
+    lips: torch.Tensor | None = None
 
     def asdict(self) -> dict[str, torch.Tensor]:
         return vars(self)
 
 
 def conditions(batch: DenoiserBatch, identity_encoder: IdentityEncoder) -> Conditions:
-    return Conditions(batch.reference, batch.context, batch.visemes, identity_encoder(batch.reference_full))
+    return Conditions(batch.reference, batch.context, batch.visemes, identity_encoder(batch.reference_full), batch.lips)
 
 
 def load_component(model_class: type, folder: str, subfolder: str, device: torch.device) -> torch.nn.Module:
@@ -170,7 +173,7 @@ def replace_references(batch: DenoiserBatch, probability: float) -> tuple[Denois
     given, replaced = cross_identity((batch.reference, batch.reference_full, batch.context),
                                      torch.arange(len(batch.target), device=batch.target.device), probability)
     reference, full, context = given
-    return DenoiserBatch(reference + batch.residual, reference, full, context, batch.visemes), replaced
+    return DenoiserBatch(reference + batch.residual, reference, full, context, batch.visemes, batch.lips), replaced
 
 
 @torch.inference_mode()
@@ -187,7 +190,7 @@ def sampling_figures(
         if not (Path(config.data) / f"{name}.safetensors").exists():
             continue
         cache = LatentCache(Path(config.data), {name: 1.0}, device=denoiser.device, seed=1, still_context=1.0, zero_silence=0.0, rest=0.0,
-                            closing=0.0)
+                            closing=0.0, unknown_lips=0.0)
         batch = cache.draw(config.validation_count)
         given, target = conditions(batch, identity_encoder), batch.residual / residual_scale
         generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,8 @@ One safetensors file a source (talkers, portraits), with
     context        float16 [M, C, 16, 16]  the same with the mouth painted out
     context_index  int64   [N]             which context belongs to a frame (a retargeted portrait has one for all frames)
     visemes        float16 [N, 11, 15]     probabilities of the frame and its neighbours
+    lips           float32 [N, 6]          shape of the lips (`face.lip_shape`, in units of TYPICAL_MOTION) that the frame was filmed or
+                                           drawn with, NaN where it is not known
     mel            float16 [N, 4, 80]      what is heard during the frame (`frame_mel`); only where every frame is kept
     opening        float32 [N]             lip opening in interocular distances, NaN where it is not known
     sequences      int64   [S, 4]          first target frame, number of targets, first reference frame, number of references, in the
@@ -23,6 +25,7 @@ from torch.nn import functional as F
 from ..data.sync_sampler import cut_speech
 from ..face.crop import mask_mouth, mouth_mask
 from ..face.landmarks import CLOSED_OPENING
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
 from ..models.sync_expert import log_mel
@@ -60,20 +63,23 @@ class LatentCacheWriter:
     def __init__(self, vae: AutoencoderTempoSync):
         self.vae = vae
         self.latents, self.context, self.context_index, self.visemes, self.mel = [], [], [], [], []
-        self.opening, self.sequences = [], []
+        self.opening, self.lips, self.sequences = [], [], []
         self.frames = self.contexts = 0
 
     def add(self, crops: np.ndarray, windows: np.ndarray, references: np.ndarray | None = None, mel: torch.Tensor | None = None,
-            opening: np.ndarray | None = None, repeats: int = 1) -> None:
+            opening: np.ndarray | None = None, lips: np.ndarray | None = None, repeats: int = 1) -> None:
         """One sequence: crops uint8 [T, 256, 256, 3] with viseme windows [T, 11, 15] and, in all sequences or none, mel [T, 4, 80].
 
         A talker's own frames serve as references and contexts; a retargeted portrait brings its
         photo as `references` [R, 256, 256, 3], whose first picture gives the context of every frame.
-        `opening` [T] is the lip opening of the crops; `repeats` says how often the sequence counts when batches are drawn.
+        `opening` [T] is the lip opening of the crops, `lips` [T, 6] the shape they speak with; `repeats` says how often the sequence counts
+        when batches are drawn.
         """
         count = len(crops)
-        unknown = torch.full((0 if references is None else len(references),), float("nan"))
-        self.opening += [torch.full((count,), float("nan")) if opening is None else torch.as_tensor(opening).float(), unknown]
+        unknown = torch.full((count, 1 + NUM_LIP_SHAPE), float("nan"))
+        not_drawn = torch.full((0 if references is None else len(references), 1 + NUM_LIP_SHAPE), float("nan"))
+        self.opening += [unknown[:, 0] if opening is None else torch.as_tensor(opening).float(), not_drawn[:, 0]]
+        self.lips += [unknown[:, 1:] if lips is None else torch.as_tensor(lips).float(), not_drawn[:, 1:]]
         self.latents.append(encode_crops(self.vae, crops).half())
         if mel is not None:
             self.mel.append(mel.half())
@@ -95,7 +101,7 @@ class LatentCacheWriter:
         self.contexts += len(self.context[-1])
 
     def write(self, path: Path) -> None:
-        names = ("latents", "context", "context_index", "visemes", "opening", *(["mel"] if self.mel else []))
+        names = ("latents", "context", "context_index", "visemes", "opening", "lips", *(["mel"] if self.mel else []))
         tensors = {name: torch.cat(getattr(self, name)).contiguous() for name in names}
         save_cache(tensors | {"sequences": torch.tensor(self.sequences)}, path)
 
@@ -120,13 +126,15 @@ def join_caches(paths: list[Path], output: Path) -> None:
 
 @dataclass
 class DenoiserBatch:
-    """Windows of latents [B, C, h, w], reference on the full grid for the identity encoder, viseme windows [B, 11, 15]."""
+    """Windows of latents [B, C, h, w], reference on the full grid for the identity encoder, viseme windows [B, 11, 15], shapes of the lips
+    [B, 6], NaN where they are not known."""
 
     target: torch.Tensor
     reference: torch.Tensor
     reference_full: torch.Tensor
     context: torch.Tensor
     visemes: torch.Tensor
+    lips: torch.Tensor
 
     @property
     def residual(self) -> torch.Tensor:
@@ -142,15 +150,18 @@ class LatentCache:
     closed, calm mouth (equation 1).  With probability `rest` a closed mouth is its own reference, and what is heard is silence: a photo
     with a closed mouth stays as it is until its person speaks.  With probability `closing` a closed mouth of any frame is what silence
     looks like, whatever the reference shows: lips that a photo caught barely parted are closed, too.
+    With probability `unknown_lips` the visemes alone say what the lips do.
     """
 
     def __init__(self, folder: Path, weights: dict[str, float], device: str | torch.device = "cpu", seed: int = 0,
-                 still_context: float = 0.7, zero_silence: float = 0.2, rest: float = 0.1, closing: float = 0.15):
+                 still_context: float = 0.7, zero_silence: float = 0.2, rest: float = 0.1, closing: float = 0.15,
+                 unknown_lips: float = 0.15):
         self.sources = {name: {key: value.to(device) for key, value in load_file(Path(folder) / f"{name}.safetensors").items()}
                         for name in weights}
         self.weights = np.array(list(weights.values())) / sum(weights.values())
         self.rng = np.random.default_rng(seed)
         self.still_context, self.zero_silence, self.rest, self.closing = still_context, zero_silence, rest, closing
+        self.unknown_lips = unknown_lips
         self.closed = {name: np.flatnonzero(source["opening"].cpu().numpy() < CLOSED_OPENING) for name, source in self.sources.items()
                        if "opening" in source}
 
@@ -179,6 +190,16 @@ class LatentCache:
         visemes[torch.from_numpy(silenced)] = F.one_hot(torch.tensor(VISEME_INDEX["sil"]), visemes.shape[-1]).to(visemes)
         silent = (visemes[:, :, 0].mean(1) > 0.8).cpu().numpy() & (self.rng.random(count) < self.zero_silence)
         visemes[torch.from_numpy(silent)] = 0
+        lips = cached_lips(source)[target]
+        lips[torch.from_numpy(silenced)] = 0
+        lips[torch.from_numpy(self.rng.random(count) < self.unknown_lips)] = float("nan")
         full = source["latents"][reference].float()
         return (latent_window(source["latents"][target]).float(), latent_window(full), full,
-                latent_window(source["context"][source["context_index"][context_of]]).float(), visemes)
+                latent_window(source["context"][source["context_index"][context_of]]).float(), visemes, lips)
+
+
+def cached_lips(source: dict[str, torch.Tensor]) -> torch.Tensor:
+    """`lips` of a cache, [N, 6]; not known where the cache was written without them."""
+    if "lips" in source:
+        return source["lips"]
+    return torch.full((len(source["latents"]), NUM_LIP_SHAPE), float("nan"), device=source["latents"].device)

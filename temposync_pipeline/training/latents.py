@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from ..data.clips import load_clip, load_landmarks
+from ..data.lip_tracks import lip_tracks
 from ..data.manifest import Clip, build_manifest
 from ..data.speaking_portraits import SpeakingPortrait
 from ..face.landmarks import lip_opening
@@ -48,7 +49,8 @@ def balanced_repeats(clips: list[Clip]) -> dict[str, int]:
     return {talker: round((most / count) ** 0.5) for talker, count in clips_of.items()}
 
 
-def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: dict[str, np.ndarray], split: str, output: Path) -> None:
+def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: dict[str, np.ndarray], lips: dict[str, np.ndarray],
+                  split: str, output: Path) -> None:
     writer = LatentCacheWriter(vae)
     clips = [clip for clip in build_manifest(data, landmarks=labels) if clip.split == split and clip.id in visemes]
     repeats = balanced_repeats(clips)
@@ -57,14 +59,14 @@ def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: 
         # Half of them are mirrored: so few faces, each with one-sided habits.
         crops = loaded.crops[:, :, ::-1] if split == "train" and index % 2 else loaded.crops
         writer.add(crops, viseme_windows(visemes[clip.id], VISEME_WINDOW), mel=frame_mel(load_audio(clip.video).samples, len(crops)),
-                   opening=lip_opening(loaded.landmarks), repeats=repeats[clip.talker])
+                   opening=lip_opening(loaded.landmarks), lips=lips.get(clip.id), repeats=repeats[clip.talker])
     if clips:
         writer.write(output / f"talkers_{split}.safetensors")
 
 
 def cache_portraits(
-    vae: AutoencoderTempoSync, folder: Path, visemes: dict[str, np.ndarray], split: str, output: Path, name: str = "portraits",
-    seed: int = 0,
+    vae: AutoencoderTempoSync, folder: Path, visemes: dict[str, np.ndarray], lips: dict[str, np.ndarray], split: str, output: Path,
+    name: str = "portraits", seed: int = 0,
 ) -> None:
     """Half of the portraits are mirrored: the talkers' one-sided habits and the photographs' key light must not become a rule."""
     writer, generator = LatentCacheWriter(vae), np.random.default_rng(seed)
@@ -72,14 +74,16 @@ def cache_portraits(
         speaking = SpeakingPortrait.load(path)
         if speaking.driver not in visemes:
             continue
-        windows = viseme_windows(visemes[speaking.driver], VISEME_WINDOW)[speaking.start:speaking.start + len(speaking.crops)]
+        spoken = slice(speaking.start, speaking.start + len(speaking.crops))
+        windows = viseme_windows(visemes[speaking.driver], VISEME_WINDOW)[spoken]
         crops, reference = speaking.crops, speaking.reference[None]
         if generator.random() < 0.5:
             crops, reference = crops[:, :, ::-1], reference[:, :, ::-1]
         # A frame in the middle of a word is a reference too: users' photos do not all smile.
         extra = crops[generator.integers(len(crops), size=2)]
         kept = slice(int(generator.integers(TRAINING_STRIDE)), None, TRAINING_STRIDE)
-        writer.add(crops[kept], windows[kept], references=np.concatenate([reference, extra]), opening=lip_opening(speaking.landmarks)[kept])
+        writer.add(crops[kept], windows[kept], references=np.concatenate([reference, extra]),
+                   opening=lip_opening(speaking.landmarks)[kept], lips=lips[speaking.driver][spoken][kept])
     if writer.sequences:
         writer.write(output / f"{name}_{split}.safetensors")
 
@@ -98,13 +102,14 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     clips = build_manifest(arguments.data, landmarks=arguments.labels)
     visemes = predict_visemes(classifier, [clip for clip in clips if clip.landmarks is not None and clip.id not in arguments.without])
+    lips = lip_tracks([clip for clip in clips if clip.id in visemes])
     for split in ("val", "train"):
         if not arguments.only or f"talkers_{split}" in arguments.only:
-            cache_talkers(vae, arguments.data, arguments.labels, visemes, split, arguments.output)
+            cache_talkers(vae, arguments.data, arguments.labels, visemes, lips, split, arguments.output)
         if not arguments.only or f"portraits_{split}" in arguments.only:
-            cache_portraits(vae, arguments.portraits, visemes, split, arguments.output)
+            cache_portraits(vae, arguments.portraits, visemes, lips, split, arguments.output)
     if arguments.filmed:
-        cache_portraits(vae, arguments.filmed, visemes, "train", arguments.output, name="filmed")
+        cache_portraits(vae, arguments.filmed, visemes, lips, "train", arguments.output, name="filmed")
 
 
 if __name__ == "__main__":

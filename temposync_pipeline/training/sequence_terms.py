@@ -9,7 +9,7 @@ from ..models.identity_encoder import IdentityEncoder
 from ..models.sync_expert import SyncExpert
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .denoising import DenoiserConfig, conditions, draw_sigmas, evaluate_denoiser, load_component
-from .latent_cache import DenoiserBatch, LatentCache
+from .latent_cache import DenoiserBatch, LatentCache, cached_lips
 from .losses import frame_flows, sync_regulariser, temporal_warp
 
 # Frames decoded for equation 9 (a decoding costs more than a denoising), and heard by the sync expert: one second.
@@ -77,5 +77,6 @@ def draw_sequence(cache: LatentCache, length: int, with_sound: bool = False) -> 
     frames = slice(start, start + length)
     full, context = source["latents"][reference].float(), source["context"][source["context_index"][reference]].float()
     repeated = [value.expand(length, -1, -1, -1) for value in (latent_window(full), full, latent_window(context))]
-    batch = DenoiserBatch(latent_window(source["latents"][frames]).float(), *repeated, source["visemes"][frames].float())
+    batch = DenoiserBatch(latent_window(source["latents"][frames]).float(), *repeated, source["visemes"][frames].float(),
+                          cached_lips(source)[frames])
     return batch, source["mel"][frames].float() if with_sound else None

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
@@ -53,6 +54,8 @@ class Config(DenoiserConfig):
     layers_per_block: tuple[int, int] = (2, 1)
     mid_layers: int = 2
     embedding_channels: int = 320
+    # 0 leaves the shape of the lips to the visemes.
+    lip_shape_values: int = NUM_LIP_SHAPE
     distillation_weight: float = 1.0
     # The data's own term (equation 5) beside the teacher's: while the teacher is young, the data know better.
     data_weight: float = 0.5
@@ -78,7 +81,7 @@ class Config(DenoiserConfig):
 def make_student(config: Config, teacher: TempoSyncDenoiser | None, cache: LatentCache) -> TempoSyncDenoiser:
     """The student to start from; with a teacher it must measure residuals in the teacher's unit."""
     if config.init:
-        student = load_component(TempoSyncDenoiser, config.init, "denoiser", "cpu").requires_grad_(True).train()
+        student = told_of_lips(load_component(TempoSyncDenoiser, config.init, "denoiser", "cpu"), config.lip_shape_values)
         if teacher:
             student.register_to_config(residual_scale=teacher.config.residual_scale)
         return student
@@ -86,7 +89,17 @@ def make_student(config: Config, teacher: TempoSyncDenoiser | None, cache: Laten
     residual_scale = teacher.config.residual_scale if teacher else measure_residual_scale(cache, moved)
     return TempoSyncDenoiser(
         block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block, mid_layers=config.mid_layers,
-        embedding_channels=config.embedding_channels, residual_scale=residual_scale)
+        embedding_channels=config.embedding_channels, residual_scale=residual_scale,
+        lip_shape_values=config.lip_shape_values)
+
+
+def told_of_lips(denoiser: TempoSyncDenoiser, values: int) -> TempoSyncDenoiser:
+    """The denoiser ready for training; one that was not told of the lips' shape gets the inputs for it, with the same output at first."""
+    if values and not denoiser.config.lip_shape_values:
+        grown = TempoSyncDenoiser.from_config(dict(denoiser.config) | {"lip_shape_values": values})
+        grown.load_state_dict(grown.state_dict() | denoiser.state_dict())
+        denoiser = grown
+    return denoiser.requires_grad_(True).train()
 
 
 class StudentModel(nn.Module):
@@ -111,6 +124,7 @@ class StudentLoss:
         config, scheduler = self.config, self.scheduler
         batch, replaced = replace_references(self.cache.draw(config.batch_size), config.cross_identity if self.teacher else 0.0)
         batch.visemes = perturb_visemes(batch.visemes, config.viseme_noise)
+        batch.lips = batch.lips + config.lip_noise * torch.randn_like(batch.lips)
         clean = batch.residual / self.scale
         grid = scheduler.sigma_schedule(discretization_at(progress, *config.discretization))[:-1].to(self.device)
         above, below = neighbouring_sigmas(draw_sigmas(len(clean), config, scheduler, self.device), grid)
