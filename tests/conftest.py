@@ -8,7 +8,10 @@ import av
 import numpy as np
 import pytest
 
-CODECS = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".m4a": "aac", ".aac": "aac", ".ogg": "libopus", ".opus": "libopus"}
+CODECS = {
+    ".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".m4a": "aac", ".aac": "aac", ".ogg": "libopus", ".opus": "libopus",
+    ".wma": "wmav2", ".ac3": "ac3", ".au": "pcm_s16be", ".tta": "tta", ".wv": "wavpack",
+}
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
@@ -24,6 +27,7 @@ def make_audio(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / name
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec or CODECS[path.suffix], rate=rate, layout=layout)
+            stream.bit_rate = 128_000
             channels = stream.layout.nb_channels
             samples = np.ascontiguousarray(np.broadcast_to(tone(seconds, rate), (channels, round(seconds * rate))))
             frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)

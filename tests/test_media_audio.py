@@ -1,10 +1,12 @@
 import struct
 
+import av
 import numpy as np
 import pytest
+from scipy.signal import correlate
 
 from temposync_pipeline.errors import InvalidAudioError
-from temposync_pipeline.media.audio import SAMPLE_RATE, load_audio
+from temposync_pipeline.media.audio import SAMPLE_RATE, full_scale, load_audio
 
 from .conftest import tone
 
@@ -39,6 +41,12 @@ def spectrum_peak(samples: np.ndarray) -> float:
     ("a.aac", 22_050, "stereo", None, 2),
     ("a.ogg", 48_000, "mono", None, 1),
     ("a.opus", 48_000, "stereo", None, 2),
+    ("a.wma", 16_000, "mono", None, 1),
+    ("a.wma", 44_100, "stereo", None, 2),
+    ("a.ac3", 48_000, "5.1", None, 6),
+    ("a.au", 22_050, "mono", None, 1),
+    ("a.tta", 44_100, "stereo", None, 2),
+    ("a.wv", 32_000, "mono", None, 1),
 ])
 def test_any_format_becomes_16_khz_mono(make_audio, name, rate, layout, codec, channels):
     path = make_audio(name, seconds=1, rate=rate, layout=layout, codec=codec)
@@ -90,7 +98,7 @@ def test_truncated_files_give_what_is_there_and_warn(tmp_path, make_audio, caplo
 
 def test_whole_files_do_not_warn(tmp_path, make_audio, caplog):
     load_audio(wav(tmp_path / "a.wav", pcm(tone(0.5, 16_000))))
-    for name in ("a.flac", "a.mp3", "a.m4a", "a.ogg"):
+    for name in ("a.flac", "a.mp3", "a.m4a", "a.ogg", "a.ac3", "a.au", "a.tta", "a.wv"):
         load_audio(make_audio(name, rate=48_000))
     assert not caplog.text
 
@@ -102,6 +110,79 @@ def test_samples_that_are_not_finite_become_silence(tmp_path, caplog):
     assert np.isfinite(audio.samples).all() and np.abs(audio.samples).max() <= 1
     assert not audio.samples[100:200].any()
     assert "110 samples are not finite" in caplog.text
+
+
+def lose_packets(path, codec: str, lost: range, seconds: float = 3.0, rate: int = 48_000):
+    """A rising tone of which some packets never arrived; returns the path."""
+    rising = 0.5 * np.sin(2 * np.pi * np.cumsum(np.linspace(200, 2000, round(seconds * rate))) / rate)
+    frame = av.AudioFrame.from_ndarray(rising.astype(np.float32)[None], format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = rate, 0
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        resampler = av.AudioResampler(stream.format.name, "mono", rate, frame_size=stream.codec_context.frame_size)
+        pieces = [*resampler.resample(frame), *resampler.resample(None), None]
+        for index, packet in enumerate(packet for piece in pieces for packet in stream.encode(piece)):
+            if index not in lost:
+                container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(("name", "codec", "packet"), [
+    ("a.webm", "libopus", 0.02), ("a.mka", "libopus", 0.02), ("a.m4a", "aac", 1024 / 48_000), ("a.mkv", "aac", 1024 / 48_000),
+])
+@pytest.mark.parametrize("lost", [range(50, 51), range(40, 90)], ids=["one packet", "a second"])
+def test_lost_packets_leave_silence_and_all_else_in_its_place(tmp_path, caplog, name, codec, packet, lost):
+    audio = load_audio(lose_packets(tmp_path / name, codec, lost))
+    whole = load_audio(lose_packets(tmp_path / f"whole_{name}", codec, range(0)))
+    assert audio.duration == pytest.approx(whole.duration, abs=0.002)
+    start, end = (int(SAMPLE_RATE * packet * index) for index in (lost.start, lost.stop))
+    gap = np.flatnonzero(np.abs(np.diff(audio.samples)) < 1e-6)
+    gap = gap[(gap > start - 800) & (gap < end + 800)]
+    assert len(gap) == pytest.approx(end - start, abs=SAMPLE_RATE // 50)
+    # Time stamps in whole milliseconds place it no better than that.
+    after = slice(end + SAMPLE_RATE // 5, int(2.8 * SAMPLE_RATE))
+    lag = np.argmax(correlate(audio.samples[after], whole.samples[after], "same")) - (after.stop - after.start) // 2
+    assert abs(lag) <= SAMPLE_RATE // 1000
+    assert len(caplog.records) == 1 and f"{packet * len(lost):.2f}"[:3] in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.m4a", "a.ogg", "a.flac"])
+def test_a_first_time_stamp_above_zero_is_no_silence(make_audio, name):
+    """An mp3's is its decoder's delay."""
+    assert np.abs(load_audio(make_audio(name, rate=48_000)).samples[:400]).max() > 0.2
+
+
+@pytest.mark.parametrize(("magic", "speech", "comfort", "samples"), [
+    (b"#!AMR\n", bytes([0x3C]) + bytes(range(7, 38)), bytes([0x44, 1, 2, 3, 4, 5]), 160),
+    (b"#!AMR-WB\n", bytes([0x14]) + bytes(range(3, 35)), bytes([0x4C, 1, 2, 3, 4, 5]), 320),
+], ids=["narrow band", "wide band"])
+def test_pauses_of_a_phone_memo_keep_their_length(tmp_path, caplog, magic, speech, comfort, samples):
+    """Telephone codecs send comfort noise, or nothing, while nobody speaks."""
+    nothing = b"\x7c"
+    talk, pause = 50 * speech, comfort + 20 * nothing + comfort + 28 * nothing
+    (tmp_path / "memo.amr").write_bytes(magic + pause + talk + pause + talk + pause)
+    audio = load_audio(tmp_path / "memo.amr")
+    assert audio.duration == pytest.approx(250 * samples / audio.source_rate) and not caplog.records
+    loud = np.abs(audio.samples).reshape(5, -1)[:, 800:-800].max(1) > 0.001
+    assert loud.tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(("scale", "divisor"), [(4.0, 2.0), (1.5, 0.75), (32_000.0, 32_768.0)])
+@pytest.mark.parametrize("form", ["array", "f32", "f64"])
+def test_floats_above_full_scale_are_scaled_not_clipped(tmp_path, caplog, scale, divisor, form):
+    samples = scale * tone(1, 16_000)
+    types = {"f32": ("<f4", 32), "f64": ("<f8", 64)}
+    source = (samples, 16_000) if form == "array" else wav(
+        tmp_path / "a.wav", samples.astype(types[form][0]).tobytes(), bits=types[form][1], kind=3)
+    np.testing.assert_allclose(load_audio(source).samples, samples / max(divisor, 1), atol=1e-4)
+    assert len(caplog.records) == (divisor > 1)
+    assert full_scale(source) == pytest.approx(max(divisor, 1), rel=1e-4)
+
+
+def test_one_broken_sample_does_not_set_the_scale():
+    samples = tone(1, 16_000)
+    samples[5000] = 1e20
+    assert np.abs(load_audio((samples, 16_000)).samples).max() == pytest.approx(0.5, abs=0.01)
 
 
 def test_what_is_not_audio(tmp_path):

@@ -78,6 +78,14 @@ def test_bad_samples_are_silenced(tmp_path, picture):
     assert all(np.isfinite(chunk).all() for chunk, _ in decode_audio(path))
 
 
+@pytest.mark.parametrize("scale", [4.0, 32_000.0])
+def test_loud_floats_are_scaled_not_clipped(tmp_path, picture, scale):
+    path = write(tmp_path / "out.mp4", picture, 25, audio_path=(scale * tone(1, 16_000), 16_000))
+    sound, expected = load_audio(path).samples[800:15_200], tone(1, 16_000)[800:15_200]
+    gain = (sound @ expected) / (expected @ expected)
+    assert np.std(sound - gain * expected) < 0.05 * np.std(sound)
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, picture):
     (tmp_path / "out.mp4").write_bytes(b"old")
     with pytest.raises(KeyError), VideoWriter(tmp_path / "out.mp4") as writer:

@@ -1,17 +1,19 @@
 """Any audio file, or an array, to 16 kHz mono."""
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
 import soxr
 
 from ..errors import InvalidAudioError
-from .container import decode_frames, open_container
+from .container import decode_frames, open_file, open_stream
+from .wav import sound_files
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +23,15 @@ MIN_SECONDS, MAX_SECONDS = 0.1, 900.0
 MIN_RATE, MAX_RATE = 4_000, 768_000
 MAX_CHANNELS = 64
 # Formats whose header states no length; FFmpeg guesses it from the bit rate.
-_LENGTH_GUESSED = {"mp3", "aac", "amr", "mpeg", "mpegts"}
+_LENGTH_GUESSED = {"mp3", "aac", "amr", "mpeg", "mpegts", "ac3", "eac3"}
+# A time stamp later than this, in seconds, means that sound is missing; what is less is rounding.
+_GAP_SECONDS = 0.01
+# Floating-point samples: up to here (+40 dB) they were recorded too loud, above they are integers in disguise.
+_LOUDEST_FLOAT, _INT16_RANGE = 100.0, 32_768.0
+# Nothing that was ever a sound: such a sample must not set the scale of all the others.
+_ABSURD = 2.0**32
+# Lossy codecs overshoot full scale a little; not worth a word.
+_OVERSHOOT = 1.1
 
 AudioSource = str | PathLike | tuple[np.ndarray, int]
 
@@ -44,25 +54,25 @@ class Audio:
 def load_audio(source: AudioSource, *, max_seconds: float = MAX_SECONDS) -> Audio:
     """Decode, downmix (mean of the channels) and resample.
 
-    `source` is a path (wav, mp3, flac, m4a, aac, ogg, opus, a video's sound track, ...; any rate, any channels) or a pair
+    `source` is a path (wav, mp3, flac, m4a, aac, ogg, opus, wma, a video's sound track, ...; any rate, any channels) or a pair
     `(samples, rate)` with samples [N], [N, channels] or [channels, N], floating point in [-1, 1] or integer.
-    Samples that are not finite become silence. A truncated or damaged file yields what can be decoded and logs a warning.
+    Samples that are not finite become silence, and so does what the time stamps show to be missing. Floating-point samples above 1 are
+    scaled (`full_scale`). A truncated or damaged file yields what can be decoded. All of that is logged as a warning.
 
     Raises `InvalidAudioError` for a file that is not audio, is shorter than 0.1 s or longer than `max_seconds`, and OSError for
     one that cannot be read.
     """
     name = _name(source)
     resampler, mono = None, []
-    length, rate, channels, not_finite = 0, 0, 0, 0
-    for chunk, rate in decode_audio(source):
+    length, rate, channels, not_finite, peak = 0, 0, 0, 0, 0.0
+    for chunk, rate in decode_audio(source, report=True):
         channels, length = max(channels, len(chunk)), length + chunk.shape[1]
         if length > max_seconds * rate:
             raise InvalidAudioError(f"{name}: longer than the limit of {max_seconds:g} s")
-        finite = np.isfinite(chunk)
-        if not finite.all():
-            not_finite += int(np.count_nonzero(~finite.all(0)))
-            chunk = np.where(finite, chunk, 0)
-        mixed = np.clip(chunk, -1, 1).mean(0, dtype=np.float32)
+        not_finite += int(np.count_nonzero(~np.isfinite(chunk).all(0)))
+        chunk = silence_impossible(chunk)
+        peak = max(peak, float(np.abs(chunk).max(initial=0)))
+        mixed = chunk.mean(0, dtype=np.float32)
         if rate != SAMPLE_RATE:
             resampler = resampler or soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
             mixed = resampler.resample_chunk(mixed)
@@ -77,55 +87,101 @@ def load_audio(source: AudioSource, *, max_seconds: float = MAX_SECONDS) -> Audi
         logger.warning("%s: %d samples are not finite and were silenced", name, not_finite)
     if resampler:
         mono.append(resampler.resample_chunk(np.empty(0, np.float32), last=True))
+    scale = _scale_of(peak)
+    if scale > _OVERSHOOT:
+        logger.warning("%s: samples up to %.4g, where 1 is full scale; they were divided by %.4g", name, peak, scale)
     # The resampler's filter may overshoot full scale.
-    samples = np.clip(np.concatenate(mono), -1, 1)
+    samples = np.clip(np.concatenate(mono) / np.float32(scale), -1, 1)
     path = None if isinstance(source, tuple) else Path(source)
     return Audio(samples, length / rate, path, rate, channels)
 
 
-def decode_audio(source: AudioSource) -> Generator[tuple[np.ndarray, int], None, None]:
+def decode_audio(source: AudioSource, *, report: bool = False) -> Generator[tuple[np.ndarray, int], None, None]:
     """Chunks (float32 [channels, n], sampling rate in Hz) at the source's own rate, the same rate in every chunk.
 
-    Samples are as decoded: they may exceed 1 and may not be finite.
+    Samples are as decoded: they may exceed 1 and may not be finite. Gaps in the time stamps become silence. What is damaged, cut or
+    missing is logged if `report` says so.
     """
     if isinstance(source, tuple):
         yield _check_array(*source)
         return
-    path = Path(source)
-    with open_container(path, InvalidAudioError) as container:
+    path, first_rate = Path(source), None
+    with open_file(path, InvalidAudioError) as file:
+        for part in sound_files(file, path.name, report):
+            for chunk, rate in _decode_file(part, path.name, report):
+                first_rate = first_rate or rate
+                if rate != first_rate:
+                    raise InvalidAudioError(f"{path.name}: the sampling rate changes from {first_rate} to {rate} Hz")
+                yield chunk, rate
+
+
+def full_scale(source: AudioSource) -> float:
+    """What to divide the samples of `decode_audio` by: 1, or what brings floating-point samples above full scale down to it.
+
+    That is their peak, or 32,768 where they must be 16-bit integers that were stored as floating-point numbers.
+    """
+    return _scale_of(max((float(np.abs(silence_impossible(chunk)).max(initial=0)) for chunk, _ in decode_audio(source)), default=0.0))
+
+
+def _scale_of(peak: float) -> float:
+    return _INT16_RANGE if _LOUDEST_FLOAT < peak <= _INT16_RANGE else max(1.0, peak)
+
+
+def silence_impossible(chunk: np.ndarray) -> np.ndarray:
+    """Zeros where a sample is not finite or absurdly large."""
+    possible = np.abs(chunk) < _ABSURD
+    return chunk if possible.all() else np.where(possible, chunk, np.float32(0))
+
+
+def _decode_file(file: BinaryIO, name: str, report: bool) -> Iterator[tuple[np.ndarray, int]]:
+    with open_stream(file, name, InvalidAudioError) as container:
         # A stream of an unknown codec has no codec context.
         stream = next((s for s in container.streams.audio if s.codec_context is not None), None)
         if stream is None:
-            raise InvalidAudioError(f"{path.name}: no audio in this file")
-        _check_format(path.name, stream.codec_context.sample_rate or MIN_RATE, stream.codec_context.channels or 1)
-        length, first_rate = 0, None
-        for frame in decode_frames(container, stream, path.name):
-            rate, channels = frame.sample_rate, frame.layout.nb_channels
-            _check_format(path.name, rate, channels)
-            first_rate = first_rate or rate
-            if rate != first_rate:
-                raise InvalidAudioError(f"{path.name}: the sampling rate changes from {first_rate} to {rate} Hz")
-            chunk = frame.to_ndarray()
-            if not frame.format.is_planar:
-                chunk = chunk.reshape(-1, channels).T
+            raise InvalidAudioError(f"{name}: no audio in this file")
+        _check_format(name, stream.codec_context.sample_rate or MIN_RATE, stream.codec_context.channels or 1)
+        length, rate, missing = 0, 0, 0
+        for chunk, rate, is_gap in _by_time_stamps(decode_frames(container, stream, name if report else "")):
+            _check_format(name, rate, len(chunk))
             length += chunk.shape[1]
-            yield _to_float(chunk), rate
-        if first_rate:
-            _warn_if_cut(path, container.format.name, stream, length / first_rate)
+            missing += is_gap * chunk.shape[1]
+            yield chunk, rate
+        if missing and report:
+            logger.warning("%s: %.2f s of sound are missing here and there and were left silent", name, missing / rate)
+        if rate and report:
+            _warn_if_cut(name, container.format.name, stream, length / rate)
 
 
-def _warn_if_cut(path: Path, format_name: str, stream: av.AudioStream, seconds: float) -> None:
-    """Log what is missing, where the header tells."""
-    if format_name == "wav":
-        # FFmpeg trims the length of a cut WAV to what is there; the header says how large the file was. 0 and 2³²-1 stand for unknown.
-        with open(path, "rb") as file:
-            announced = int.from_bytes(file.read(8)[4:], "little") + 8
-        if path.stat().st_size < announced < 2**32 - 1:
-            logger.warning("%s: truncated; %d of %d bytes are there, %.2f s", path.name, path.stat().st_size, announced, seconds)
-    elif stream.duration and not _LENGTH_GUESSED & set(format_name.split(",")):
+def _by_time_stamps(frames: Iterable[av.AudioFrame]) -> Iterator[tuple[np.ndarray, int, bool]]:
+    """Samples (float32 [channels, n]), their rate, and whether they are silence that stands for lost sound.
+
+    Counts from the first frame, whatever its time stamp: that of an mp3 does not mean silence.
+    """
+    place = None
+    for frame in frames:
+        rate, channels = frame.sample_rate, frame.layout.nb_channels
+        chunk = frame.to_ndarray()
+        if not frame.format.is_planar:
+            chunk = chunk.reshape(-1, channels).T
+        if frame.pts is not None:
+            stamp = round(frame.pts * frame.time_base * rate)
+            if place is None or not -rate < stamp - place < MAX_SECONDS * rate:
+                place = stamp  # The clock was set anew: the next file in a chain, the next hour of a broadcast.
+            # Stamps that waver are no gaps: a packet at least must be missing.
+            while stamp - place > max(_GAP_SECONDS * rate, frame.samples / 2):
+                silence = np.zeros((channels, min(stamp - place, rate)), np.float32)
+                place += silence.shape[1]
+                yield silence, rate, True
+            place += frame.samples
+        yield _to_float(chunk), rate, False
+
+
+def _warn_if_cut(name: str, format_name: str, stream: av.AudioStream, seconds: float) -> None:
+    """Log what is missing, where the header tells (that of a WAV: `media.wav`)."""
+    if stream.duration and not _LENGTH_GUESSED & set(format_name.split(",")):
         promised = float(stream.duration * stream.time_base)
         if seconds < promised - 0.1:
-            logger.warning("%s: truncated; %.2f s of the announced %.2f s could be decoded", path.name, seconds, promised)
+            logger.warning("%s: truncated; %.2f s of the announced %.2f s could be decoded", name, seconds, promised)
 
 
 def _check_format(name: str, rate: int, channels: int) -> None:

@@ -4,8 +4,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import av
+import numpy as np
 
 from ..errors import InvalidInputError
 
@@ -13,38 +15,54 @@ logger = logging.getLogger(__name__)
 
 # A playlist (HLS, ffconcat, SDP, DASH) would make FFmpeg open other files or the network: only formats that
 # keep everything in one file, whatever the file is called.
-_FORMATS = "wav,w64,mp3,flac,ogg,mov,aac,matroska,amr,aiff,caf,avi,mpeg,mpegts"
+_FORMATS = "wav,w64,mp3,flac,ogg,mov,aac,matroska,amr,aiff,caf,avi,mpeg,mpegts,asf,ac3,eac3,au,tta,wv"
+# AMR by codec: the first frame type that is no speech (comfort noise, nothing), sampling rate in Hz, samples of a frame.
+_AMR = {"amrnb": (8, 8_000, 160), "amrwb": (9, 16_000, 320)}
 
 
 @contextmanager
 def open_container(path: Path, error: type[InvalidInputError]) -> Iterator[av.container.InputContainer]:
     """Open `path` for decoding.
 
-    Raises OSError where the file cannot be read and `error` where its contents cannot be understood, whatever the decoder itself
-    raises on damaged bytes (that is an open-ended list).
+    Raises OSError where the file cannot be read and `error` where its contents cannot be understood.
     """
+    with open_file(path, error) as file, open_stream(file, path.name, error) as container:
+        yield container
+
+
+@contextmanager
+def open_file(path: Path, error: type[InvalidInputError]) -> Iterator[BinaryIO]:
+    """The bytes of a file that holds some. Raises OSError and `error`."""
     if path.exists() and not path.is_file():
         raise error(f"{path.name}: not a file")
-    # FFmpeg gets an open file instead of a name, so that no name can be taken for a protocol ("concat:...").
     with open(path, "rb") as file:
         if not file.read(1):
             raise error(f"{path.name}: the file is empty")
         file.seek(0)
-        try:
-            container = av.open(
-                file,
-                metadata_errors="replace",
-                container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-            )
-        except Exception as cause:
-            raise error(f"{path.name}: not an audio or video file of a known format (wav, mp3, flac, m4a, ogg, opus, mp4, ...)") from cause
-        with container:
-            yield container
+        yield file
+
+
+@contextmanager
+def open_stream(file: BinaryIO, name: str, error: type[InvalidInputError]) -> Iterator[av.container.InputContainer]:
+    """Open bytes for decoding; `name` is what messages call them.
+
+    FFmpeg gets an open file instead of a name, so that no name can be taken for a protocol ("concat:...").
+    """
+    # Tags in other alphabets' bytes must not matter; PyAV 19 reads them so by itself and knows no such argument.
+    tags = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+    try:
+        container = av.open(file, container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"}, **tags)
+    except (av.error.FFmpegError, MemoryError, UnicodeDecodeError) as cause:
+        raise error(f"{name}: not an audio or video file of a known format (wav, mp3, flac, m4a, ogg, opus, wma, mp4, ...)") from cause
+    with container:
+        yield container
 
 
 def decode_frames(container: av.container.InputContainer, stream: av.stream.Stream, name: str) -> Iterator[av.frame.Frame]:
-    """Every frame of a stream that can be decoded; damaged packets are skipped and reported once, at the end."""
+    """Every frame of a stream that can be decoded; damaged packets are skipped and reported once, at the end, unless `name` is empty."""
     damaged = 0
+    # Asked before decoding: PyAV 19 crashes on the name of a codec that failed to open.
+    amr = _AMR.get(stream.codec_context.name)
     packets = container.demux(stream)
     while True:
         try:
@@ -54,13 +72,23 @@ def decode_frames(container: av.container.InputContainer, stream: av.stream.Stre
         except (av.error.FFmpegError, MemoryError):
             damaged += 1
             break
+        if amr and packet.size and bytes(packet)[0] >> 3 & 15 >= amr[0]:
+            yield _pause(packet, *amr[1:])
+            continue
         try:
             frames = packet.decode()
         except EOFError:
             break
-        except (av.error.FFmpegError, MemoryError):
+        except (av.error.FFmpegError, MemoryError, ValueError):  # ValueError: PyAV 19, after a codec that failed to open
             damaged += 1
             continue
         yield from frames
-    if damaged:
+    if damaged and name:
         logger.warning("%s: damaged; %d part%s could not be decoded", name, damaged, "s" * (damaged > 1))
+
+
+def _pause(packet: av.Packet, rate: int, samples: int) -> av.AudioFrame:
+    """What a telephone codec sends while nobody speaks, as silence: FFmpeg's own AMR decoder, the only one in PyAV 19, refuses it."""
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, samples), np.float32), format="fltp", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = rate, packet.pts, packet.time_base
+    return frame

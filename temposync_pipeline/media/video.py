@@ -15,7 +15,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
-from .audio import AudioSource, decode_audio
+from .audio import AudioSource, decode_audio, full_scale, silence_impossible
 from .container import decode_frames, open_container
 
 logger = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ class _SoundTrack:
 
     def __init__(self, container: av.container.OutputContainer, source: AudioSource):
         self._container = container
+        self._scale = np.float32(full_scale(source))
         self._chunks = decode_audio(source)
         self._pending, self.rate = next(self._chunks, (None, 0))
         if self._pending is None:
@@ -168,9 +169,9 @@ class _SoundTrack:
         self._container.mux(self._stream.encode(None))
 
     def _encode(self, chunk: np.ndarray) -> None:
+        chunk = silence_impossible(chunk) / self._scale
         if len(chunk) != self._channels:
             chunk = np.broadcast_to(chunk.mean(0), (self._channels, chunk.shape[1]))
-        chunk = np.clip(np.nan_to_num(chunk, nan=0, posinf=0, neginf=0), -1, 1)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk), format="fltp", layout=self._layout)
         frame.sample_rate, frame.pts, frame.time_base = self.rate, self._written, Fraction(1, self.rate)
         self._written += chunk.shape[1]
