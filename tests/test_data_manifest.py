@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from temposync_pipeline import cli
-from temposync_pipeline.data.clips import at_fps, load_clip, load_landmarks
+from temposync_pipeline.data.clips import load_clip, load_landmarks
 from temposync_pipeline.data.manifest import (
     Clip,
     build_manifest,
@@ -158,16 +158,6 @@ def test_usable_clips_name_the_others(tmp_path):
 def test_an_id_cannot_lead_out_of_a_folder():
     with pytest.raises(InvalidInputError, match="not an id"):
         Clip("../a", "a", Path("a.mp4"), "train")
-
-
-def test_frames_of_other_rates_keep_their_time():
-    """At 50 fps every other frame is left out, at 12.5 each is shown twice, at 30 five of six remain."""
-    frames = np.arange(60)
-    assert list(at_fps(frames, 25)) == frames.tolist()
-    assert list(at_fps(frames, 50)) == list(range(1, 60, 2))
-    assert list(at_fps(frames[:3], 12.5)) == [0, 0, 1, 1, 2, 2]
-    thirty = list(at_fps(frames, 30))
-    assert len(thirty) == 50 and np.abs(np.array(thirty) / 30 - np.arange(50) / 25).max() < 1 / 30
 
 
 def test_portraits_are_split_by_name():

@@ -1,6 +1,5 @@
 """A clip as the networks see it: aligned face crops and the landmarks in them."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -41,15 +40,6 @@ def load_landmarks(path: str | PathLike) -> np.ndarray:
     return points[..., :2].astype(np.float32)
 
 
-def at_fps(frames: Iterable[np.ndarray], fps: float, target: float = FPS) -> Iterator[np.ndarray]:
-    """A video of `fps` frames a second as one of `target`: what is shown in the middle of each new frame's time."""
-    count = 0
-    for index, frame in enumerate(frames):
-        while (count + 0.5) / target < (index + 1) / fps:
-            yield frame
-            count += 1
-
-
 def load_clip(
     clip: Clip, frames: np.ndarray | None = None, landmarks: np.ndarray | None = None, aligner: FaceAligner | None = None
 ) -> ClipCrops:
@@ -61,7 +51,7 @@ def load_clip(
     Raises InvalidInputError where there are no landmarks, where their number is not that of the frames, or where a frame has no face.
     """
     if frames is None:
-        frames = list(at_fps(*read_video(clip.video)))
+        frames, _ = read_video(clip.video, fps=FPS)
     if landmarks is None:
         if clip.landmarks is not None:
             landmarks = load_landmarks(clip.landmarks)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..media.video import read_video
+from ..media.video import FPS, read_video
 from .clips import load_clip
 from .manifest import build_manifest
 from .speaking_portraits import load_portraits
@@ -32,7 +32,7 @@ def main() -> None:
     for portrait in load_portraits(arguments.data / "portraits", arguments.labels / "portraits.npz"):
         packs.setdefault(f"portraits_{portrait.split}", []).append(portrait.crop[None])
     for clip in tqdm(build_manifest(arguments.data, landmarks=arguments.labels), desc="clips"):
-        frames, _ = read_video(clip.video)
+        frames, _ = read_video(clip.video, fps=FPS)
         kind = "talkers_hq" if frames.shape[1] > HIGH_RESOLUTION_LINES else "talkers"
         name = f"{kind}_{clip.split}"
         packs.setdefault(name, []).append(load_clip(clip, frames=frames).crops[::STRIDES[name]])

@@ -9,9 +9,8 @@ import numpy as np
 from ..errors import InvalidInputError
 from ..face.landmarks import NUM_LANDMARKS
 from ..media.image import load_image
-from ..media.video import stream_video
+from ..media.video import FPS, stream_video
 from ..models.face_aligner import FaceAligner
-from .clips import at_fps
 from .manifest import Clip
 
 
@@ -31,9 +30,9 @@ def track_clip(clip: Clip, aligner: FaceAligner, folder: Path) -> Clip:
         return clip
     path = folder / f"{clip.id}.npz"
     if not path.exists():
-        frames, fps = stream_video(clip.video)
+        frames, _ = stream_video(clip.video, fps=FPS)
         points = [np.full((NUM_LANDMARKS, 2), np.nan, np.float32) if face is None else face.landmarks
-                  for face in aligner.follow(at_fps(frames, fps))]
+                  for face in aligner.follow(frames)]
         if not points:
             raise InvalidInputError(f"{clip.video.name}: no frame could be decoded")
         save_arrays(path, landmarks=np.stack(points))

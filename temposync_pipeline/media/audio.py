@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
@@ -51,13 +53,14 @@ class Audio:
     source_channels: int
 
 
-def load_audio(source: AudioSource, *, max_seconds: float = MAX_SECONDS) -> Audio:
+def load_audio(source: AudioSource, *, max_seconds: float = MAX_SECONDS, start: Fraction | None = None) -> Audio:
     """Decode, downmix (mean of the channels) and resample.
 
     `source` is a path (wav, mp3, flac, m4a, aac, ogg, opus, wma, a video's sound track, ...; any rate, any channels) or a pair
     `(samples, rate)` with samples [N], [N, channels] or [channels, N], floating point in [-1, 1] or integer.
     Samples that are not finite become silence, and so does what the time stamps show to be missing. Floating-point samples above 1 are
-    scaled (`full_scale`). A truncated or damaged file yields what can be decoded. All of that is logged as a warning.
+    scaled (`full_scale`). A truncated or damaged file yields what can be decoded. All of that is logged as a warning. The result begins
+    with the first sample, or at `start` (`decode_audio`).
 
     Raises `InvalidAudioError` for a file that is not audio, is shorter than 0.1 s or longer than `max_seconds`, and OSError for
     one that cannot be read.
@@ -65,7 +68,7 @@ def load_audio(source: AudioSource, *, max_seconds: float = MAX_SECONDS) -> Audi
     name = _name(source)
     resampler, mono = None, []
     length, rate, channels, not_finite, peak = 0, 0, 0, 0, 0.0
-    for chunk, rate in decode_audio(source, report=True):
+    for chunk, rate in decode_audio(source, start, report=True):
         channels, length = max(channels, len(chunk)), length + chunk.shape[1]
         if length > max_seconds * rate:
             raise InvalidAudioError(f"{name}: longer than the limit of {max_seconds:g} s")
@@ -96,11 +99,14 @@ def load_audio(source: AudioSource, *, max_seconds: float = MAX_SECONDS) -> Audi
     return Audio(samples, length / rate, path, rate, channels)
 
 
-def decode_audio(source: AudioSource, *, report: bool = False) -> Generator[tuple[np.ndarray, int], None, None]:
+def decode_audio(
+    source: AudioSource, start: Fraction | None = None, *, report: bool = False
+) -> Generator[tuple[np.ndarray, int], None, None]:
     """Chunks (float32 [channels, n], sampling rate in Hz) at the source's own rate, the same rate in every chunk.
 
     Samples are as decoded: they may exceed 1 and may not be finite. Gaps in the time stamps become silence. What is damaged, cut or
-    missing is logged if `report` says so.
+    missing is logged if `report` says so. `start` is a moment on the file's own clock, in seconds: sound before it is left out, and
+    where the first sample comes later, silence stands before it.
     """
     if isinstance(source, tuple):
         yield _check_array(*source)
@@ -108,7 +114,7 @@ def decode_audio(source: AudioSource, *, report: bool = False) -> Generator[tupl
     path, first_rate = Path(source), None
     with open_file(path, InvalidAudioError) as file:
         for part in sound_files(file, path.name, report):
-            for chunk, rate in _decode_file(part, path.name, report):
+            for chunk, rate in _decode_file(part, path.name, start, report):
                 first_rate = first_rate or rate
                 if rate != first_rate:
                     raise InvalidAudioError(f"{path.name}: the sampling rate changes from {first_rate} to {rate} Hz")
@@ -133,15 +139,21 @@ def silence_impossible(chunk: np.ndarray) -> np.ndarray:
     return chunk if possible.all() else np.where(possible, chunk, np.float32(0))
 
 
-def _decode_file(file: BinaryIO, name: str, report: bool) -> Iterator[tuple[np.ndarray, int]]:
+def _decode_file(file: BinaryIO, name: str, start: Fraction | None, report: bool) -> Iterator[tuple[np.ndarray, int]]:
     with open_stream(file, name, InvalidAudioError) as container:
         # A stream of an unknown codec has no codec context.
         stream = next((s for s in container.streams.audio if s.codec_context is not None), None)
         if stream is None:
             raise InvalidAudioError(f"{name}: no audio in this file")
         _check_format(name, stream.codec_context.sample_rate or MIN_RATE, stream.codec_context.channels or 1)
-        length, rate, missing = 0, 0, 0
-        for chunk, rate, is_gap in _by_time_stamps(decode_frames(container, stream, name if report else "")):
+        length, rate, missing, late = 0, 0, 0, Fraction(0)
+        frames = decode_frames(container, stream, name if report else "")
+        head = list(islice(frames, 2))
+        if start is not None and head and head[0].pts is not None:
+            late = _beginning(head) - start
+        if late > MAX_SECONDS:
+            raise InvalidAudioError(f"{name}: the sound begins {float(late):.0f} s late, the limit is {MAX_SECONDS:g} s")
+        for chunk, rate, is_gap in _begin_at(late, _by_time_stamps(chain(head, frames))):
             _check_format(name, rate, len(chunk))
             length += chunk.shape[1]
             missing += is_gap * chunk.shape[1]
@@ -149,7 +161,7 @@ def _decode_file(file: BinaryIO, name: str, report: bool) -> Iterator[tuple[np.n
         if missing and report:
             logger.warning("%s: %.2f s of sound are missing here and there and were left silent", name, missing / rate)
         if rate and report:
-            _warn_if_cut(name, container.format.name, stream, length / rate)
+            _warn_if_cut(name, container.format.name, stream, length / rate - float(late))
 
 
 def _by_time_stamps(frames: Iterable[av.AudioFrame]) -> Iterator[tuple[np.ndarray, int, bool]]:
@@ -174,6 +186,33 @@ def _by_time_stamps(frames: Iterable[av.AudioFrame]) -> Iterator[tuple[np.ndarra
                 yield silence, rate, True
             place += frame.samples
         yield _to_float(chunk), rate, False
+
+
+def _beginning(head: list[av.AudioFrame]) -> Fraction:
+    """When the first one or two frames begin, in seconds.
+
+    Fragmented mp4 may date the first one back to the file's beginning: the second one tells, unless a whole one is missing between them.
+    """
+    stamp = head[0].pts * head[0].time_base
+    if len(head) == 2 and head[1].pts is not None:
+        length = Fraction(head[0].samples, head[0].sample_rate)
+        told = head[1].pts * head[1].time_base - length
+        return told if abs(told - stamp) < length / 2 else stamp
+    return stamp
+
+
+def _begin_at(late: Fraction, chunks: Iterable[tuple[np.ndarray, int, bool]]) -> Iterator[tuple[np.ndarray, int, bool]]:
+    """The chunks after `late` seconds of silence; without their first seconds where that is negative."""
+    left_out = None
+    for chunk, rate, is_gap in chunks:
+        if left_out is None:
+            left_out = round(-late * rate)
+            if left_out < 0:
+                yield np.zeros((len(chunk), -left_out), np.float32), rate, False
+        now = min(max(left_out, 0), chunk.shape[1])
+        left_out -= now
+        if now < chunk.shape[1]:
+            yield chunk[:, now:], rate, is_gap
 
 
 def _warn_if_cut(name: str, format_name: str, stream: av.AudioStream, seconds: float) -> None:

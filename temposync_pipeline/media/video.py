@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +16,9 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
-from .audio import AudioSource, decode_audio, full_scale, silence_impossible
+from .audio import Audio, AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from .container import decode_frames, open_container
+from .video_frames import appearance, frames_at, timed_frames, upright_picture
 
 logger = logging.getLogger(__name__)
 
@@ -179,45 +181,73 @@ class _SoundTrack:
             self._container.mux(self._stream.encode(resampled))
 
 
-def stream_video(path: str | PathLike, max_frames: int | None = None) -> tuple[Iterator[np.ndarray], float]:
-    """Frames (uint8 RGB [H, W, 3], one at a time) and frames per second of a video file.
+def stream_video(path: str | PathLike, max_frames: int | None = None, fps: float | None = None) -> tuple[Iterator[np.ndarray], float]:
+    """Frames (uint8 RGB [H, W, 3], one at a time, turned upright as the file asks) and frames per second of a video file.
+
+    With `fps` given, frame i is what is on display in the middle of [i/fps, (i+1)/fps), by the frames' own time stamps, counted from the
+    first one; `load_soundtrack` has the sound of the same moments. Without it the frames are as stored, and the rate is their mean.
 
     Raises `InvalidVideoError` (for a damaged file possibly in the middle of the iteration) and OSError.
     """
     path = Path(path)
-    frames = _decode_video(path, max_frames)
+    frames = islice(_decode_video(path, fps), None if max_frames is None else max_frames + 1)
     return frames, next(frames)
 
 
-def read_video(path: str | PathLike, max_frames: int | None = None) -> tuple[np.ndarray, float]:
-    """All frames at once, uint8 RGB [T, H, W, 3], and frames per second; for short clips."""
-    stream, fps = stream_video(path, max_frames)
+def read_video(path: str | PathLike, max_frames: int | None = None, fps: float | None = None) -> tuple[np.ndarray, float]:
+    """All frames of `stream_video` at once, uint8 RGB [T, H, W, 3], and frames per second; for short clips."""
+    stream, fps = stream_video(path, max_frames, fps)
     frames = list(stream)
     if not frames:
         raise InvalidVideoError(f"{Path(path).name}: no frame could be decoded")
     return np.stack(frames), fps
 
 
-def _decode_video(path: Path, max_frames: int | None) -> Iterator:
+def load_soundtrack(path: str | PathLike) -> Audio:
+    """The sound of a video on the pictures' clock: sample n is heard n / 16,000 s after the first frame appears.
+
+    Raises `InvalidVideoError`, `InvalidAudioError` and OSError.
+    """
+    path = Path(path)
+    with open_container(path, InvalidVideoError) as container:
+        stream = _video_stream(container, path.name)
+        first = next(decode_frames(container, stream, path.name), None)
+        if first is None:
+            raise InvalidVideoError(f"{path.name}: no frame could be decoded")
+        start = appearance(first, container)
+    return load_audio(path, start=start)
+
+
+def _video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
+    stream = next((s for s in container.streams.video if s.codec_context is not None), None)
+    if stream is None:
+        raise InvalidVideoError(f"{name}: no video in this file")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise InvalidVideoError(f"{name}: {width}x{height} px, above the limit of {MAX_PIXELS // 10**6} megapixels")
+    return stream
+
+
+def _decode_video(path: Path, fps: float | None) -> Iterator:
     """Yields the frame rate first, then the frames."""
     with open_container(path, InvalidVideoError) as container:
-        stream = next((s for s in container.streams.video if s.codec_context is not None), None)
-        if stream is None:
-            raise InvalidVideoError(f"{path.name}: no video in this file")
+        stream = _video_stream(container, path.name)
         width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > MAX_PIXELS:
-            raise InvalidVideoError(f"{path.name}: {width}x{height} px, above the limit of {MAX_PIXELS // 10**6} megapixels")
-        fps = float(stream.average_rate or stream.base_rate or 0)
-        if not MIN_FPS <= fps <= MAX_FPS:
-            raise InvalidVideoError(f"{path.name}: {fps:g} frames a second, outside the limits of {MIN_FPS} to {MAX_FPS}")
-        yield fps
+        rate = stream.average_rate or stream.base_rate or Fraction(0)
+        if not MIN_FPS <= rate <= MAX_FPS:
+            raise InvalidVideoError(f"{path.name}: {float(rate):g} frames a second, outside the limits of {MIN_FPS} to {MAX_FPS}")
+        yield float(rate) if fps is None else fps
         stream.thread_type = "AUTO"
-        for index, frame in enumerate(decode_frames(container, stream, path.name)):
-            if index == max_frames:
-                return
-            if (frame.width, frame.height) != (width, height):
-                raise InvalidVideoError(f"{path.name}: the size changes from {width}x{height} to {frame.width}x{frame.height} px")
-            yield frame.to_ndarray(format="rgb24")
+        frames = decode_frames(container, stream, path.name)
+        shown, picture = None, None
+        if fps is not None:
+            frames = frames_at(timed_frames(frames, container, 1 / rate, path.name), Fraction(fps).limit_denominator(1001))
+        for frame in frames:
+            if frame is not shown:
+                if (frame.width, frame.height) != (width, height):
+                    raise InvalidVideoError(f"{path.name}: the size changes from {width}x{height} to {frame.width}x{frame.height} px")
+                shown, picture = frame, upright_picture(frame)
+            yield picture
 
 
 def _same_file(path: Path, other: Path) -> bool:

@@ -6,13 +6,13 @@ latents thus pass the same decoder, and what differs between rows is the latents
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..errors import FaceError
 from ..face.crop import align_matrix, crop_face, mouth_mask, smooth_matrices
+from ..media.audio import AudioSource
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
@@ -90,21 +90,21 @@ class VideoMaker:
         crop = crop_face(photo, matrix)
         return PortraitCrop(photo, faces[0].landmarks, matrix, crop, encode_block(self.pipe.vae, crop[None]))
 
-    def student(self, portrait: PortraitCrop, voice: Path, steps: int) -> CropVideo:
+    def student(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> CropVideo:
         """The student speaks with the voice of a sound file or clip."""
         return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude)
 
-    def speaking_teacher(self, portrait: PortraitCrop, voice: Path, steps: int) -> CropVideo:
+    def speaking_teacher(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> CropVideo:
         """The teacher speaks, with the motion scale of its own weights."""
         return self._speak(self.teacher, portrait, voice, steps, 1.0)
 
-    def _speak(self, pipe: TempoSyncPipeline, portrait: PortraitCrop, voice: Path, steps: int, amplitude: float | None) -> CropVideo:
+    def _speak(self, pipe: TempoSyncPipeline, portrait: PortraitCrop, voice: AudioSource, steps: int, amplitude: float | None) -> CropVideo:
         output = pipe(image=portrait.photo, audio=voice, num_inference_steps=steps, generator=torch.Generator().manual_seed(0),
                       output_type="latent", mouth_amplitude=amplitude)
         latents = latent_window(output.frames).float()
         return CropVideo(decode_block(self.pipe.vae, latents, portrait.crop), latents, np.asarray(output.visemes))
 
-    def in_photo(self, portrait: PortraitCrop, voice: Path, steps: int) -> Iterator[np.ndarray]:
+    def in_photo(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> Iterator[np.ndarray]:
         """The student's frames as users get them, pasted into the photo: uint8 [H, W, 3] each."""
         for chunk in self.pipe.stream(portrait.photo, voice, steps, torch.Generator().manual_seed(0), mouth_amplitude=self.mouth_amplitude):
             yield from chunk

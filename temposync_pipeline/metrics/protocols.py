@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.clips import at_fps, load_clip, load_landmarks
+from ..data.clips import load_clip, load_landmarks
 from ..data.manifest import Clip
 from ..data.retarget import retarget
 from ..errors import InvalidInputError
 from ..face.crop import crop_face, transform_points
 from ..face.landmarks import lip_opening
 from ..face.lip_shape import rest_shape
-from ..media.audio import load_audio
+from ..media.audio import SAMPLE_RATE, AudioSource
 from ..media.image import load_image
-from ..media.video import read_video
+from ..media.video import FPS, load_soundtrack, read_video
 from ..models.sync_expert import SyncExpert
 from .crop_video import CropVideo, PortraitCrop, VideoMaker, crops_like, encode_block
 from .identity import proxy_csim
@@ -105,13 +105,14 @@ class Evaluator:
         crops = crops_like(portrait, frames, landmarks)
         latents = encode_block(self.maker.pipe.vae, crops)
         reconstruction = self.maker.reconstruction(crops, latents)
-        truth = Truth(landmarks, load_audio(clip.video).samples, reconstruction.crops, crops)
+        voice = read_voice(clip)
+        truth = Truth(landmarks, voice[0], reconstruction.crops, crops)
         example = Example(clip.id, portrait.crop, lip_opening(landmarks), crops)
         rows = {}
         if "noisy" in self.rows:
             # There is no face to be found in noise.
             rows["noisy"] = self._timed("noisy", lambda: self._pictures(self.maker.noisy(crops, latents), truth))
-        rows |= self._speaking_rows(portrait, clip.video, wrong_voice.video, truth, example)
+        rows |= self._speaking_rows(portrait, voice, read_voice(wrong_voice), truth, example)
         if "vae" in self.rows:
             rows["vae"] = self._timed("vae", lambda: self._measure(reconstruction, portrait, truth))
         return {"name": clip.id, "rows": rows}, example
@@ -148,12 +149,16 @@ class Evaluator:
     def _with_another_voice(self, portrait: PortraitCrop, name: str, driver: Clip, wrong_voice: Clip) -> tuple[dict, Example, Truth]:
         """A portrait with the voice of a clip that shows somebody else: the common part of the two protocols."""
         real = self.real_landmarks(driver)
-        truth = Truth(real, load_audio(driver.video).samples, self.maker.still(portrait, 1).crops)
+        voice = read_voice(driver)
+        truth = Truth(real, voice[0], self.maker.still(portrait, 1).crops)
         name = f"{name} with the voice of {driver.id}"
         example = Example(name, portrait.crop, lip_opening(real))
-        return {"name": name, "rows": self._speaking_rows(portrait, driver.video, wrong_voice.video, truth, example)}, example, truth
+        rows = self._speaking_rows(portrait, voice, read_voice(wrong_voice), truth, example)
+        return {"name": name, "rows": rows}, example, truth
 
-    def _speaking_rows(self, portrait: PortraitCrop, voice: Path, wrong_voice: Path, truth: Truth, example: Example) -> dict[str, Figures]:
+    def _speaking_rows(
+        self, portrait: PortraitCrop, voice: AudioSource, wrong_voice: AudioSource, truth: Truth, example: Example
+    ) -> dict[str, Figures]:
         """The rows that every protocol has; fills `example` on the way."""
         maker, main, rows = self.maker, self.steps[0], {}
 
@@ -205,7 +210,7 @@ class Evaluator:
     def _similarity(self, crops: np.ndarray, portrait: PortraitCrop) -> float:
         return proxy_csim(self.maker.pipe.identity_encoder, self.maker.pipe.vae, crops[::IDENTITY_STRIDE], portrait.crop)
 
-    def _delivered(self, portrait: PortraitCrop, voice: Path, truth: Truth) -> Figures:
+    def _delivered(self, portrait: PortraitCrop, voice: AudioSource, truth: Truth) -> Figures:
         """The row `in_photo`; its crops come out of whole frames."""
         frames = np.stack(list(self.maker.in_photo(portrait, voice, self.steps[0])))
         video = CropVideo(np.stack([crop_face(frame, portrait.matrix) for frame in frames]))
@@ -230,7 +235,12 @@ class Evaluator:
 
 def read_frames(clip: Clip) -> np.ndarray:
     """The clip's frames at 25 a second, uint8 [T, H, W, 3]."""
-    return np.stack(list(at_fps(*read_video(clip.video))))
+    return read_video(clip.video, fps=FPS)[0]
+
+
+def read_voice(clip: Clip) -> tuple[np.ndarray, int]:
+    """The clip's sound on its frames' clock: samples float32 [N] and their rate."""
+    return load_soundtrack(clip.video).samples, SAMPLE_RATE
 
 
 def fill_gaps(landmarks: np.ndarray) -> tuple[np.ndarray, int]:

@@ -22,22 +22,21 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoints import checkpoint_folder
-from ..data.clips import at_fps, load_landmarks
+from ..data.clips import load_landmarks
 from ..data.manifest import Clip, hold_out_clips, read_manifest, split_by_talker, usable_clips, write_manifest
 from ..data.speaking_portraits import Drivers, load_portraits, speak
 from ..data.tracking import face_spans, find_portraits, track_clip
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, smooth_matrices
 from ..face.landmarks import lip_opening
-from ..media.audio import load_audio
-from ..media.video import FPS, stream_video
+from ..media.image import PICTURE_SUFFIXES
+from ..media.video import FPS, load_soundtrack, stream_video
 from ..models.conditioning import viseme_windows
 from ..models.face_aligner import FaceAligner
 from ..models.viseme_classifier import VisemeClassifier
 from .latent_cache import LatentCacheWriter, frame_mel, join_caches, load_encoder
 from .latents import VISEME_WINDOW
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 # Consecutive frames that a photograph is made to speak.
 PORTRAIT_FRAMES = 40
 
@@ -65,9 +64,9 @@ class ClipEncoder:
         spans = face_spans(landmarks)
         if not spans:
             raise InvalidInputError(f"{clip.video.name}: no face")
-        samples, writer = load_audio(clip.video).samples, LatentCacheWriter(self.vae)
+        samples, writer = load_soundtrack(clip.video).samples, LatentCacheWriter(self.vae)
         windows, mel = self.windows(samples, len(landmarks)), frame_mel(samples, len(landmarks))
-        frames = enumerate(at_fps(*stream_video(clip.video)))
+        frames = enumerate(stream_video(clip.video, fps=FPS)[0])
         for span in spans:
             matrices = smooth_matrices(np.stack([align_matrix(points) for points in landmarks[span]]))
             crops = [crop_face(frame, matrices[index - span.start]) for index, frame in _until(frames, span.stop) if index >= span.start]
@@ -95,7 +94,7 @@ def prepare_latents(data: Path, output: Path, checkpoint: str, device: str = "cp
         InvalidInputError: no usable clip.
     """
     clips = read_manifest(data)
-    pictures = sorted(path for path in (data / "portraits").glob("*") if path.suffix.lower() in PICTURES) if data.is_dir() else []
+    pictures = sorted(path for path in (data / "portraits").glob("*") if path.suffix.lower() in PICTURE_SUFFIXES) if data.is_dir() else []
     source = json.dumps([str(checkpoint), by_talker, *([str(path.absolute()), path.stat().st_size, path.stat().st_mtime]
                                                        for path in [*(clip.video for clip in clips), *pictures])])
     note = output / "source.json"
@@ -141,7 +140,7 @@ def _encode_portraits(pictures: list[Path], clips: list[Clip], encoder: ClipEnco
     if not portraits:
         return
     writer, drivers, generator = LatentCacheWriter(encoder.vae), Drivers(clips, PORTRAIT_FRAMES), np.random.default_rng(0)
-    windows = {clip.id: encoder.windows(load_audio(clip.video).samples, len(load_landmarks(clip.landmarks))) for clip in clips}
+    windows = {clip.id: encoder.windows(load_soundtrack(clip.video).samples, len(load_landmarks(clip.landmarks))) for clip in clips}
     spoken = speak(portraits, drivers, PORTRAIT_FRAMES, generator)
     for _, speaking in tqdm(spoken, total=len(portraits), desc=f"portraits, {split}", mininterval=2):
         heard = windows[speaking.driver][speaking.start:speaking.start + PORTRAIT_FRAMES]

@@ -18,7 +18,7 @@ from ..data.clips import load_clip
 from ..data.manifest import build_manifest
 from ..data.speaking_portraits import SpeakingPortrait
 from ..data.sync_corpus import SyncClip, save_corpus
-from ..media.audio import load_audio
+from ..media.video import load_soundtrack
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
 from .latent_cache import load_encoder
@@ -26,7 +26,7 @@ from .latent_cache import load_encoder
 
 def talker_clips(vae: AutoencoderTempoSync, data: Path, labels: Path, split: str) -> Iterable[SyncClip]:
     for clip in tqdm([clip for clip in build_manifest(data, landmarks=labels) if clip.split == split], desc=f"talkers, {split}"):
-        yield SyncClip(latent_window(encode_crops(vae, load_clip(clip).crops)).half().contiguous(), load_audio(clip.video).samples)
+        yield SyncClip(latent_window(encode_crops(vae, load_clip(clip).crops)).half().contiguous(), load_soundtrack(clip.video).samples)
 
 
 def portrait_clips(vae: AutoencoderTempoSync, data: Path, folder: Path) -> Iterable[SyncClip]:
@@ -35,7 +35,7 @@ def portrait_clips(vae: AutoencoderTempoSync, data: Path, folder: Path) -> Itera
     for path in tqdm(sorted((folder / "train").glob("*.npz")), desc="portraits"):
         speaking = SpeakingPortrait.load(path)
         if speaking.driver not in recordings:
-            recordings[speaking.driver] = load_audio(videos[speaking.driver]).samples
+            recordings[speaking.driver] = load_soundtrack(videos[speaking.driver]).samples
         yield SyncClip(latent_window(encode_crops(vae, speaking.crops)).half().contiguous(), recordings[speaking.driver], speaking.start)
 
 

@@ -1,0 +1,79 @@
+"""Decoded video frames: when each is shown, which way up, and in which colours."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from ..errors import InvalidVideoError
+
+# A broken time stamp can claim that one frame stays for years.
+MAX_STILL_SECONDS = 120
+
+
+def appearance(frame: av.VideoFrame, container: av.container.InputContainer) -> Fraction | None:
+    """When a frame appears on the file's own clock, in seconds; None where the file does not say.
+
+    AVI has no time stamps: its frames follow each other at a constant rate, and what FFmpeg makes up counts the decoder's delay in.
+    """
+    return None if frame.pts is None or container.format.name == "avi" else frame.pts * frame.time_base
+
+
+def timed_frames(
+    frames: Iterator[av.VideoFrame], container: av.container.InputContainer, duration: Fraction, name: str
+) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+    """Adds when each frame appears, in seconds after the first one, and how long it stays if none follows.
+
+    `duration` is how long a frame stays that does not say so. A frame without a time stamp follows the one before, and where time
+    stamps run backwards, as where recordings were joined, they go on from there.
+
+    Raises InvalidVideoError for a gap of more than `MAX_STILL_SECONDS`.
+    """
+    origin, appears, following = None, Fraction(-1), Fraction(0)
+    for frame in frames:
+        stays = Fraction(frame.duration or 0) * frame.time_base if frame.time_base else Fraction(0)
+        stays = stays if 0 < stays <= MAX_STILL_SECONDS else duration
+        stamp = appearance(frame, container)
+        if stamp is None:
+            appears = following
+        else:
+            if origin is None or stamp - origin <= appears:
+                origin = stamp - following
+            appears = stamp - origin
+        if appears - following > MAX_STILL_SECONDS:
+            jump = float(appears - following)
+            raise InvalidVideoError(f"{name}: its time stamps jump by {jump:.0f} s, above the limit of {MAX_STILL_SECONDS} s")
+        yield appears, stays, frame
+        following = appears + stays
+
+
+def frames_at(timed: Iterator[tuple[Fraction, Fraction, av.VideoFrame]], fps: Fraction) -> Iterator[av.VideoFrame]:
+    """For each frame of a video of `fps` frames a second what is on display in the middle of its time."""
+    shown, end, count = None, Fraction(0), 0
+    for appears, stays, frame in timed:
+        while shown is not None and (count + Fraction(1, 2)) / fps < appears:
+            yield shown
+            count += 1
+        shown, end = frame, appears + stays
+    while shown is not None and (count + Fraction(1, 2)) / fps < end:
+        yield shown
+        count += 1
+
+
+def upright_picture(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 RGB [H, W, 3], turned or mirrored as the file's display matrix asks.
+
+    Colours are exact to a level: converted straight from subsampled chroma, FFmpeg's are 1 to 2.4 levels dark.
+    """
+    if len(frame.format.components) >= 3 and not frame.format.is_rgb:
+        frame = frame.reformat(format="yuv444p")
+    picture = frame.to_ndarray(format="rgb24")
+    display = frame.side_data.get("DISPLAYMATRIX")
+    if display is None:
+        return picture
+    # Column by column of the picture to be shown: (a, b) is where its pixels' x goes, (c, d) where y goes.
+    a, b, _, c, d = np.frombuffer(display, np.int32)[:5]
+    if abs(b) > abs(a):
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(picture[::-1 if d < 0 else 1, ::-1 if a < 0 else 1])
