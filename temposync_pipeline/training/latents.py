@@ -23,8 +23,7 @@ from ..data.lip_tracks import lip_tracks
 from ..data.manifest import Clip, build_manifest
 from ..data.speaking_portraits import SpeakingPortrait
 from ..face.landmarks import lip_opening
-from ..media.audio import load_audio
-from ..media.video import FPS
+from ..media.video import FPS, load_soundtrack
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import viseme_windows
 from ..models.viseme_classifier import VisemeClassifier
@@ -38,7 +37,7 @@ TRAINING_STRIDE = 2
 
 def predict_visemes(classifier: VisemeClassifier, clips: list[Clip]) -> dict[str, np.ndarray]:
     """Probabilities [T, 15] by clip id."""
-    return {clip.id: classifier.predict(load_audio(clip.video).samples, len(load_landmarks(clip.landmarks)), FPS)
+    return {clip.id: classifier.predict(load_soundtrack(clip.video).samples, len(load_landmarks(clip.landmarks)), FPS)
             for clip in tqdm(clips, desc="visemes")}
 
 
@@ -58,7 +57,7 @@ def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: 
         loaded = load_clip(clip)
         # Half of them are mirrored: so few faces, each with one-sided habits.
         crops = loaded.crops[:, :, ::-1] if split == "train" and index % 2 else loaded.crops
-        writer.add(crops, viseme_windows(visemes[clip.id], VISEME_WINDOW), mel=frame_mel(load_audio(clip.video).samples, len(crops)),
+        writer.add(crops, viseme_windows(visemes[clip.id], VISEME_WINDOW), mel=frame_mel(load_soundtrack(clip.video).samples, len(crops)),
                    opening=lip_opening(loaded.landmarks), lips=lips.get(clip.id), repeats=repeats[clip.talker])
     if clips:
         writer.write(output / f"talkers_{split}.safetensors")
