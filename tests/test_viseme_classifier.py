@@ -10,7 +10,13 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from temposync_pipeline.data.viseme_corpus import Utterance, save_utterances
 from temposync_pipeline.data.viseme_labels import Segment
 from temposync_pipeline.metrics.visemes import VisemeScore, plot_confusion, score_visemes
-from temposync_pipeline.models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig, hold_emissions, mel_filter_bank
+from temposync_pipeline.models.viseme_classifier import (
+    VisemeClassifier,
+    VisemeClassifierConfig,
+    VisemeOutput,
+    hold_emissions,
+    mel_filter_bank,
+)
 from temposync_pipeline.models.visemes import VISEME_INDEX, VISEMES
 from temposync_pipeline.training.visemes import Config, soft_cross_entropy, train
 
@@ -79,7 +85,7 @@ class Loudspeaker(VisemeClassifier):
         logits = torch.full((*loud.shape, 15), -20.0)
         logits[..., AA] = torch.where(loud, 20.0, -20.0)
         logits[..., SIL] = -logits[..., AA]
-        return type("Output", (), {"logits": logits})
+        return VisemeOutput(logits=logits, hidden=logits)
 
 
 @pytest.mark.parametrize("fps", [25, 30, 50])
@@ -107,9 +113,9 @@ def test_long_audio_equals_its_parts(classifier):
 
 def test_listening_pauses_every_few_seconds_and_ends_with_the_prediction(classifier):
     samples = np.random.default_rng(0).normal(size=20 * 16_000).astype(np.float32)
-    *pauses, probabilities = classifier.listen(samples, 500)
+    *pauses, hearing = classifier.listen(samples, 500)
     assert len(pauses) == 3 and not any(pause is not None for pause in pauses)
-    assert np.array_equal(probabilities, classifier.predict(samples, 500))
+    assert np.array_equal(hearing.visemes, classifier.predict(samples, 500)) and hearing.hidden.shape[0] == len(hearing.loudness) == 500
 
 
 def test_save_and_load(classifier, tmp_path):

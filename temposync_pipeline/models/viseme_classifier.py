@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput, cached_file
 
 from .visemes import NUM_VISEMES, VISEME_INDEX, VISEMES, ipa_parts
 
-__all__ = ["PreTrainedModel", "VISEMES", "VisemeClassifier", "VisemeClassifierConfig", "VisemeOutput", "normalize_loudness"]
+__all__ = ["Hearing", "PreTrainedModel", "VISEMES", "VisemeClassifier", "VisemeClassifierConfig", "VisemeOutput", "normalize_loudness"]
 
 SAMPLE_RATE = 16_000
 # Long audio is read in windows whose margins are thrown away, so that memory does not grow and no seam shows.
@@ -64,9 +64,23 @@ class VisemeClassifierConfig(Wav2Vec2Config):
 
 @dataclass
 class VisemeOutput(ModelOutput):
-    """logits: [B, frames, 15], or [B, frames, vocabulary] for a CTC recogniser."""
+    """logits [B, frames, 15], or [B, frames, vocabulary] for a CTC recogniser; hidden [B, frames, hidden_size], what they are read from."""
 
     logits: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+
+
+@dataclass
+class Hearing:
+    """What was heard during each of T video frames, float32.
+
+    visemes: probabilities, [T, 15]. hidden: the classifier's hidden state, [T, hidden_size]. loudness: ln of the root mean square of the
+    sound as the classifier gets it (`normalize_loudness`), [T].
+    """
+
+    visemes: np.ndarray
+    hidden: np.ndarray
+    loudness: np.ndarray
 
 
 def normalize_loudness(samples: np.ndarray) -> np.ndarray:
@@ -119,7 +133,7 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> VisemeOutput:
         hidden = self.wav2vec2(input_values, attention_mask=attention_mask).last_hidden_state
-        return VisemeOutput(logits=self.head(self.dropout(hidden)))
+        return VisemeOutput(logits=self.head(self.dropout(hidden)), hidden=hidden)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -151,12 +165,12 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         samples: float [N], 16 kHz mono.  Frames beyond the end of the audio, and digital silence, are `sil`.
         Raises ValueError for samples that are not one-dimensional or not finite.
         """
-        *_, probabilities = self.listen(samples, num_frames, fps)
-        return probabilities
+        *_, hearing = self.listen(samples, num_frames, fps)
+        return hearing.visemes
 
     @torch.no_grad()
-    def listen(self, samples: np.ndarray, num_frames: int, fps: float = 25) -> Iterator[np.ndarray | None]:
-        """`predict` at the caller's pace: yields None after every few seconds of sound, and last what `predict` returns."""
+    def listen(self, samples: np.ndarray, num_frames: int, fps: float = 25) -> Iterator[Hearing | None]:
+        """`predict` at the caller's pace: yields None after every few seconds of sound, and last all that was heard."""
         samples = np.asarray(samples)
         if samples.ndim != 1 or not np.isfinite(samples).all():
             raise ValueError("samples must be one-dimensional and finite")
@@ -164,19 +178,23 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         pad = self.receptive_field // 2
         signal = np.pad(normalize_loudness(samples), (pad, pad + self.hop)) if len(samples) else np.zeros(2 * pad + self.hop, np.float32)
         parts = []
-        for part in self._window_probabilities(signal):
+        for part in self._window_outputs(signal):
             parts.append(part)
             yield None
-        probabilities = torch.cat(parts)
+        probabilities, hidden = (torch.cat(values) for values in zip(*parts))
         if self.config.phoneme_tokens:
             probabilities = hold_emissions(probabilities @ self._token_visemes().to(probabilities), self.hop / SAMPLE_RATE)
         probabilities = probabilities.cpu().numpy()
         times = np.arange(len(probabilities)) * self.hop / SAMPLE_RATE + ((self.receptive_field - 1) / 2 - pad) / SAMPLE_RATE
         probabilities[_digitally_silent(samples, times, self.hop)] = np.eye(NUM_VISEMES, dtype=np.float32)[0]
-        yield _to_video_frames(probabilities, times, num_frames, fps, len(samples) / SAMPLE_RATE)
+        silence = np.eye(NUM_VISEMES, dtype=np.float32)[0]
+        visemes = _to_video_frames(probabilities, times, num_frames, fps, len(samples) / SAMPLE_RATE, silence)
+        loudness = _frame_loudness(signal, self.hop, self.receptive_field)[: len(times), None]
+        yield Hearing(visemes, _to_video_frames(hidden.cpu().numpy(), times, num_frames, fps),
+                      _to_video_frames(loudness, times, num_frames, fps)[:, 0])
 
-    def _window_probabilities(self, signal: np.ndarray) -> Iterator[torch.Tensor]:
-        """[frames, classes] of a padded, normalised signal, window by window."""
+    def _window_outputs(self, signal: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Probabilities [frames, classes] and hidden state [frames, hidden_size] of a padded, normalised signal, window by window."""
         chunk, margin = (int(seconds * SAMPLE_RATE) // self.hop for seconds in (_CHUNK_SECONDS, _MARGIN_SECONDS))
         total = (len(signal) - self.receptive_field) // self.hop + 1
         for start in range(0, total, chunk):
@@ -184,9 +202,10 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
             window = signal[first * self.hop : (last - 1) * self.hop + self.receptive_field]
             was_training = self.training
             self.eval()
-            logits = self(torch.from_numpy(window)[None].to(self.device, self.dtype)).logits[0].float()
+            output = self(torch.from_numpy(window)[None].to(self.device, self.dtype))
             self.train(was_training)
-            yield logits[start - first : min(total, start + chunk) - first].softmax(-1)
+            own = slice(start - first, min(total, start + chunk) - first)
+            yield output.logits[0, own].float().softmax(-1), output.hidden[0, own].float()
 
     # --- CTC phoneme recognisers --------------------------------------------------------------------------------------
 
@@ -248,8 +267,18 @@ def _digitally_silent(samples: np.ndarray, times: np.ndarray, hop: int) -> np.nd
     return changes[last] == changes[first]
 
 
-def _to_video_frames(probabilities: np.ndarray, times: np.ndarray, num_frames: int, fps: float, duration: float) -> np.ndarray:
-    """Mean of the linear interpolation of `probabilities` at `times` over each video frame; `sil` after `duration`."""
+def _frame_loudness(signal: np.ndarray, hop: int, length: int) -> np.ndarray:
+    """ln of the root mean square of each `length` samples of a signal, one every `hop`, not below that of -60 dB; float32 [frames]."""
+    energy = np.concatenate([[0], np.cumsum(signal.astype(np.float64) ** 2)])
+    first = np.arange(0, len(signal) - length + 1, hop)
+    return (0.5 * np.log(np.maximum((energy[first + length] - energy[first]) / length, 1e-6))).astype(np.float32)
+
+
+def _to_video_frames(
+    values: np.ndarray, times: np.ndarray, num_frames: int, fps: float, duration: float = math.inf, silence: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean of the linear interpolation of `values` [N, C] at `times` [N] over each video frame, [num_frames, C]; `silence` [C] after
+    `duration` seconds."""
     taps = 4
     wanted = (np.arange(num_frames)[:, None] + (np.arange(taps) + 0.5) / taps).reshape(-1) / fps
     right = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
@@ -257,6 +286,7 @@ def _to_video_frames(probabilities: np.ndarray, times: np.ndarray, num_frames: i
     right = np.minimum(right, len(times) - 1)
     span = np.maximum(times[right] - times[left], 1e-9)
     weight = np.clip((wanted - times[left]) / span, 0, 1)[:, None]
-    values = (1 - weight) * probabilities[left] + weight * probabilities[right]
-    values[wanted > duration] = np.eye(NUM_VISEMES)[0]
-    return values.reshape(num_frames, taps, NUM_VISEMES).mean(1).astype(np.float32)
+    taken = (1 - weight) * values[left] + weight * values[right]
+    if silence is not None:
+        taken[wanted > duration] = silence
+    return taken.reshape(num_frames, taps, -1).mean(1).astype(np.float32)

@@ -200,8 +200,8 @@ class TalkingHeadPipeline(HubPipeline):
     def _listen(self, recording: Audio) -> Iterator[np.ndarray | None]:
         """Yields None after every few seconds of sound, and last the probabilities [T, 15] that the lips follow."""
         count = max(1, round(recording.duration * self.config.fps))
-        for visemes in self.viseme_classifier.listen(recording.samples, count, self.config.fps):
-            yield None if visemes is None else smooth_visemes(visemes, self.config.viseme_smoothing)
+        for hearing in self.viseme_classifier.listen(recording.samples, count, self.config.fps):
+            yield None if hearing is None else smooth_visemes(hearing.visemes, self.config.viseme_smoothing)
 
     def _to_pixels(self, crop: np.ndarray) -> torch.Tensor:
         """uint8 [256, 256, 3] -> [1, 3, 256, 256] in [-1, 1] on the autoencoder's device."""

@@ -7,7 +7,7 @@ from ..checkpoints import checkpoint_folder
 # What a stage trains is called in a checkpoint.
 COMPONENTS = {
     "aligner": "face_aligner", "autoencoder": "vae", "visemes": "viseme_classifier", "identity": "identity_encoder", "sync": "sync_expert",
-    "teacher": "teacher", "student": "denoiser",
+    "lips": "lip_motion", "teacher": "teacher", "student": "denoiser",
 }
 
 

@@ -96,7 +96,9 @@ def make_student(config: Config, teacher: TempoSyncDenoiser | None, cache: Laten
 def told_of_lips(denoiser: TempoSyncDenoiser, values: int) -> TempoSyncDenoiser:
     """The denoiser ready for training; one that was not told of the lips' shape gets the inputs for it, with the same output at first."""
     if values and not denoiser.config.lip_shape_values:
-        grown = TempoSyncDenoiser.from_config(dict(denoiser.config) | {"lip_shape_values": values})
+        # What was a default when the weights were saved, from_config would take from the defaults again.
+        config = {name: value for name, value in denoiser.config.items() if not name.startswith("_")}
+        grown = TempoSyncDenoiser(**config | {"lip_shape_values": values})
         grown.load_state_dict(grown.state_dict() | denoiser.state_dict())
         denoiser = grown
     return denoiser.requires_grad_(True).train()

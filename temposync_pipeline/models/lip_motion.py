@@ -1,0 +1,78 @@
+"""From what is heard to how lips move: a small network on the hidden state of the viseme classifier.
+
+Fifteen probabilities say which mouth shape is spoken; the classifier's hidden state also knows how far, how fast and between which others
+it is.  Not in the paper (arXiv 2603.06057), whose only condition is the viseme.
+"""
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+from torch.nn import functional as F
+
+from ..face.lip_shape import NUM_LIP_SHAPE
+from .viseme_classifier import Hearing
+from .visemes import NUM_VISEMES
+
+
+class TemporalBlock(nn.Module):
+    """Residual block of a convolution over time; [B, T, C] in and out."""
+
+    def __init__(self, channels: int, kernel_size: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.conv = nn.Conv1d(channels, channels, kernel_size, padding=kernel_size // 2)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        return x + self.out(self.dropout(F.gelu(hidden)))
+
+
+class LipMotion(ModelMixin, ConfigMixin):
+    """Shapes of the lips over time for speech of any voice.
+
+    Args:
+        hidden_channels: size of the classifier's hidden state.
+        channels, num_layers, kernel_size: width, depth and reach of the network; with 3 layers of 5 it sees 6 video frames either way.
+        dropout: of hidden state and features, in training: a few hundred recordings are soon learnt by heart.
+    """
+
+    @register_to_config
+    def __init__(
+        self, hidden_channels: int = 192, num_visemes: int = NUM_VISEMES, channels: int = 64, num_layers: int = 3, kernel_size: int = 5,
+        dropout: float = 0.3,
+    ):
+        super().__init__()
+        self.norm_in = nn.LayerNorm(hidden_channels)
+        # Not called like an argument: diffusers would answer with the argument.
+        self.drop_in = nn.Dropout(dropout)
+        self.embed = nn.Linear(hidden_channels + 1 + num_visemes, channels)
+        self.blocks = nn.ModuleList(TemporalBlock(channels, kernel_size, dropout) for _ in range(num_layers))
+        self.norm_out = nn.LayerNorm(channels)
+        self.head = nn.Linear(channels, NUM_LIP_SHAPE)
+
+    def features(self, hidden: torch.Tensor, loudness: torch.Tensor, visemes: torch.Tensor) -> torch.Tensor:
+        """What the head reads, [B, T, channels]; for the arguments see `forward`."""
+        x = self.embed(torch.cat([self.drop_in(self.norm_in(hidden)), loudness[..., None], visemes], dim=-1))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm_out(x)
+
+    def forward(self, hidden: torch.Tensor, loudness: torch.Tensor, visemes: torch.Tensor) -> torch.Tensor:
+        """Shapes of the lips [B, T, 6] in units of `face.lip_shape.TYPICAL_MOTION`, 0 = at rest.
+
+        Args:
+            hidden: the classifier's hidden state a video frame, [B, T, hidden_channels]; all zero where only visemes are known.
+            loudness: ln of the root mean square, [B, T]; visemes: probabilities, [B, T, num_visemes].
+        """
+        return self.head(self.features(hidden, loudness, visemes))
+
+    @torch.inference_mode()
+    def predict(self, hearing: Hearing) -> np.ndarray:
+        """`forward` for one recording as the classifier heard it, float32 [T, 6]."""
+        heard = (hearing.hidden, hearing.loudness, hearing.visemes)
+        shapes = self(*(torch.from_numpy(values)[None].to(self.device, self.dtype) for values in heard))
+        return shapes[0].float().cpu().numpy()
