@@ -8,7 +8,7 @@ PORTRAIT ?= examples/media/portrait_woman.jpg
 SPEECH ?= examples/media/speech_hello.wav
 OUTPUT ?= outputs/demo.mp4
 
-.PHONY: demo app test clean
+.PHONY: demo app test test-matrix clean
 
 # The last line printed is the path of the video.
 demo: $(VENV)/.installed
@@ -21,8 +21,12 @@ app: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
+# The wheel on every Python from 3.11 up, with the newest and the oldest libraries. MATRIX=--quick leaves out gigabytes of torch.
+test-matrix: $(VENV)/.installed-dev
+	$(BIN)/python tests/matrix.py $(MATRIX)
+
 # torch first, alone: whatever is installed later then keeps the build chosen here.
-$(VENV)/.installed: requirements.txt pyproject.toml
+$(VENV)/.installed: requirements.txt pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' requirements.txt)"
 	$(PIP) -r requirements.txt
