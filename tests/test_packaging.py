@@ -9,6 +9,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from email import message_from_bytes
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from packaging.utils import canonicalize_name
 
 import temposync_pipeline
 
+from .matrix import NEED_TORCH, TESTS_WITHOUT_TORCH
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -29,16 +32,27 @@ def run(code: str, cwd: Path = ROOT, **environment: str) -> str:
     return result.stdout
 
 
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "model_card.md", "LICENSE", "Makefile", "app.py", "requirements.txt",
+         "requirements-dev.txt")
+FOLDERS = ("temposync_pipeline", "tests", "examples")
+
+
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory) -> dict[str, set[str]]:
-    """Names in the wheel and the source archive, both built from a copy whose weights are a few bytes (compression takes long)."""
+def built(tmp_path_factory) -> Path:
+    """The folder of a wheel and a source archive, both built from a copy whose weights are a few bytes (compression takes long)."""
     folder = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "model_card.md", "LICENSE", "MANIFEST.in"):
+    for name in FILES:
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "temposync_pipeline", folder / "temposync_pipeline", copy_function=_copy_small,
-                    ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, copy_function=_copy_small, ignore=shutil.ignore_patterns("__pycache__"))
     run("from setuptools import build_meta; build_meta.build_wheel('out'); build_meta.build_sdist('out')", cwd=folder)
-    with zipfile.ZipFile(next((folder / "out").glob("*.whl"))) as wheel, tarfile.open(next((folder / "out").glob("*.tar.gz"))) as source:
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def archives(built) -> dict[str, set[str]]:
+    """Names in the wheel and the source archive."""
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel, tarfile.open(next(built.glob("*.tar.gz"))) as source:
         return {"wheel": set(wheel.namelist()), "source": {name.partition("/")[2] for name in source.getnames()}}
 
 
@@ -56,9 +70,49 @@ def test_code_weights_and_type_marker_are_packed(archives, kind):
     assert needed <= archives[kind]
 
 
-def test_the_source_archive_has_the_model_card_and_the_wheel_nothing_beside_the_package(archives):
-    assert {"model_card.md", "LICENSE", "README.md", "pyproject.toml"} <= archives["source"]
+def test_the_wheel_has_nothing_beside_the_package(archives):
     assert {name.split("/")[0].split("-")[0] for name in archives["wheel"]} == {"temposync_pipeline"}
+
+
+def test_the_source_archive_has_all_that_its_tests_need(archives, built, tmp_path):
+    """And they are found there, by themselves: without a checkout and without an installed package."""
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
+    needed = {path.relative_to(ROOT).as_posix() for path in files if not {"__pycache__", "artifacts"} & set(path.parts)}
+    assert {*FILES, *needed} <= archives["source"]
+    with tarfile.open(next(built.glob("*.tar.gz"))) as source:
+        source.extractall(tmp_path, filter="data")
+    root = next(tmp_path.iterdir())
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider"], cwd=root, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(root)})
+    assert collected.returncode == 0, collected.stdout
+    assert {line.partition("::")[0] for line in collected.stdout.splitlines() if "::" in line} == {
+        f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
+
+
+def test_the_page_on_the_index(built):
+    """No header of a Space, no picture that is not there, no link that leads nowhere; the programs and the rest as in the README."""
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        metadata = message_from_bytes(wheel.read(next(name for name in wheel.namelist() if name.endswith("METADATA"))))
+    page, readme = metadata.get_payload(decode=True).decode(), (ROOT / "README.md").read_text()
+    assert metadata["Description-Content-Type"] == "text/markdown" and metadata["Author"] == "The TempoSync authors"
+    assert metadata.get_all("Project-URL") == ["Paper, https://arxiv.org/abs/2603.06057"]
+    assert page.startswith("# TempoSync\n") and "sdk_version" not in page
+    assert all(target.startswith(("https://", "#")) for target in re.findall(r"\]\(([^)]*)\)", page))
+    program = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+    assert program.findall(page) == program.findall(readme)
+    lost = set(readme.split("---\n", 2)[2].splitlines()) - set(page.splitlines())
+    assert lost and all("](" in line for line in lost)
+
+
+def test_media_and_faces_need_no_torch():
+    """So that they, and their tests, can be tried on Pythons for which torch is gigabytes (`matrix.py`)."""
+    run(f"""
+import importlib, sys
+sys.modules |= dict.fromkeys({sorted(NEED_TORCH)})
+for name in {[f"tests.{Path(name).stem}" for name in TESTS_WITHOUT_TORCH]}:
+    importlib.import_module(name)
+""")
 
 
 def test_import_is_quick_and_changes_nothing(tmp_path):
@@ -139,7 +193,8 @@ def test_requirements_hold_all_that_a_space_needs(pins, project):
 
 
 def test_every_import_is_declared(project):
-    groups = [project["dependencies"], project["optional-dependencies"]["train"]]
+    extras = project["optional-dependencies"]
+    groups = [project["dependencies"], *(lines for name, lines in extras.items() if name != "test")]
     declared = {canonicalize_name(Requirement(line).name) for group in groups for line in group}
     assert imported(*(ROOT / "temposync_pipeline").rglob("*.py")) <= declared
 
