@@ -14,6 +14,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from .commands.batch import batch
 from .commands.measure import benchmark, evaluate
 from .commands.train import manifest, train
 from .commands.video import decode, generate, visemes
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, decode, benchmark, visemes, evaluate, train, manifest):
+for command in (generate, batch, decode, benchmark, visemes, evaluate, train, manifest):
     app.command()(command)
 
 INTERRUPTED, TERMINATED = 130, 143

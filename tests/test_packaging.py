@@ -75,19 +75,17 @@ def test_the_wheel_has_nothing_beside_the_package(archives):
 
 
 def test_the_source_archive_has_all_that_its_tests_need(archives, built, tmp_path):
-    """And they are found there, by themselves: without a checkout and without an installed package."""
+    """And they run there, by themselves."""
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
     needed = {path.relative_to(ROOT).as_posix() for path in files if not {"__pycache__", "artifacts"} & set(path.parts)}
     assert {*FILES, *needed} <= archives["source"]
     with tarfile.open(next(built.glob("*.tar.gz"))) as source:
         source.extractall(tmp_path, filter="data")
     root = next(tmp_path.iterdir())
-    collected = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider"], cwd=root, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(root)})
-    assert collected.returncode == 0, collected.stdout
-    assert {line.partition("::")[0] for line in collected.stdout.splitlines() if "::" in line} == {
-        f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
+    # A sample that is soon done; `python -m pytest` there runs all.
+    result = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_blend.py", "tests/test_media_image.py"],
+                            cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
 
 
 def test_the_page_on_the_index(built):

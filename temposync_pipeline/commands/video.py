@@ -45,7 +45,7 @@ def generate(
     load_image(image)
     load_audio(audio)
     check_steps(model, [num_inference_steps])
-    pipe = _load_pipeline(model, device)
+    pipe = load_pipeline(model, device)
     import torch
 
     started = time.monotonic()
@@ -85,7 +85,7 @@ def decode(
 
     # What is wrong with the input is said before the models are loaded.
     LatentVideo.load(latents)
-    pipe = _load_pipeline(model, device)
+    pipe = load_pipeline(model, device)
     started = time.monotonic()
     try:
         figures = pipe.decode_to_file(latents, output)
@@ -131,7 +131,8 @@ def visemes(
         frame = end
 
 
-def _load_pipeline(model: str, device: str) -> "TempoSyncPipeline":
+def load_pipeline(model: str, device: str) -> "TempoSyncPipeline":
+    """The pipeline on the device that `--device` names."""
     device = choose_device(device)
     from ..pipelines.pipeline_temposync import TempoSyncPipeline
 
