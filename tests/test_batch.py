@@ -68,7 +68,8 @@ def test_a_bad_line_is_told_and_the_next_goes_on(folder, loads, capsys):
     assert code == 2 and printed == [str(out / "1.mp4"), str(out / "sub/4.mp4")] and loads == ["temposync-tiny"]
     told = {int(line.split()[2].rstrip(":")): line for line in errors[:-1] if line.startswith("jobs.csv: line")}
     for line, message in {3: "missing.png: no such file", 4: "wall.png", 6: "fewer fields", 7: "must end in .mp4",
-                          8: "'nine' is not a whole number", 9: "1 to 8", 10: "a line above", 11: "audio is empty", 13: "must end in .mp4"}.items():
+                          8: "'nine' is not a whole number", 9: "1 to 8", 10: "a line above", 11: "audio is empty",
+                          13: "must end in .mp4"}.items():
         assert message in told[line]
     assert len(told) == 9 and errors[-1] == "temposync: jobs.csv: 9 of 11 lines failed"
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == ["1.mp4", "sub", "sub/4.mp4"]

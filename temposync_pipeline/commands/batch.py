@@ -74,7 +74,7 @@ def batch(
 
 
 def read_table(path: Path) -> list[tuple[int, dict[str | None, str]]]:
-    """(line number, {column: field}) of each line that is not empty; raises InvalidInputError where the first line is not as it should be."""
+    """(line number, {column: field}) of each line that is not empty; raises InvalidInputError for a first line that cannot be used."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             first = file.readline()
