@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from temposync_pipeline import InvalidInputError
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 
 
@@ -84,10 +85,28 @@ def test_noise_drawn_by_the_scheduler_is_shared_by_all_frames_and_seeded():
     assert torch.equal(results[0][0], results[0][2]) and torch.equal(*results) and results[0].std() > 0
 
 
-def test_add_noise_scales_every_sample_by_its_own_level():
-    original, noise = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
-    noisy = TempoSyncScheduler().add_noise(original, noise, torch.tensor([0.5, 3.0]))
-    assert noisy[0].eq(0.5).all() and noisy[1].eq(3.0).all()
+def test_noise_scales_every_sample_by_its_own_level():
+    original, noise, sigmas = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2), torch.tensor([0.5, 3.0])
+    scheduler = TempoSyncScheduler()
+    for noisy in (scheduler.corrupt(original, noise, sigmas), scheduler.add_noise(original, noise, scheduler.timestep(sigmas))):
+        assert torch.allclose(noisy.amax((1, 2, 3)), sigmas, rtol=1e-5) and torch.equal(noisy, noisy[:, :, :1, :1].expand_as(noisy))
+
+
+def test_steps_go_by_their_timestep_and_in_order():
+    scheduler, sample = TempoSyncScheduler(), torch.randn(1, 2, 4, 4)
+    with pytest.raises(InvalidInputError, match="call set_timesteps first"):
+        scheduler.step(sample, torch.tensor(0.1), sample)
+    scheduler.set_timesteps(4)
+    start = scheduler.timesteps[2]  # as image-to-image would, from the middle
+    assert torch.equal(scheduler.scale_model_input(sample, start), sample * scheduler.boundary_coefficients(scheduler.sigmas[2])[2])
+    taken = scheduler.step(torch.zeros_like(sample), start, sample, noise=torch.zeros_like(sample))
+    assert torch.equal(taken.pred_original_sample, scheduler.pred_original(torch.zeros_like(sample), sample, scheduler.sigmas[2]))
+    for wrong, message in ((start, "step 3 of 4 out of order"), (scheduler.timesteps[0], "step 1 of 4 out of order"), (7, "not one of")):
+        with pytest.raises(InvalidInputError, match=message):
+            scheduler.step(sample, wrong, sample)
+    scheduler.step(sample, float(scheduler.timesteps[3]), sample)
+    scheduler.set_timesteps(4)
+    scheduler.step(sample, scheduler.timesteps[0], sample)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])

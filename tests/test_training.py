@@ -133,7 +133,7 @@ def test_talkers_with_few_clips_count_by_the_root_of_their_number():
 def test_raw_target_inverts_the_clean_estimate():
     scheduler, clean = TempoSyncScheduler(), torch.randn(3, 2, 4, 4)
     sigmas = torch.tensor([0.1, 1.0, 8.0])
-    noisy = scheduler.add_noise(clean, torch.randn_like(clean), sigmas)
+    noisy = scheduler.corrupt(clean, torch.randn_like(clean), sigmas)
     assert torch.allclose(scheduler.pred_original(raw_target(clean, noisy, sigmas, scheduler), noisy, sigmas), clean, atol=1e-4)
 
 
@@ -141,7 +141,7 @@ def test_the_raw_loss_is_the_weighted_noise_loss():
     """Equation 5: (σ² + σ_d²)·‖ε - ε_θ‖² = σ_d²·‖F - F*‖²."""
     scheduler, clean, noise, raw = TempoSyncScheduler(), *torch.randn(3, 2, 3, 4, 4)
     sigmas = torch.tensor([0.3, 2.0])
-    noisy = scheduler.add_noise(clean, noise, sigmas)
+    noisy = scheduler.corrupt(clean, noise, sigmas)
     estimate = scheduler.pred_original(raw, noisy, sigmas)
     spread = sigmas[:, None, None, None]
     noise_error = (noise - (noisy - estimate) / spread).square() * (spread**2 + scheduler.config.sigma_data**2)

@@ -94,7 +94,8 @@ def time_video(
         visemes = pipe._predict_visemes(recording)
     with clock.measure("encode", frames):
         portrait = pipe.prepare_portrait(image)
-    chunks = pipe._latent_chunks(portrait, visemes, steps, torch.Generator().manual_seed(0), chunk_size, None)
+    noise = pipe.prepare_latents(steps, torch.Generator().manual_seed(0))
+    chunks = pipe._latent_chunks(portrait, visemes, noise, pipe._sampling(steps, chunk_size))
     latents = []
     with VideoWriter(folder / "video.mp4", fps=pipe.config.fps, audio_path=audio) as writer:
         for start in range(0, frames, chunk_size):
@@ -150,8 +151,8 @@ def compare_with_references(pipe: TempoSyncPipeline, portrait: Portrait, visemes
                 clock.samples.clear()
             for name, low_precision in (("chosen", chosen), ("float32", False)):
                 pipe.use_bfloat16 = low_precision
-                generator = torch.Generator().manual_seed(0)
-                chunks = pipe._latent_chunks(portrait, visemes[:size], 2, generator, size, 1.0)
+                noise = pipe.prepare_latents(2, torch.Generator().manual_seed(0))
+                chunks = pipe._latent_chunks(portrait, visemes[:size], noise, pipe._sampling(2, size, mouth_amplitude=1.0))
                 with clock.measure(f"{name}_denoise", size):
                     latents = next(chunks)
                 with clock.measure(f"{name}_decode", size):

@@ -1,16 +1,24 @@
 """What the pipelines return."""
 
+import logging
+import os
+import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 
+from ..errors import InvalidInputError
 from ..media.audio import AudioSource
 from ..media.video import VideoWriter
 from .latent_video import LatentVideo
+
+logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -35,18 +43,62 @@ class TempoSyncPipelineOutput(BaseOutput):
     latent_video: LatentVideo | None = None
 
     def save(self, path: str | PathLike) -> None:
-        """Write an mp4 with the original audio."""
+        """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings."""
+        check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
+        frames = map(_to_uint8, self.frames)
+        if Path(path).suffix.lower() == ".gif":
+            _write_gif(Path(path), frames, self.fps)
+            return
         with VideoWriter(path, fps=self.fps, audio_path=self.audio) as writer:
-            for frame in self.frames:
-                writer.write(_to_uint8(frame))
+            for frame in frames:
+                writer.write(frame)
 
     def save_latents(self, path: str | PathLike) -> None:
         """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
         if self.latent_video is None:
             raise ValueError('There are no latents here; ask the pipeline for output_type "latent".')
         self.latent_video.save(path)
+
+
+@dataclass
+class TempoSyncBatchOutput(BaseOutput):
+    """What a call with lists returns: `frames` and `visemes` of each of its `videos`, as `TempoSyncPipelineOutput` describes them."""
+
+    frames: list
+    visemes: list[np.ndarray]
+    fps: float
+    videos: list[TempoSyncPipelineOutput]
+
+    def save(self, paths: list[str | PathLike]) -> None:
+        """`TempoSyncPipelineOutput.save`, each video to its own path; InvalidInputError for fewer or more paths than videos."""
+        if isinstance(paths, (str, PathLike)) or len(paths) != len(self.videos):
+            raise InvalidInputError(f"{len(self.videos)} videos need a list of {len(self.videos)} paths")
+        for video, path in zip(self.videos, paths):
+            video.save(path)
+
+
+def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
+    """Raises InvalidInputError where a name promises another format than is written; a name without an ending promises nothing."""
+    suffix = Path(path).suffix.lower()
+    if suffix and suffix not in suffixes:
+        raise InvalidInputError(f"{Path(path).name}: videos are written as {' or '.join(suffixes)}, not as {suffix}")
+
+
+def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+    """An endless loop in the frames' own palettes; under a hidden name first, so that a file of this name is always whole."""
+    logger.warning("%s: a GIF has no sound", path.name)
+    pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
+    # A GIF counts hundredths of a second: rounding each frame's end, not its length, keeps the time.
+    ends = [round(100 * count / fps) for count in range(len(pictures) + 1)]
+    temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.gif")
+    try:
+        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0,
+                         duration=[10 * (end - start) for start, end in zip(ends, ends[1:])])
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _to_uint8(frame: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:

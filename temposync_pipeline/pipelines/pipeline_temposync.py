@@ -1,13 +1,13 @@
 """Audio + portrait -> frames: inference of TempoSyncDiff (algorithm 3 of arXiv 2603.06057)."""
 
-from collections.abc import Iterator
-from os import PathLike
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import InvalidInputError
+from ..face.crop import LATENT_WINDOW
 from ..media.audio import load_audio
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import gaussian_kernel, latent_window, quiet_faint_motion, silent_windows, smooth_latents, viseme_windows
@@ -17,11 +17,12 @@ from ..models.identity_encoder import IdentityEncoder
 from ..models.precision import has_fast_bfloat16, inference_autocast
 from ..models.viseme_classifier import VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
-from .pipeline_output import TempoSyncPipelineOutput, convert_frames
+from .inputs import AudioInput, ImageInput, as_batch
+from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput, convert_frames
 from .portrait import Portrait
-from .talking_head import StepCallback, TalkingHeadPipeline
-
-MAX_SMOOTHING = 10
+from .sampling import Sampling, StepCallback
+from .settings import Setting
+from .talking_head import TalkingHeadPipeline
 
 
 class TempoSyncPipeline(TalkingHeadPipeline):
@@ -33,6 +34,8 @@ class TempoSyncPipeline(TalkingHeadPipeline):
     Args:
         vae: picture autoencoder. denoiser: the student (few steps) or the teacher (with an "sde" scheduler, 25 steps).
         identity_encoder, viseme_classifier, face_aligner, scheduler: see their classes.
+
+    Settings, where None takes those of the pipeline that the components come from, else the default in `SETTINGS`:
         fps: video frames a second.
         mouth_amplitude: how far the mouth moves away from its shape in silence, 1 = as real talkers' (`motion_scale` of the denoiser).
         viseme_smoothing: standard deviation in frames, 0 to 10, of the Gaussian that the visemes are smoothed with.
@@ -48,6 +51,10 @@ class TempoSyncPipeline(TalkingHeadPipeline):
             differed by 68 dB of PSNR, at most 2 of 255 levels.
     """
 
+    SETTINGS = {
+        "fps": Setting(25, least=1, most=240), "mouth_amplitude": Setting(1.0, most=3),
+        "viseme_smoothing": Setting(0.5, most=10, unit=" frames"), "latent_smoothing": Setting(0.0, most=10, unit=" frames"),
+        "motion_floor": Setting(0.0, most=1)}
     model_cpu_offload_seq = "face_aligner->viseme_classifier->identity_encoder->denoiser->vae"
 
     def __init__(
@@ -58,22 +65,17 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         viseme_classifier: VisemeClassifier,
         face_aligner: FaceAligner,
         scheduler: TempoSyncScheduler,
-        fps: int = 25,
-        mouth_amplitude: float = 1.0,
-        viseme_smoothing: float = 0.5,
-        latent_smoothing: float = 0.0,
-        motion_floor: float = 0.0,
+        fps: int | None = None,
+        mouth_amplitude: float | None = None,
+        viseme_smoothing: float | None = None,
+        latent_smoothing: float | None = None,
+        motion_floor: float | None = None,
     ):
         super().__init__()
-        settings = (("viseme_smoothing", viseme_smoothing, MAX_SMOOTHING, " frames"),
-                    ("latent_smoothing", latent_smoothing, MAX_SMOOTHING, " frames"), ("motion_floor", motion_floor, 1, ""))
-        for name, value, most, unit in settings:
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-                raise InvalidInputError(f"{name} must lie in [0, {most}]{unit}, got {value!r}")
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
             face_aligner=face_aligner, scheduler=scheduler)
-        self.register_to_config(
+        self.register_settings(
             fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, latent_smoothing=latent_smoothing,
             motion_floor=motion_floor)
         self.use_bfloat16 = has_fast_bfloat16()
@@ -81,110 +83,137 @@ class TempoSyncPipeline(TalkingHeadPipeline):
     @torch.inference_mode()
     def __call__(
         self,
-        image: str | PathLike | Image.Image | np.ndarray,
-        audio: str | PathLike | tuple[np.ndarray, int],
+        image: ImageInput | list[ImageInput],
+        audio: AudioInput | list[AudioInput],
         num_inference_steps: int = 4,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         face_index: int = 0,
         mouth_amplitude: float | None = None,
         chunk_size: int = 16,
+        latents: torch.Tensor | None = None,
         callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: list[str] | None = None,
-    ) -> TempoSyncPipelineOutput | tuple:
-        """Generate the whole video.
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> TempoSyncPipelineOutput | TempoSyncBatchOutput | tuple:
+        """Generate the whole video, or, where portraits or recordings come as a list, as many videos as the longer list.
 
         Args:
-            image: portrait: a picture file of any format that `media.image` reads, a PIL picture, or uint8 [H, W, 3].
-            audio: an audio file, or (samples float [N] or [N, channels], sampling rate).
+            image: portrait: a picture file, its bytes, a PIL picture, uint8 [H, W, 3], or a tensor [3, H, W] in [0, 1]; or several, as a
+                list or [B, …]. See `inputs.as_image`.
+            audio: an audio file, its bytes, (samples float [N] or [N, channels], sampling rate), or a 🤗 `Audio` dict; or a list of them.
+                See `inputs.as_audio`.
             num_inference_steps: denoiser evaluations a frame; 1 to 8 for the student, any number for the teacher.
-            generator: source of the one noise tensor that all frames share.
+            generator: source of the noise that all frames of a video share; a list has one a video.
             output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
             face_index: which face speaks, 0 = the largest.
             mouth_amplitude: scales the motion of the mouth, 0 = none; None takes the checkpoint's value.
             chunk_size: frames generated together. With `latent_smoothing` σ, all steps but the last take ⌈2σ⌉ frames more at either end
                 along, which small chunks pay for.
-            callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each denoising step of each chunk; what it
-                returns under "latents", in the same shape, replaces them. A student's include the frames that `chunk_size` speaks of.
+            latents: unit noise that the first step starts from, [1 or videos, C, h, w], instead of the generator's.
+            callback_on_step_end: called as (pipeline, step, timestep, tensors) after each denoising step of each chunk, with those of
+                `callback_on_step_end_tensor_inputs` (`_callback_tensor_inputs` are to be had); what it returns, in the same shape, replaces
+                them. A student's include the frames that `chunk_size` speaks of. Where it sets `pipeline._interrupt`, the frames so far
+                are returned, those of the current chunk from the estimate as it stands.
 
         Raises:
             InvalidInputError: a file that cannot be used, no such face in the picture, or more steps than the student takes.
         """
-        self._check_inputs(output_type, num_inference_steps, chunk_size, mouth_amplitude, callback_on_step_end_tensor_inputs)
-        recording = load_audio(audio)
-        visemes = self._predict_visemes(recording)
-        portrait = self.prepare_portrait(image, face_index)
-        # Latents of a long recording fill much memory: they go straight to where they stay.
-        frames = torch.empty(len(visemes), *portrait.latents.shape[1:], dtype=portrait.latents.dtype) if output_type == "latent" else []
-        done = 0
-        with self.progress_bar(total=len(visemes)) as bar:
-            for latents in self._latent_chunks(
-                    portrait, visemes, num_inference_steps, generator, chunk_size, mouth_amplitude, callback_on_step_end):
-                if output_type == "latent":
-                    frames[done:done + len(latents)] = latents
-                else:
-                    frames += self._render(portrait, latents)
-                done += len(latents)
-                bar.update(len(latents))
-        output = TempoSyncPipelineOutput(frames=convert_frames(frames, output_type), visemes=visemes, fps=self.config.fps, audio=audio)
-        if output_type == "latent":
-            output.latent_video = self._latent_video(portrait, output.frames, visemes, audio, chunk_size)
-        return output if return_dict else (output.frames, visemes)
+        # 1. Check inputs
+        sampling = self._sampling(
+            num_inference_steps, chunk_size, mouth_amplitude, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        images, recordings, batched = as_batch(image, audio)
+        count = max(len(images), len(recordings))
+        with self._running(sampling), self._returning_models():
+            # 2. Listen to the recordings, find and encode the faces
+            speech = [self._predict_visemes(load_audio(recording)) for recording in recordings] * (count // len(recordings))
+            portraits = [self.prepare_portrait(image, face_index) for image in images] * (count // len(images))
+            recordings *= count // len(recordings)
+            # 3. Prepare latents
+            noises = self._noises(count, num_inference_steps, generator, latents)
+            videos = []
+            with self._bar(sum(len(visemes) for visemes in speech)) as bar:
+                for portrait, visemes, recording, noise in zip(portraits, speech, recordings, noises):
+                    # 4. Denoise chunk by chunk, 5. decode, and put the mouth into the photo
+                    chunks = self._latent_chunks(portrait, visemes, noise, sampling)
+                    frames = self._collect(portrait, chunks, len(visemes), output_type, bar)
+                    video = TempoSyncPipelineOutput(
+                        convert_frames(frames, output_type), visemes[:len(frames)], self.config.fps, audio=recording)
+                    if output_type == "latent":
+                        video.latent_video = self._latent_video(portrait, frames, video.visemes, recording, chunk_size)
+                    videos.append(video)
+                    if sampling.interrupted:
+                        break
+        output: TempoSyncPipelineOutput | TempoSyncBatchOutput = videos[0]
+        if batched:
+            output = TempoSyncBatchOutput([video.frames for video in videos], [video.visemes for video in videos], self.config.fps, videos)
+        return output if return_dict else (output.frames, output.visemes)
 
-    def _latent_chunks(
-        self, portrait: Portrait, visemes: np.ndarray, steps: int, generator: torch.Generator | None, chunk_size: int,
-        mouth_amplitude: float | None, callback: StepCallback | None = None,
-    ) -> Iterator[torch.Tensor]:
+    def prepare_latents(self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None) -> torch.Tensor:
+        """Unit noise of every step, [steps, 1, C, h, w], one tensor for all frames, so that the noise itself does not flicker.
+
+        `latents` [1, C, h, w] is that of the first. Raises InvalidInputError where it has another shape.
+        """
+        shape = (1, self.denoiser.config.latent_channels, *LATENT_WINDOW[2:])
+        noise = torch.randn((steps, *shape), generator=generator, device=generator.device if generator else "cpu")
+        if latents is not None:
+            if tuple(latents.shape) != shape:
+                raise InvalidInputError(f"latents: {list(latents.shape)}, expected {list(shape)}, or one of them a video")
+            noise[0] = latents
+        return noise.to(self._execution_device, self.denoiser.dtype)
+
+    def _latent_chunks(self, portrait: Portrait, visemes: np.ndarray, noise: torch.Tensor, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk.
 
         Motion counts from the mouth's shape in silence.  That of a closed mouth is the photo's own, to the pixel; only lips that the
         photo shows parted are closed by the denoiser first.
         """
-        config, dtype = self.denoiser.config, self.denoiser.dtype
-        amplitude = config.motion_scale * (self.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude)
+        config = self.denoiser.config
+        wanted = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
+        amplitude = config.motion_scale * wanted
         reference = latent_window(portrait.latents)
-        # One noise tensor a step for all frames, so that the noise itself does not flicker.
-        noise = torch.randn((steps, 1, *reference.shape[1:]), generator=generator, device=generator.device if generator else "cpu")
-        noise = noise.to(self.device, dtype)
         # Beyond the ends of the recording its end frames go on.
-        margin = self._smoothing_radius(steps)
+        margin = self._smoothing_radius(len(noise))
+        at_rest = replace(sampling, callback=None)
 
-        def residual(windows: np.ndarray, callback: StepCallback | None = None) -> torch.Tensor:
+        def residual(windows: np.ndarray, sampling: Sampling) -> torch.Tensor:
             count = len(windows)
             given = {
                 "reference": reference.expand(count, -1, -1, -1), "context": portrait.context.expand(count, -1, -1, -1),
-                "visemes": torch.from_numpy(windows.copy()).to(self.device, dtype), "identity": portrait.identity.expand(count, -1)}
-            return self._denoise(noise, given, callback)
+                "visemes": torch.from_numpy(windows.copy()).to(noise), "identity": portrait.identity.expand(count, -1)}
+            return self._denoise(noise, given, sampling)
 
-        in_silence = residual(silent_windows(1 + 2 * margin, config.viseme_window))
+        in_silence = residual(silent_windows(1 + 2 * margin, config.viseme_window), at_rest)
         closing = portrait.parted * quiet_faint_motion(in_silence, self.config.motion_floor)
         windows = viseme_windows(np.pad(visemes, ((margin, margin), (0, 0)), mode="edge"), config.viseme_window)
-        for start in range(0, len(visemes), chunk_size):
-            motion = residual(windows[start:start + chunk_size + 2 * margin], callback) - in_silence
+        for start in range(0, len(visemes), sampling.chunk_size):
+            motion = residual(windows[start:start + sampling.chunk_size + 2 * margin], sampling) - in_silence
             moved = closing + amplitude * quiet_faint_motion(motion, self.config.motion_floor)
             latents = portrait.latents.repeat(len(moved), 1, 1, 1)
             latent_window(latents).add_(config.residual_scale * moved)
             yield latents
+            if sampling.interrupted:
+                return
 
-    def _denoise(
-        self, noise: torch.Tensor, given: dict[str, torch.Tensor], callback: StepCallback | None
-    ) -> torch.Tensor:
+    def _denoise(self, noise: torch.Tensor, given: dict[str, torch.Tensor], sampling: Sampling) -> torch.Tensor:
         """Clean residual in units of its standard deviation, [n, C, h, w], of the n frames that have all their neighbours in `given`.
 
         `noise` is [steps, 1, C, h, w].
         """
-        self.scheduler.set_timesteps(len(noise), device=self.device)
-        latents = (noise[0] * self.scheduler.init_noise_sigma).expand_as(given["reference"])
-        for index, timestep in enumerate(self.scheduler.timesteps):
+        scheduler, radius = sampling.scheduler, self._smoothing_radius(len(noise))
+        scheduler.set_timesteps(len(noise), device=noise.device)
+        latents = (noise[0] * scheduler.init_noise_sigma).expand_as(given["reference"])
+        for index, timestep in enumerate(scheduler.timesteps):
             with inference_autocast(latents, self.use_bfloat16):
-                raw = self.denoiser(self.scheduler.scale_model_input(latents, timestep), timestep, **given).sample.to(latents.dtype)
+                raw = self.denoiser(scheduler.scale_model_input(latents, timestep), timestep, **given).sample.to(latents.dtype)
             # After the last step comes level 0, where noise counts for nothing.
-            latents = self.scheduler.step(raw, timestep, latents, noise=noise[(index + 1) % len(noise)]).prev_sample
-            if callback is not None:
-                changed = callback(self, index, timestep, {"latents": latents}) or {}
-                latents = changed.get("latents", latents)
-            if index == len(noise) - 2 and (radius := self._smoothing_radius(len(noise))):
+            latents, estimate = scheduler.step(raw, timestep, latents, noise=noise[(index + 1) % len(noise)], return_dict=False)
+            given = sampling.report(self, index, timestep, given | {"latents": latents})
+            latents = given.pop("latents")
+            if sampling.interrupted:
+                unsmoothed = radius and index < len(noise) - 1
+                return estimate[radius:-radius] if unsmoothed else estimate
+            if radius and index == len(noise) - 2:
                 # The scheduler gave all frames the same noise: this averages the estimates and leaves the noise as it is.
                 latents = smooth_latents(latents, self.config.latent_smoothing)
                 given = {name: value[radius:-radius] for name, value in given.items()}

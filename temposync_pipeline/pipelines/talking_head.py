@@ -1,13 +1,16 @@
 """What every talking-head method needs: inputs, listening, the portrait, frames into the photo, streams and files."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from PIL import Image
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from tqdm.auto import tqdm
 
 from ..errors import FaceError, InvalidInputError
 from ..face.blend import Blender
@@ -18,54 +21,75 @@ from ..media.image import load_image
 from ..media.video import VideoWriter
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import latent_window, smooth_visemes
+from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
 from ..models.precision import inference_autocast
 from ..models.viseme_classifier import VisemeClassifier
+from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .hub import HubPipeline
+from .inputs import AudioInput, ImageInput, as_audio, as_image
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
-from .pipeline_output import OUTPUT_TYPES
+from .pipeline_output import OUTPUT_TYPES, check_video_name
 from .portrait import Portrait, share_to_close
+from .sampling import RunningCalls, Sampling, StepCallback
+from .settings import PipelineSettings
 
-StepCallback = Callable[["TalkingHeadPipeline", int, torch.Tensor, dict], dict | None]
 
+class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
+    """Base of the pipelines: a method adds its constructor, `__call__`, `prepare_latents` and `_latent_chunks`.
 
-class TalkingHeadPipeline(HubPipeline):
-    """Base of the pipelines: a method adds its constructor, `__call__`, and `_latent_chunks`, which says how latents follow visemes.
+    Its constructor registers `vae`, `denoiser`, `identity_encoder`, `viseme_classifier`, `face_aligner` and `scheduler`, and its
+    `SETTINGS`, `fps`, `mouth_amplitude` and `viseme_smoothing` among them, and sets `use_bfloat16`.
 
-    Its constructor registers `vae`, `identity_encoder`, `viseme_classifier`, `face_aligner` and `scheduler`, the settings `fps`,
-    `mouth_amplitude` and `viseme_smoothing`, and sets `use_bfloat16`.
+    One pipeline may be called from several threads: what changes during a call belongs to the call (`sampling`).
     """
 
     vae: AutoencoderTempoSync
+    denoiser: TempoSyncDenoiser
     identity_encoder: IdentityEncoder
     viseme_classifier: VisemeClassifier
     face_aligner: FaceAligner
+    scheduler: TempoSyncScheduler
     use_bfloat16: bool
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs = ["latents", "reference", "context", "visemes", "identity"]
 
-    def _latent_chunks(
-        self, portrait: Portrait, visemes: np.ndarray, steps: int, generator: torch.Generator | None, chunk_size: int,
-        mouth_amplitude: float | None, callback: StepCallback | None = None,
-    ) -> Iterator[torch.Tensor]:
+    def prepare_latents(self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None) -> torch.Tensor:
+        """Unit noise of every step, [steps, 1, C, h, w]; `latents` [1, C, h, w] is that of the first."""
+        raise NotImplementedError
+
+    def _noises(
+        self, count: int, steps: int, generator: torch.Generator | list[torch.Generator] | None, latents: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        """`prepare_latents` of `count` videos, from one generator in turn or from one each."""
+        if isinstance(generator, list) and len(generator) != count:
+            raise InvalidInputError(f"{len(generator)} generators for {count} videos: give one, or one each")
+        if latents is not None and len(latents) not in (1, count):
+            raise InvalidInputError(f"latents of {len(latents)} videos for {count}: give those of one, or of each")
+        generators = generator if isinstance(generator, list) else [generator] * count
+        starts = [None] * count if latents is None else latents.expand(count, *latents.shape[1:]).split(1)
+        return [self.prepare_latents(steps, *each) for each in zip(generators, starts)]
+
+    def _latent_chunks(self, portrait: Portrait, visemes: np.ndarray, noise: torch.Tensor, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames, for visemes [T, 15]."""
         raise NotImplementedError
 
     @torch.inference_mode()
     def stream(
-        self, image: str | PathLike | Image.Image | np.ndarray, audio: str | PathLike | tuple[np.ndarray, int],
-        num_inference_steps: int = 4, generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None,
-        chunk_size: int = 16,
+        self, image: ImageInput, audio: AudioInput, num_inference_steps: int = 4, generator: torch.Generator | None = None,
+        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
     ) -> Iterator[np.ndarray]:
         """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
-        self._check_inputs("np", num_inference_steps, chunk_size, mouth_amplitude, None)
-        visemes = self._predict_visemes(load_audio(audio))
-        portrait = self.prepare_portrait(image, face_index)
-        for latents in self._latent_chunks(portrait, visemes, num_inference_steps, generator, chunk_size, mouth_amplitude):
-            yield np.stack(self._render(portrait, latents))
+        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
+        with self._returning_models():
+            visemes = self._predict_visemes(load_audio(as_audio(audio)))
+            portrait = self.prepare_portrait(image, face_index)
+            noise = self.prepare_latents(num_inference_steps, generator)
+            for latents in self._latent_chunks(portrait, visemes, noise, sampling):
+                yield np.stack(self._render(portrait, latents))
 
     def generate_to_file(
-        self, image_path: str | PathLike, audio_path: str | PathLike, output_path: str | PathLike, num_inference_steps: int = 4,
+        self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int = 4,
         generator: torch.Generator | None = None, progress: bool = True, **kwargs,
     ) -> dict[str, float | str]:
         """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}."""
@@ -78,33 +102,36 @@ class TalkingHeadPipeline(HubPipeline):
 
     @torch.inference_mode()
     def stream_to_file(
-        self, image: str | PathLike | Image.Image | np.ndarray, audio_path: str | PathLike, output_path: str | PathLike,
-        num_inference_steps: int = 4, generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None,
-        chunk_size: int = 16,
+        self, image: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int = 4,
+        generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
 
         The stages are "listening" (after every few seconds of sound), "visemes", "portrait", "frames" (after every chunk) and "video",
         the finished file. Closing the generator before its end stops the work where it is and leaves no file.
         """
-        self._check_inputs("np", num_inference_steps, chunk_size, mouth_amplitude, None)
-        for visemes in self._listen(load_audio(audio_path)):
-            if visemes is None:
-                yield "listening", 0, 0
-        yield "visemes", 0, len(visemes)
-        portrait = self.prepare_portrait(image, face_index)
-        yield "portrait", 0, len(visemes)
-        with VideoWriter(output_path, fps=self.config.fps, audio_path=audio_path) as writer:
-            for latents in self._latent_chunks(portrait, visemes, num_inference_steps, generator, chunk_size, mouth_amplitude):
-                for frame in self._render(portrait, latents):
-                    writer.write(frame)
-                yield "frames", writer.num_frames, len(visemes)
+        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
+        check_video_name(output_path, (".mp4",))
+        audio = as_audio(audio_path)
+        with self._returning_models():
+            for visemes in self._listen(load_audio(audio)):
+                if visemes is None:
+                    yield "listening", 0, 0
+            yield "visemes", 0, len(visemes)
+            portrait = self.prepare_portrait(image, face_index)
+            yield "portrait", 0, len(visemes)
+            noise = self.prepare_latents(num_inference_steps, generator)
+            with VideoWriter(output_path, fps=self.config.fps, audio_path=audio) as writer:
+                for latents in self._latent_chunks(portrait, visemes, noise, sampling):
+                    for frame in self._render(portrait, latents):
+                        writer.write(frame)
+                    yield "frames", writer.num_frames, len(visemes)
         yield "video", len(visemes), len(visemes)
 
     @torch.inference_mode()
-    def prepare_portrait(self, image: str | PathLike | Image.Image | np.ndarray, face_index: int = 0) -> Portrait:
+    def prepare_portrait(self, image: ImageInput, face_index: int = 0) -> Portrait:
         """Find the face, align it, encode it. Raises FaceError when there is no such face."""
-        photo = load_image(image)
+        photo = load_image(as_image(image))
         faces = self.face_aligner.detect(photo)
         name = Path(image).name if isinstance(image, (str, PathLike)) else "the picture"
         if not faces:
@@ -144,24 +171,35 @@ class TalkingHeadPipeline(HubPipeline):
         """
         if video.autoencoder != autoencoder_hash(self.vae):
             raise InvalidInputError(f"the latents were made with another autoencoder, that of {video.model or 'an unnamed checkpoint'}")
-        blender, canvas = self._prepare_paste(video.photo, video.matrix, video.portrait_latents.to(self.vae.device, self.vae.dtype))
-        for start in range(0, len(video.latents), video.chunk_size):
-            patches = self._decode(video.latents[start:start + video.chunk_size].to(self.vae.device, self.vae.dtype))
-            yield np.stack([blender.paste(self._place(canvas, patch)) for patch in patches])
+        with self._returning_models():
+            device, dtype = self._execution_device, self.vae.dtype
+            blender, canvas = self._prepare_paste(video.photo, video.matrix, video.portrait_latents.to(device, dtype))
+            for start in range(0, len(video.latents), video.chunk_size):
+                patches = self._decode(video.latents[start:start + video.chunk_size].to(device, dtype))
+                yield np.stack([blender.paste(self._place(canvas, patch)) for patch in patches])
 
+    @torch.inference_mode()
     def latents_to_file(
-        self, image_path: str | PathLike, audio_path: str | PathLike, output_path: str | PathLike, num_inference_steps: int = 4,
-        generator: torch.Generator | None = None, progress: bool = True, **kwargs,
+        self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int = 4,
+        generator: torch.Generator | None = None, progress: bool = True, face_index: int = 0, mouth_amplitude: float | None = None,
+        chunk_size: int = 16,
     ) -> dict[str, float | str]:
         """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
-        self.set_progress_bar_config(disable=not progress)
-        output = self(image_path, audio_path, num_inference_steps, generator, output_type="latent", **kwargs)
-        output.save_latents(output_path)
-        count = len(output.frames)
-        return {"output": str(Path(output_path)), "frames": count, "fps": output.fps, "seconds": count / output.fps}
+        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
+        audio = as_audio(audio_path)
+        with self._returning_models():
+            visemes = self._predict_visemes(load_audio(audio))
+            portrait = self.prepare_portrait(image_path, face_index)
+            chunks = self._latent_chunks(portrait, visemes, self.prepare_latents(num_inference_steps, generator), sampling)
+            with self._bar(len(visemes), progress) as bar:
+                latents = self._collect(portrait, chunks, len(visemes), "latent", bar)
+        self._latent_video(portrait, latents, visemes, audio, chunk_size).save(output_path)
+        count = len(latents)
+        return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
 
     def decode_to_file(self, latents_path: str | PathLike, output_path: str | PathLike) -> dict[str, float | str]:
         """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns."""
+        check_video_name(output_path, (".mp4",))
         video = LatentVideo.load(latents_path)
         with TemporaryDirectory() as folder:
             audio_path = Path(folder) / "audio"
@@ -173,6 +211,20 @@ class TalkingHeadPipeline(HubPipeline):
                         writer.write(frame)
         count = len(video.latents)
         return {"output": str(Path(output_path)), "frames": count, "fps": video.fps, "seconds": count / video.fps}
+
+    def _collect(self, portrait: Portrait, chunks: Iterator[torch.Tensor], total: int, output_type: str, bar: tqdm) -> list | torch.Tensor:
+        """All frames, uint8 [H, W, 3] each, or, for output_type "latent", all latents [T, C, 16, 16]; T < `total` if interrupted."""
+        # Latents of a long recording fill much memory: they go straight to where they stay.
+        frames = torch.empty(total, *portrait.latents.shape[1:], dtype=portrait.latents.dtype) if output_type == "latent" else []
+        done = 0
+        for latents in chunks:
+            if output_type == "latent":
+                frames[done:done + len(latents)] = latents
+            else:
+                frames += self._render(portrait, latents)
+            done += len(latents)
+            bar.update(len(latents))
+        return frames[:done]
 
     def _render(self, portrait: Portrait, latents: torch.Tensor) -> list[np.ndarray]:
         """Decode the mouth's block of each frame and paste it into the photo; uint8 [H, W, 3] each."""
@@ -204,22 +256,32 @@ class TalkingHeadPipeline(HubPipeline):
             yield None if hearing is None else smooth_visemes(hearing.visemes, self.config.viseme_smoothing)
 
     def _to_pixels(self, crop: np.ndarray) -> torch.Tensor:
-        """uint8 [256, 256, 3] -> [1, 3, 256, 256] in [-1, 1] on the autoencoder's device."""
-        return torch.from_numpy(crop).permute(2, 0, 1)[None].to(self.vae.device, self.vae.dtype) / 127.5 - 1
+        """uint8 [256, 256, 3] -> [1, 3, 256, 256] in [-1, 1] on the device that computes."""
+        return torch.from_numpy(crop).permute(2, 0, 1)[None].to(self._execution_device, self.vae.dtype) / 127.5 - 1
 
     @staticmethod
     def _to_crop(pixels: torch.Tensor) -> np.ndarray:
         """[B, 3, H, W] in [-1, 1] -> float32 [B, H, W, 3] in 0..255."""
         return pixels.float().clamp(-1, 1).add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
 
-    def _bar(self, total: int, shown: bool):
-        if not shown:
-            self.set_progress_bar_config(disable=True)
-        return self.progress_bar(total=total)
+    def _bar(self, total: int, shown: bool = True) -> tqdm:
+        """A bar as `set_progress_bar_config` wants it; not to show one concerns this call alone."""
+        settings = getattr(self, "_progress_bar_config", {}) | ({} if shown else {"disable": True})
+        return tqdm(total=total, **settings)
 
-    def _check_inputs(
-        self, output_type: str, steps: int, chunk_size: int, mouth_amplitude: float | None, tensor_inputs: list[str] | None
-    ) -> None:
+    @contextmanager
+    def _returning_models(self) -> Iterator[None]:
+        """At the end, also an early one, offloaded models go back to where they wait."""
+        try:
+            yield
+        finally:
+            self.maybe_free_model_hooks()
+
+    def _sampling(
+        self, steps: int, chunk_size: int, mouth_amplitude: float | None = None, output_type: str = "np",
+        callback: StepCallback | None = None, tensor_inputs: Sequence[str] | None = None,
+    ) -> Sampling:
+        """How a call samples; raises ValueError for arguments outside their limits."""
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         if not isinstance(steps, int) or steps < 1:
@@ -229,6 +291,12 @@ class TalkingHeadPipeline(HubPipeline):
             raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
         if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
             raise ValueError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
+        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+            tensor_inputs = callback.tensor_inputs
         unknown = set(tensor_inputs or []) - set(self._callback_tensor_inputs)
         if unknown:
-            raise ValueError(f"callback_on_step_end_tensor_inputs can only hold 'latents', got {sorted(unknown)}.")
+            known = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(f"callback_on_step_end_tensor_inputs can only hold {known}, got {sorted(unknown)}.")
+        return Sampling(
+            scheduler=copy.copy(self.scheduler), num_inference_steps=steps, mouth_amplitude=mouth_amplitude, chunk_size=chunk_size,
+            callback=callback, tensor_inputs=("latents",) if tensor_inputs is None else tensor_inputs)

@@ -60,12 +60,17 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         self.sigmas: torch.Tensor | None = None
         self.timesteps: torch.Tensor | None = None
         self.init_noise_sigma = sigma_max
-        self._step_index = 0
+        self._step_index: int | None = None  # of the step to come; None before the first one, which may be any
 
     @staticmethod
     def timestep(sigmas: torch.Tensor) -> torch.Tensor:
         """What the network is told of a noise level: ln σ / 4."""
         return sigmas.log() / 4
+
+    @staticmethod
+    def sigma(timesteps: torch.Tensor) -> torch.Tensor:
+        """The noise level that a timestep stands for, exp(4·t): the inverse of `timestep`."""
+        return (4 * timesteps).exp()
 
     def sigma_schedule(self, steps: int) -> torch.Tensor:
         """Noise levels [steps + 1], falling from σ_max, ending in 0."""
@@ -97,7 +102,22 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         else:
             self.sigmas = self.sigma_schedule(num_inference_steps).to(device)
         self.timesteps = self.timestep(self.sigmas[:-1])
-        self._step_index = 0
+        self._step_index = None
+
+    def _index_of(self, timestep: float | torch.Tensor) -> int:
+        """Which step of the schedule a timestep is; raises InvalidInputError where it is none, or not the one to come."""
+        if self.timesteps is None:
+            raise InvalidInputError("the scheduler has no timesteps yet: call set_timesteps first")
+        wanted = torch.as_tensor(timestep).to(self.timesteps)
+        found = (self.timesteps == wanted).nonzero().flatten().tolist() if wanted.numel() == 1 else []
+        if not found:
+            raise InvalidInputError(f"{timestep!r} is not one of the scheduler's {len(self)} timesteps")
+        if self._step_index is None:
+            return found[0]
+        if self._step_index not in found:
+            raise InvalidInputError(f"step {found[0] + 1} of {len(self)} out of order: step {self._step_index} was the last one taken; "
+                                    "set_timesteps begins anew")
+        return self._step_index
 
     def boundary_coefficients(self, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(c_skip, c_out, c_in) at noise levels `sigma`, each shaped like it."""
@@ -105,13 +125,18 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         total = sigma.square() + data**2
         return data**2 / total, sigma * data / total.sqrt(), 1 / total.sqrt()
 
-    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
-        """c_in(σ)·z̃ for the current step."""
-        return sample * self.boundary_coefficients(self.sigmas[self._step_index])[2]
+    def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
+        """c_in(σ)·z̃ at a timestep of the schedule; raises InvalidInputError as `step` does."""
+        return sample * self.boundary_coefficients(self.sigmas[self._index_of(timestep)])[2]
 
-    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
-        """z + σ·ε; `sigmas` broadcasts from the left, [B] or a scalar."""
-        return original_samples + _expand(sigmas, original_samples) * noise
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """z + σ·ε at the noise levels of `timesteps`, [B] or a scalar, of any schedule."""
+        return self.corrupt(original_samples, noise, self.sigma(torch.as_tensor(timesteps)))
+
+    @staticmethod
+    def corrupt(clean: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+        """z + σ·ε at noise levels `sigmas`, [B] or a scalar."""
+        return clean + _expand(sigmas, clean) * noise
 
     def pred_original(self, model_output: torch.Tensor, sample: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
         """The boundary-conditioned clean estimate f(z̃, σ)."""
@@ -119,16 +144,21 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
         return c_skip * sample + c_out * model_output
 
     def step(
-        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, noise: torch.Tensor | None = None,
+        self, model_output: torch.Tensor, timestep: float | torch.Tensor, sample: torch.Tensor, noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None, return_dict: bool = True,
     ) -> TempoSyncSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """From noise level σ_i to σ_{i+1}.
 
         Args:
-            model_output: F, [B, C, h, w]. timestep: `timesteps[i]`, steps are taken in order. sample: z̃ at σ_i.
+            model_output: F, [B, C, h, w]. sample: z̃ at σ_i.
+            timestep: `timesteps[i]`; the first step after `set_timesteps` may be any, the others follow it in order.
             noise: unit noise of the next level, [1 or B, C, h, w]; by default drawn once for all B with `generator`. "ode" needs none.
+
+        Raises:
+            InvalidInputError: no `set_timesteps` before, a timestep that is none of `timesteps`, or one out of order.
         """
-        sigma, sigma_next = self.sigmas[self._step_index], self.sigmas[self._step_index + 1]
+        index = self._index_of(timestep)
+        sigma, sigma_next = self.sigmas[index], self.sigmas[index + 1]
         clean = self.pred_original(model_output, sample, sigma)
         # Of the next level's noise, `fresh` is new and `kept` is this level's: σ_{i+1}² = fresh² + kept².
         if self.config.prediction == "consistency":
@@ -144,7 +174,7 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
                 device = generator.device if generator else sample.device
                 noise = torch.randn((1, *sample.shape[1:]), generator=generator, device=device)
             previous = previous + fresh * noise.to(sample.device, sample.dtype)
-        self._step_index += 1
+        self._step_index = index + 1
         return TempoSyncSchedulerOutput(prev_sample=previous, pred_original_sample=clean) if return_dict else (previous, clean)
 
     def __len__(self) -> int:

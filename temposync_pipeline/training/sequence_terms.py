@@ -43,7 +43,7 @@ class SequenceTerms:
         """Clean latents [T, C, h, w] from one noise level, the noise shared by all frames as when sampling."""
         clean = sequence.residual / self.scale
         sigmas = draw_sigmas(1, self.config, self.scheduler, self.device).expand(len(clean))
-        noisy = self.scheduler.add_noise(clean, torch.randn_like(clean[:1]), sigmas)
+        noisy = self.scheduler.corrupt(clean, torch.randn_like(clean[:1]), sigmas)
         _, estimate = evaluate_denoiser(denoiser, self.scheduler, noisy, sigmas, conditions(sequence, self.identity_encoder))
         return sequence.reference + self.scale * estimate
 

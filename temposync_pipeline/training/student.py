@@ -133,7 +133,7 @@ class StudentLoss:
         with torch.no_grad():
             given = conditions(batch, self.identity_encoder)
             start = mix_in_rollouts(clean, average.denoiser, scheduler, given, config.rollout)
-        noisy = scheduler.add_noise(start, torch.randn_like(clean), above)
+        noisy = scheduler.corrupt(start, torch.randn_like(clean), above)
         raw, estimate = evaluate_denoiser(model.denoiser, scheduler, noisy, above, given)
         terms = self._teacher_terms(average.denoiser, raw, estimate, noisy, above, below, given, progress) if self.teacher else {}
         if config.data_weight:

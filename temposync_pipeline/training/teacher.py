@@ -69,7 +69,7 @@ def train(config: Config) -> dict[str, float]:
         batch.visemes = perturb_visemes(batch.visemes, config.viseme_noise)
         clean = batch.residual / scale
         sigmas = draw_sigmas(len(clean), config, scheduler, device)
-        noisy = scheduler.add_noise(clean, torch.randn_like(clean), sigmas)
+        noisy = scheduler.corrupt(clean, torch.randn_like(clean), sigmas)
         with torch.no_grad():
             given = conditions(batch, identity_encoder)
         raw, estimate = evaluate_denoiser(prepared, scheduler, noisy, sigmas, given)

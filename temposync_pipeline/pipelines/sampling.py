@@ -1,0 +1,84 @@
+"""What belongs to one call of a pipeline and to no other, so that one pipeline can serve several threads at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import get_ident
+from typing import Any
+
+import torch
+
+from ..schedulers.scheduling_temposync import TempoSyncScheduler
+
+Tensors = dict[str, torch.Tensor]
+StepCallback = Callable[[Any, int, torch.Tensor, Tensors], Tensors | None]
+
+
+@dataclass
+class Sampling:
+    """How a call samples; `mouth_amplitude` None stands for the pipeline's own.
+
+    `scheduler` is the call's own copy, whose step counter nobody else moves. `callback` is given the tensors named in `tensor_inputs`.
+    """
+
+    scheduler: TempoSyncScheduler
+    num_inference_steps: int
+    mouth_amplitude: float | None
+    chunk_size: int
+    callback: StepCallback | None = None
+    tensor_inputs: Sequence[str] = ("latents",)
+    interrupted: bool = False
+
+    def report(self, pipeline: "RunningCalls", step: int, timestep: torch.Tensor, tensors: Tensors) -> Tensors:
+        """Tell the callback of a step; returns `tensors`, with those that it replaced."""
+        if self.callback is None:
+            return tensors
+        changed = self.callback(pipeline, step, timestep, {name: tensors[name] for name in self.tensor_inputs}) or {}
+        return tensors | {name: tensor for name, tensor in changed.items() if name in tensors}
+
+
+class RunningCalls:
+    """diffusers' `num_timesteps` and `interrupt` for a pipeline that several threads may be calling.
+
+    Within a call (in its callback, say) both speak of that call; elsewhere `num_timesteps` is that of the call that began last, and setting
+    `_interrupt`, diffusers' way to stop early, stops all calls.
+    """
+
+    _num_timesteps = 0
+
+    @contextmanager
+    def _running(self, sampling: Sampling) -> Iterator[None]:
+        """While a call runs, from its start to its end on one thread."""
+        calls: dict[int, Sampling] = self.__dict__.setdefault("_calls", {})
+        thread, self._num_timesteps = get_ident(), sampling.num_inference_steps
+        outer = calls.get(thread)  # a callback may call the pipeline again
+        calls[thread] = sampling
+        try:
+            yield
+        finally:
+            del calls[thread]
+            if outer is not None:
+                calls[thread] = outer
+
+    def _own_calls(self) -> list[Sampling]:
+        """The call of this thread, or, where it has none, those of all threads."""
+        calls = self.__dict__.get("_calls", {})
+        return [calls[get_ident()]] if get_ident() in calls else list(calls.values())
+
+    @property
+    def num_timesteps(self) -> int:
+        own = self._own_calls()
+        return own[0].num_inference_steps if len(own) == 1 else self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return any(call.interrupted for call in self._own_calls())
+
+    @property
+    def _interrupt(self) -> bool:
+        return self.interrupt
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        for call in self._own_calls():
+            call.interrupted = value
