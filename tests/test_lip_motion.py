@@ -7,13 +7,15 @@ import torch
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.landmarks import CHIN, GROUPS, LEFT_IRIS, MIRROR, NUM_LANDMARKS, RIGHT_IRIS, lip_opening
 from temposync_pipeline.face.lip_shape import LIP_SHAPE, NUM_LIP_SHAPE, OPENING, lip_shape, smooth_over_time
+from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifier, VisemeClassifierConfig
+from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.training.lip_corpus import MAX_FRAMES, Recording, hear, load_recordings, save_recordings
 from temposync_pipeline.training.lips import Config, RecordingSampler, motion_loss, performer_curves, train
 from temposync_pipeline.training.student import told_of_lips
 from tests.test_viseme_classifier import TINY
-from tests.tiny_components import tiny_denoiser
+from tests.tiny_components import picture, tiny_denoiser, tiny_pipeline, tone
 
 UPPER_INNER, LOWER_INNER = GROUPS["inner_lips"].start + np.array([16, 15, 14]), GROUPS["inner_lips"].start + np.array([4, 5, 6])
 
@@ -81,6 +83,54 @@ def test_unknown_lips_are_none_of_their_neighbours_business():
     torch.testing.assert_close(mixed[[0, 2]], known[[0, 2]])
     torch.testing.assert_close(mixed[1], unknown[1])
     assert (known[1] - unknown[1]).abs().max() > 1e-3, "at rest is not the same as not known"
+
+
+@pytest.fixture(scope="module")
+def speaking() -> TempoSyncPipeline:
+    """A pipeline whose lips follow what the classifier hears."""
+    pipeline = tiny_pipeline()
+    torch.manual_seed(5)
+    lip_motion = LipMotion(hidden_channels=32, channels=16, num_layers=1).eval()
+    told = TempoSyncPipeline(**pipeline.components | {"lip_motion": lip_motion, "denoiser": tiny_denoiser(lip_shape_values=NUM_LIP_SHAPE)})
+    told.set_progress_bar_config(disable=True)
+    return told
+
+
+def frames(pipeline: TempoSyncPipeline, **changes) -> np.ndarray:
+    arguments = {"image": picture(200, 300), "audio": tone(), "num_inference_steps": 2, "output_type": "np"} | changes
+    return pipeline(**arguments, generator=torch.Generator().manual_seed(7)).frames
+
+
+def test_the_pipeline_tells_the_denoiser_of_the_lips(speaking):
+    seen = []
+    whole = frames(speaking, callback_on_step_end=lambda *given: seen.append(given[-1]["lips"]) or {},
+                   callback_on_step_end_tensor_inputs=["lips"])
+    recording = load_audio(tone())
+    *_, hearing = speaking.viseme_classifier.listen(recording.samples, len(whole), 25)
+    np.testing.assert_allclose(seen[0], speaking.lip_motion.predict(hearing), atol=1e-5)
+    np.testing.assert_allclose(frames(speaking, chunk_size=4), whole, atol=2 / 255)
+    without = TempoSyncPipeline(**speaking.components | {"lip_motion": None})
+    without.set_progress_bar_config(disable=True)
+    latents = [frames(pipeline, output_type="latent") for pipeline in (speaking, without)]
+    assert (latents[0] - latents[1]).abs().max() > 1e-3
+
+
+def test_lips_at_rest_leave_a_silent_mouth_as_it_is(speaking, monkeypatch):
+    silence = Hearing(np.eye(15, dtype=np.float32)[np.zeros(8, int)], np.zeros((8, 32), np.float32), np.zeros(8, np.float32))
+    monkeypatch.setattr(speaking.viseme_classifier, "listen", lambda *_: iter([silence]))
+    monkeypatch.setattr(speaking.lip_motion, "predict", lambda _: np.zeros((8, NUM_LIP_SHAPE), np.float32))
+    still = frames(speaking)
+    assert np.abs(still - still[:1]).max() < 1 / 255
+
+
+def test_a_pipeline_with_lip_motion_is_saved_and_loaded(speaking, tmp_path):
+    speaking.save_pretrained(tmp_path)
+    loaded = TempoSyncPipeline.from_pretrained(tmp_path)
+    for name, value in speaking.lip_motion.state_dict().items():
+        assert torch.equal(value, loaded.lip_motion.state_dict()[name])
+    without = TempoSyncPipeline(**speaking.components | {"lip_motion": None})
+    without.save_pretrained(tmp_path / "without")
+    assert TempoSyncPipeline.from_pretrained(tmp_path / "without").lip_motion is None
 
 
 def recordings(count: int, curves: int, frames: int = 60, seed: int = 0) -> list[Recording]:

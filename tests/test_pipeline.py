@@ -12,6 +12,7 @@ from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
 from temposync_pipeline.models.conditioning import quiet_faint_motion, smooth_latents, smooth_visemes
 from temposync_pipeline.models.precision import has_fast_bfloat16
+from temposync_pipeline.models.viseme_classifier import Hearing
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 
@@ -21,6 +22,10 @@ from .tiny_components import picture, tiny_pipeline, tone
 @pytest.fixture(scope="module")
 def pipeline() -> TempoSyncPipeline:
     return tiny_pipeline()
+
+
+def silence(frames: int = 8) -> Hearing:
+    return Hearing(np.eye(15, dtype=np.float32)[np.zeros(frames, int)], np.zeros((frames, 32), np.float32), np.zeros(frames, np.float32))
 
 
 def run(pipeline: TempoSyncPipeline, **changes):
@@ -64,8 +69,7 @@ def test_mouth_amplitude_scales_the_motion_away_from_rest(pipeline):
 
 
 def test_a_closed_mouth_is_at_rest_as_the_photo_shows_it(pipeline, monkeypatch):
-    silence = np.eye(15, dtype=np.float32)[np.zeros(8, int)]
-    monkeypatch.setattr(pipeline.viseme_classifier, "listen", lambda *_: iter([silence]))
+    monkeypatch.setattr(pipeline.viseme_classifier, "listen", lambda *_: iter([silence()]))
     parted = run(pipeline, image=picture(256, 256), output_type="latent").frames
     monkeypatch.setattr("temposync_pipeline.pipelines.talking_head.lip_opening", lambda landmarks: 0.01)
     closed = run(pipeline, image=picture(256, 256), output_type="latent").frames
@@ -110,7 +114,7 @@ def test_smoothed_latents_steady_the_motion_and_keep_rest_and_chunks(smoothing, 
     smoothing.register_to_config(latent_smoothing=0.0)
     assert smooth.diff(dim=0).abs().mean() < latents().diff(dim=0).abs().mean()
     smoothing.register_to_config(latent_smoothing=1.0)
-    monkeypatch.setattr(smoothing.viseme_classifier, "listen", lambda *_: iter([np.eye(15, dtype=np.float32)[np.zeros(8, int)]]))
+    monkeypatch.setattr(smoothing.viseme_classifier, "listen", lambda *_: iter([silence()]))
     still = latents()
     assert torch.allclose(still, still[:1].expand_as(still), atol=1e-5)
 

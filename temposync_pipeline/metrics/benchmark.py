@@ -38,6 +38,7 @@ from ..media.video import VideoWriter
 from ..models.conditioning import latent_window
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
 from ..pipelines.portrait import Portrait
+from ..pipelines.speech import Speech
 from .clip_selection import read_clips
 from .image import psnr
 
@@ -91,11 +92,11 @@ def time_video(
     clock = StageClock(pipe.device)
     frames = max(1, round(recording.duration * pipe.config.fps))
     with clock.measure("visemes", frames):
-        visemes = pipe._predict_visemes(recording)
+        speech = pipe._hear(recording)
     with clock.measure("encode", frames):
         portrait = pipe.prepare_portrait(image)
     noise = pipe.prepare_latents(steps, torch.Generator().manual_seed(0))
-    chunks = pipe._latent_chunks(portrait, visemes, noise, pipe._sampling(steps, chunk_size))
+    chunks = pipe._latent_chunks(portrait, speech, noise, pipe._sampling(steps, chunk_size))
     latents = []
     with VideoWriter(folder / "video.mp4", fps=pipe.config.fps, audio_path=audio) as writer:
         for start in range(0, frames, chunk_size):
@@ -111,7 +112,7 @@ def time_video(
                     writer.write(picture)
     file = folder / "video.safetensors"
     with clock.measure("save_latents", frames):
-        pipe._latent_video(portrait, torch.cat(latents), visemes, audio, chunk_size).save(file)
+        pipe._latent_video(portrait, torch.cat(latents), speech.visemes, audio, chunk_size).save(file)
     return clock, file.stat().st_size
 
 
@@ -141,10 +142,10 @@ def summarise_steps(clocks: Sequence[StageClock], steps: int, fps: float, frames
 
 
 @torch.inference_mode()
-def compare_with_references(pipe: TempoSyncPipeline, portrait: Portrait, visemes: np.ndarray, chunk_size: int, rounds: int = 3) -> dict:
+def compare_with_references(pipe: TempoSyncPipeline, portrait: Portrait, speech: Speech, chunk_size: int, rounds: int = 3) -> dict:
     """The same chunk with 2 steps in the pipeline's precision and in float32, in turns, and the decoding of the whole crop; medians."""
     chosen, clock = pipe.use_bfloat16, StageClock(pipe.device)
-    size, blocks = min(chunk_size, len(visemes)), {}
+    size, blocks = min(chunk_size, len(speech)), {}
     try:
         for turn in range(rounds + 1):
             if turn == 1:  # The first turn warms up.
@@ -152,7 +153,7 @@ def compare_with_references(pipe: TempoSyncPipeline, portrait: Portrait, visemes
             for name, low_precision in (("chosen", chosen), ("float32", False)):
                 pipe.use_bfloat16 = low_precision
                 noise = pipe.prepare_latents(2, torch.Generator().manual_seed(0))
-                chunks = pipe._latent_chunks(portrait, visemes[:size], noise, pipe._sampling(2, size, mouth_amplitude=1.0))
+                chunks = pipe._latent_chunks(portrait, speech[:size], noise, pipe._sampling(2, size, mouth_amplitude=1.0))
                 with clock.measure(f"{name}_denoise", size):
                     latents = next(chunks)
                 with clock.measure(f"{name}_decode", size):
@@ -209,7 +210,7 @@ def run_benchmark(
     pipe.set_progress_bar_config(disable=True)
     frames = max(1, round(recording.duration * pipe.config.fps))
     with torch.inference_mode():
-        reference = compare_with_references(pipe, pipe.prepare_portrait(image), pipe._predict_visemes(recording), chunk_size)
+        reference = compare_with_references(pipe, pipe.prepare_portrait(image), pipe._hear(recording), chunk_size)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for count in steps:

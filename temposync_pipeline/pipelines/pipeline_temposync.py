@@ -8,12 +8,14 @@ import torch
 
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..media.audio import load_audio
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import gaussian_kernel, latent_window, quiet_faint_motion, silent_windows, smooth_latents, viseme_windows
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
+from ..models.lip_motion import LipMotion
 from ..models.precision import has_fast_bfloat16, inference_autocast
 from ..models.viseme_classifier import VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
@@ -22,6 +24,7 @@ from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput, conv
 from .portrait import Portrait
 from .sampling import Sampling, StepCallback
 from .settings import Setting
+from .speech import Speech
 from .talking_head import TalkingHeadPipeline
 
 
@@ -34,6 +37,7 @@ class TempoSyncPipeline(TalkingHeadPipeline):
     Args:
         vae: picture autoencoder. denoiser: the student (few steps) or the teacher (with an "sde" scheduler, 25 steps).
         identity_encoder, viseme_classifier, face_aligner, scheduler: see their classes.
+        lip_motion: says how the lips move, to a denoiser that is told of it; None leaves that to the visemes.
 
     Settings, where None takes those of the pipeline that the components come from, else the default in `SETTINGS`:
         fps: video frames a second.
@@ -55,7 +59,8 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         "fps": Setting(25, least=1, most=240), "mouth_amplitude": Setting(1.0, most=3),
         "viseme_smoothing": Setting(0.5, most=10, unit=" frames"), "latent_smoothing": Setting(0.0, most=10, unit=" frames"),
         "motion_floor": Setting(0.0, most=1)}
-    model_cpu_offload_seq = "face_aligner->viseme_classifier->identity_encoder->denoiser->vae"
+    model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->identity_encoder->denoiser->vae"
+    _optional_components = ["lip_motion"]
 
     def __init__(
         self,
@@ -70,11 +75,12 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         viseme_smoothing: float | None = None,
         latent_smoothing: float | None = None,
         motion_floor: float | None = None,
+        lip_motion: LipMotion | None = None,
     ):
         super().__init__()
         self.register_modules(
             vae=vae, denoiser=denoiser, identity_encoder=identity_encoder, viseme_classifier=viseme_classifier,
-            face_aligner=face_aligner, scheduler=scheduler)
+            face_aligner=face_aligner, scheduler=scheduler, lip_motion=lip_motion)
         self.register_settings(
             fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, latent_smoothing=latent_smoothing,
             motion_floor=motion_floor)
@@ -126,19 +132,19 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         count = max(len(images), len(recordings))
         with self._running(sampling), self._returning_models():
             # 2. Listen to the recordings, find and encode the faces
-            speech = [self._predict_visemes(load_audio(recording)) for recording in recordings] * (count // len(recordings))
+            speeches = [self._hear(load_audio(recording)) for recording in recordings] * (count // len(recordings))
             portraits = [self.prepare_portrait(image, face_index) for image in images] * (count // len(images))
             recordings *= count // len(recordings)
             # 3. Prepare latents
             noises = self._noises(count, num_inference_steps, generator, latents)
             videos = []
-            with self._bar(sum(len(visemes) for visemes in speech)) as bar:
-                for portrait, visemes, recording, noise in zip(portraits, speech, recordings, noises):
+            with self._bar(sum(map(len, speeches))) as bar:
+                for portrait, speech, recording, noise in zip(portraits, speeches, recordings, noises):
                     # 4. Denoise chunk by chunk, 5. decode, and put the mouth into the photo
-                    chunks = self._latent_chunks(portrait, visemes, noise, sampling)
-                    frames = self._collect(portrait, chunks, len(visemes), output_type, bar)
+                    chunks = self._latent_chunks(portrait, speech, noise, sampling)
+                    frames = self._collect(portrait, chunks, len(speech), output_type, bar)
                     video = TempoSyncPipelineOutput(
-                        convert_frames(frames, output_type), visemes[:len(frames)], self.config.fps, audio=recording)
+                        convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording)
                     if output_type == "latent":
                         video.latent_video = self._latent_video(portrait, frames, video.visemes, recording, chunk_size)
                     videos.append(video)
@@ -162,7 +168,7 @@ class TempoSyncPipeline(TalkingHeadPipeline):
             noise[0] = latents
         return noise.to(self._execution_device, self.denoiser.dtype)
 
-    def _latent_chunks(self, portrait: Portrait, visemes: np.ndarray, noise: torch.Tensor, sampling: Sampling) -> Iterator[torch.Tensor]:
+    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: torch.Tensor, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk.
 
         Motion counts from the mouth's shape in silence.  That of a closed mouth is the photo's own, to the pixel; only lips that the
@@ -174,20 +180,24 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         reference = latent_window(portrait.latents)
         # Beyond the ends of the recording its end frames go on.
         margin = self._smoothing_radius(len(noise))
-        at_rest = replace(sampling, callback=None)
 
-        def residual(windows: np.ndarray, sampling: Sampling) -> torch.Tensor:
+        def residual(windows: np.ndarray, lips: np.ndarray, sampling: Sampling) -> torch.Tensor:
             count = len(windows)
             given = {
                 "reference": reference.expand(count, -1, -1, -1), "context": portrait.context.expand(count, -1, -1, -1),
-                "visemes": torch.from_numpy(windows.copy()).to(noise), "identity": portrait.identity.expand(count, -1)}
+                "visemes": torch.from_numpy(windows.copy()).to(noise), "lips": torch.from_numpy(lips).to(noise),
+                "identity": portrait.identity.expand(count, -1)}
             return self._denoise(noise, given, sampling)
 
-        in_silence = residual(silent_windows(1 + 2 * margin, config.viseme_window), at_rest)
+        spoken = speech.extended(margin)
+        lips = np.full((len(spoken), NUM_LIP_SHAPE), np.nan, np.float32) if spoken.lips is None else spoken.lips
+        at_rest = np.repeat(0 * lips[:1], 1 + 2 * margin, axis=0)  # not known stays not known
+        in_silence = residual(silent_windows(1 + 2 * margin, config.viseme_window), at_rest, replace(sampling, callback=None))
         closing = portrait.parted * quiet_faint_motion(in_silence, self.config.motion_floor)
-        windows = viseme_windows(np.pad(visemes, ((margin, margin), (0, 0)), mode="edge"), config.viseme_window)
-        for start in range(0, len(visemes), sampling.chunk_size):
-            motion = residual(windows[start:start + sampling.chunk_size + 2 * margin], sampling) - in_silence
+        windows = viseme_windows(spoken.visemes, config.viseme_window)
+        for start in range(0, len(speech), sampling.chunk_size):
+            frames = slice(start, start + sampling.chunk_size + 2 * margin)
+            motion = residual(windows[frames], lips[frames], sampling) - in_silence
             moved = closing + amplitude * quiet_faint_motion(motion, self.config.motion_floor)
             latents = portrait.latents.repeat(len(moved), 1, 1, 1)
             latent_window(latents).add_(config.residual_scale * moved)

@@ -24,8 +24,9 @@ from ..models.conditioning import latent_window, smooth_visemes
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
+from ..models.lip_motion import LipMotion
 from ..models.precision import inference_autocast
-from ..models.viseme_classifier import VisemeClassifier
+from ..models.viseme_classifier import Hearing, VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .hub import HubPipeline
 from .inputs import AudioInput, ImageInput, as_audio, as_image
@@ -34,6 +35,7 @@ from .pipeline_output import OUTPUT_TYPES, check_video_name
 from .portrait import Portrait, share_to_close
 from .sampling import RunningCalls, Sampling, StepCallback
 from .settings import PipelineSettings
+from .speech import Speech
 
 
 class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
@@ -49,10 +51,11 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     denoiser: TempoSyncDenoiser
     identity_encoder: IdentityEncoder
     viseme_classifier: VisemeClassifier
+    lip_motion: LipMotion | None
     face_aligner: FaceAligner
     scheduler: TempoSyncScheduler
     use_bfloat16: bool
-    _callback_tensor_inputs = ["latents", "reference", "context", "visemes", "identity"]
+    _callback_tensor_inputs = ["latents", "reference", "context", "visemes", "lips", "identity"]
 
     def prepare_latents(self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None) -> torch.Tensor:
         """Unit noise of every step, [steps, 1, C, h, w]; `latents` [1, C, h, w] is that of the first."""
@@ -70,8 +73,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         starts = [None] * count if latents is None else latents.expand(count, *latents.shape[1:]).split(1)
         return [self.prepare_latents(steps, *each) for each in zip(generators, starts)]
 
-    def _latent_chunks(self, portrait: Portrait, visemes: np.ndarray, noise: torch.Tensor, sampling: Sampling) -> Iterator[torch.Tensor]:
-        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames, for visemes [T, 15]."""
+    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: torch.Tensor, sampling: Sampling) -> Iterator[torch.Tensor]:
+        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames."""
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -82,10 +85,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
         with self._returning_models():
-            visemes = self._predict_visemes(load_audio(as_audio(audio)))
+            speech = self._hear(load_audio(as_audio(audio)))
             portrait = self.prepare_portrait(image, face_index)
             noise = self.prepare_latents(num_inference_steps, generator)
-            for latents in self._latent_chunks(portrait, visemes, noise, sampling):
+            for latents in self._latent_chunks(portrait, speech, noise, sampling):
                 yield np.stack(self._render(portrait, latents))
 
     def generate_to_file(
@@ -114,19 +117,19 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         check_video_name(output_path, (".mp4",))
         audio = as_audio(audio_path)
         with self._returning_models():
-            for visemes in self._listen(load_audio(audio)):
-                if visemes is None:
+            for speech in self._listen(load_audio(audio)):
+                if speech is None:
                     yield "listening", 0, 0
-            yield "visemes", 0, len(visemes)
+            yield "visemes", 0, len(speech)
             portrait = self.prepare_portrait(image, face_index)
-            yield "portrait", 0, len(visemes)
+            yield "portrait", 0, len(speech)
             noise = self.prepare_latents(num_inference_steps, generator)
             with VideoWriter(output_path, fps=self.config.fps, audio_path=audio) as writer:
-                for latents in self._latent_chunks(portrait, visemes, noise, sampling):
+                for latents in self._latent_chunks(portrait, speech, noise, sampling):
                     for frame in self._render(portrait, latents):
                         writer.write(frame)
-                    yield "frames", writer.num_frames, len(visemes)
-        yield "video", len(visemes), len(visemes)
+                    yield "frames", writer.num_frames, len(speech)
+        yield "video", len(speech), len(speech)
 
     @torch.inference_mode()
     def prepare_portrait(self, image: ImageInput, face_index: int = 0) -> Portrait:
@@ -188,12 +191,12 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
         audio = as_audio(audio_path)
         with self._returning_models():
-            visemes = self._predict_visemes(load_audio(audio))
+            speech = self._hear(load_audio(audio))
             portrait = self.prepare_portrait(image_path, face_index)
-            chunks = self._latent_chunks(portrait, visemes, self.prepare_latents(num_inference_steps, generator), sampling)
-            with self._bar(len(visemes), progress) as bar:
-                latents = self._collect(portrait, chunks, len(visemes), "latent", bar)
-        self._latent_video(portrait, latents, visemes, audio, chunk_size).save(output_path)
+            chunks = self._latent_chunks(portrait, speech, self.prepare_latents(num_inference_steps, generator), sampling)
+            with self._bar(len(speech), progress) as bar:
+                latents = self._collect(portrait, chunks, len(speech), "latent", bar)
+        self._latent_video(portrait, latents, speech.visemes, audio, chunk_size).save(output_path)
         count = len(latents)
         return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
 
@@ -245,15 +248,19 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         placed[top:top + height, left:left + width] = patch
         return placed
 
-    def _predict_visemes(self, recording: Audio) -> np.ndarray:
-        *_, visemes = self._listen(recording)
-        return visemes
+    def _hear(self, recording: Audio) -> Speech:
+        *_, speech = self._listen(recording)
+        return speech
 
-    def _listen(self, recording: Audio) -> Iterator[np.ndarray | None]:
-        """Yields None after every few seconds of sound, and last the probabilities [T, 15] that the lips follow."""
+    def _listen(self, recording: Audio) -> Iterator[Speech | None]:
+        """Yields None after every few seconds of sound, and last what the lips follow."""
         count = max(1, round(recording.duration * self.config.fps))
         for hearing in self.viseme_classifier.listen(recording.samples, count, self.config.fps):
-            yield None if hearing is None else smooth_visemes(hearing.visemes, self.config.viseme_smoothing)
+            yield None if hearing is None else self._to_speech(hearing)
+
+    def _to_speech(self, hearing: Hearing) -> Speech:
+        lips = self.lip_motion.predict(hearing) if self.lip_motion else None
+        return Speech(smooth_visemes(hearing.visemes, self.config.viseme_smoothing), lips)
 
     def _to_pixels(self, crop: np.ndarray) -> torch.Tensor:
         """uint8 [256, 256, 3] -> [1, 3, 256, 256] in [-1, 1] on the device that computes."""

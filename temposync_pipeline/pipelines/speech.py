@@ -1,0 +1,26 @@
+"""What the lips follow."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class Speech:
+    """A recording of T video frames: probabilities of visemes [T, 15] and shapes of the lips [T, 6] (`face.lip_shape`, in units of
+    TYPICAL_MOTION, 0 = at rest), None where only visemes are known."""
+
+    visemes: np.ndarray
+    lips: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.visemes)
+
+    def __getitem__(self, frames: slice) -> "Speech":
+        return Speech(self.visemes[frames], None if self.lips is None else self.lips[frames])
+
+    def extended(self, margin: int) -> "Speech":
+        """The same with its first and last frame `margin` times more."""
+        visemes, lips = (None if track is None else np.pad(track, ((margin, margin), (0, 0)), mode="edge")
+                         for track in (self.visemes, self.lips))
+        return Speech(visemes, lips)
