@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoints import checkpoint_folder
+from ..checkpoints.hub import INDEX
 from ..data.clips import load_landmarks
 from ..data.manifest import Clip, hold_out_clips, read_manifest, split_by_talker, usable_clips, write_manifest
 from ..data.speaking_portraits import Drivers, load_portraits, speak
@@ -29,10 +30,12 @@ from ..data.tracking import face_spans, find_portraits, track_clip
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, smooth_matrices
 from ..face.landmarks import lip_opening
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..media.image import PICTURE_SUFFIXES
 from ..media.video import FPS, load_soundtrack, stream_video
 from ..models.conditioning import viseme_windows
 from ..models.face_aligner import FaceAligner
+from ..models.lip_motion import LipMotion
 from ..models.viseme_classifier import VisemeClassifier
 from .latent_cache import LatentCacheWriter, frame_mel, join_caches, load_encoder
 from .latents import VISEME_WINDOW
@@ -49,14 +52,20 @@ class ClipEncoder:
     """The frozen networks of a checkpoint that turn recordings into training data."""
 
     def __init__(self, checkpoint: str, device: str = "cpu"):
-        folder = checkpoint_folder(checkpoint, ("face_aligner", "viseme_classifier", "vae"))
+        index = json.loads((checkpoint_folder(checkpoint, ()) / INDEX).read_text(encoding="utf-8"))
+        hears_lips = index.get("lip_motion", [None])[0] is not None
+        folder = checkpoint_folder(checkpoint, ["face_aligner", "viseme_classifier", "vae", *["lip_motion"] * hears_lips])
         self.aligner = FaceAligner.from_pretrained(folder, subfolder="face_aligner", torch_dtype=torch.float32).to(device).eval()
         self.classifier = VisemeClassifier.from_pretrained(folder, subfolder="viseme_classifier").to(device).eval()
         self.vae = load_encoder(folder, device, subfolder="vae")
+        self.lip_motion = LipMotion.from_pretrained(folder, subfolder="lip_motion").to(device).eval() if hears_lips else None
 
-    def windows(self, samples: np.ndarray, num_frames: int) -> np.ndarray:
-        """Viseme windows [T, 11, 15] of a clip's sound."""
-        return viseme_windows(self.classifier.predict(samples, num_frames, FPS), VISEME_WINDOW)
+    def hear(self, samples: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Viseme windows [T, 11, 15] and shapes of the lips [T, 6] as the checkpoint hears them in a clip's sound, not as they were filmed:
+        how far a person's lips differ from what any voice lets expect is what there is to learn."""
+        *_, hearing = self.classifier.listen(samples, num_frames, FPS)
+        lips = self.lip_motion.predict(hearing) if self.lip_motion else np.full((num_frames, NUM_LIP_SHAPE), np.nan, np.float32)
+        return viseme_windows(hearing.visemes, VISEME_WINDOW), lips
 
     def encode(self, clip: Clip, path: Path) -> None:
         """Write a tracked clip's latents; raises InvalidInputError where it shows no face for long enough or cannot be decoded."""
@@ -65,12 +74,12 @@ class ClipEncoder:
         if not spans:
             raise InvalidInputError(f"{clip.video.name}: no face")
         samples, writer = load_soundtrack(clip.video).samples, LatentCacheWriter(self.vae)
-        windows, mel = self.windows(samples, len(landmarks)), frame_mel(samples, len(landmarks))
+        (windows, lips), mel = self.hear(samples, len(landmarks)), frame_mel(samples, len(landmarks))
         frames = enumerate(stream_video(clip.video, fps=FPS)[0])
         for span in spans:
             matrices = smooth_matrices(np.stack([align_matrix(points) for points in landmarks[span]]))
             crops = [crop_face(frame, matrices[index - span.start]) for index, frame in _until(frames, span.stop) if index >= span.start]
-            writer.add(np.stack(crops), windows[span], mel=mel[span], opening=lip_opening(landmarks[span]))
+            writer.add(np.stack(crops), windows[span], mel=mel[span], opening=lip_opening(landmarks[span]), lips=lips[span])
         writer.write(path)
 
 
@@ -140,11 +149,11 @@ def _encode_portraits(pictures: list[Path], clips: list[Clip], encoder: ClipEnco
     if not portraits:
         return
     writer, drivers, generator = LatentCacheWriter(encoder.vae), Drivers(clips, PORTRAIT_FRAMES), np.random.default_rng(0)
-    windows = {clip.id: encoder.windows(load_soundtrack(clip.video).samples, len(load_landmarks(clip.landmarks))) for clip in clips}
+    heard = {clip.id: encoder.hear(load_soundtrack(clip.video).samples, len(load_landmarks(clip.landmarks))) for clip in clips}
     spoken = speak(portraits, drivers, PORTRAIT_FRAMES, generator)
     for _, speaking in tqdm(spoken, total=len(portraits), desc=f"portraits, {split}", mininterval=2):
-        heard = windows[speaking.driver][speaking.start:speaking.start + PORTRAIT_FRAMES]
-        writer.add(speaking.crops, heard, references=speaking.reference[None], opening=lip_opening(speaking.landmarks))
+        windows, lips = (track[speaking.start:speaking.start + PORTRAIT_FRAMES] for track in heard[speaking.driver])
+        writer.add(speaking.crops, windows, references=speaking.reference[None], opening=lip_opening(speaking.landmarks), lips=lips)
     writer.write(output / f"portraits_{split}.safetensors")
 
 
