@@ -12,7 +12,7 @@ from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifier, VisemeClassifierConfig
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.training.lip_corpus import MAX_FRAMES, Recording, hear, load_recordings, save_recordings
-from temposync_pipeline.training.lips import Config, RecordingSampler, motion_loss, performer_curves, train
+from temposync_pipeline.training.lips import Config, RecordingSampler, motion_loss, performer_curves, shut_lips, train
 from temposync_pipeline.training.student import told_of_lips
 from tests.test_viseme_classifier import TINY
 from tests.tiny_components import picture, tiny_denoiser, tiny_pipeline, tone
@@ -175,6 +175,24 @@ def test_short_recordings_are_filled_up_and_do_not_count(tmp_path):
     assert shifted == pytest.approx(4), "a constant error is none of the velocity"
     heard, _, _ = RecordingSampler(recordings(1, 6), 50, np.random.default_rng(0)).draw(2, visemes_only=1.0)
     assert not heard[0].any() and heard[2].any()
+
+
+def test_only_lips_that_should_be_shut_and_are_not_cost_more():
+    motion, weight = torch.tensor([[0.1, 1.0, 0.1, 0.1]])[..., None].expand(1, 4, 6), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    predicted = torch.tensor([[0.6, 0.6, -0.3, 0.9]])[..., None].expand(1, 4, 6)
+    assert shut_lips(predicted, motion, weight) == pytest.approx(0.36 / 3)
+
+
+def test_sure_labials_shut_the_lips():
+    torch.manual_seed(0)
+    lip_motion, hidden = LipMotion(hidden_channels=8, channels=16, num_layers=1).eval(), np.ones((5, 8), np.float32)
+    visemes = np.zeros((5, 15), np.float32)
+    visemes[:, 10], visemes[2, 10], visemes[2, 1] = 1, 0.25, 0.75
+    shapes = lip_motion.predict(Hearing(visemes, hidden, np.zeros(5, np.float32)))
+    with torch.no_grad():
+        free = lip_motion(torch.from_numpy(hidden)[None], torch.zeros(1, 5), torch.from_numpy(visemes)[None])[0].numpy()
+    np.testing.assert_allclose(shapes[:, OPENING], free[:, OPENING] * [1, 1, 0.25, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(np.delete(shapes, OPENING, 1), np.delete(free, OPENING, 1), atol=1e-6)
 
 
 def test_curves_that_hardly_move_are_left_out():

@@ -11,9 +11,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
 
-from ..face.lip_shape import NUM_LIP_SHAPE
+from ..face.lip_shape import NUM_LIP_SHAPE, OPENING
 from .viseme_classifier import Hearing
-from .visemes import NUM_VISEMES
+from .visemes import NUM_VISEMES, VISEME_INDEX
 
 
 class TemporalBlock(nn.Module):
@@ -72,7 +72,9 @@ class LipMotion(ModelMixin, ConfigMixin):
 
     @torch.inference_mode()
     def predict(self, hearing: Hearing) -> np.ndarray:
-        """`forward` for one recording as the classifier heard it, float32 [T, 6]."""
+        """`forward` for one recording as the classifier heard it, float32 [T, 6]; the surer a p, b or m, the more the lips are shut."""
         heard = (hearing.hidden, hearing.loudness, hearing.visemes)
         shapes = self(*(torch.from_numpy(values)[None].to(self.device, self.dtype) for values in heard))
-        return shapes[0].float().cpu().numpy()
+        shapes = shapes[0].float().cpu().numpy()
+        shapes[:, OPENING] *= 1 - hearing.visemes[:, VISEME_INDEX["PP"]]
+        return shapes

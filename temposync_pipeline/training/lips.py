@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import InvalidInputError
+from ..face.landmarks import CLOSED_OPENING
 from ..face.lip_shape import OPENING, TYPICAL_MOTION
 from ..metrics.lips import lip_correlation
 from ..models.lip_motion import LipMotion
@@ -44,6 +45,8 @@ class Config(LoopConfig):
     performers: dict[str, int] = field(default_factory=lambda: {"facegood": 8, "address": 6})
     performer_weight: float = 0.3
     velocity_weight: float = 1.0
+    # How much more the opening of a talker's shut lips counts: the mean of all likely mouths is never shut.
+    shut_weight: float = 4.0
     # Share of the samples in which nothing but visemes is known: those that a user writes by hand.
     visemes_only: float = 0.1
 
@@ -89,6 +92,12 @@ def motion_loss(predicted: torch.Tensor, motion: torch.Tensor, weight: torch.Ten
     return mean(predicted - motion, weight) + velocity_weight * mean((predicted - motion).diff(dim=1), weight[:, 1:] * weight[:, :-1])
 
 
+def shut_lips(predicted: torch.Tensor, motion: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Mean over all frames of the squared opening where the real lips are shut and the predicted ones are not; [B, T, 6] twice, [B, T]."""
+    shut = weight * (motion[..., OPENING] < CLOSED_OPENING / float(TYPICAL_MOTION[OPENING]))
+    return (predicted[..., OPENING].clamp(min=0).square() * shut).sum() / weight.sum().clamp(min=1)
+
+
 def performer_curves(recordings: list[Recording]) -> list[Recording]:
     """The same with every curve that moves in units of its standard deviation, around its mean."""
     curves = np.concatenate([item.motion for item in recordings])
@@ -125,13 +134,15 @@ def train(config: Config) -> dict[str, float]:
         lip_motion.load_state_dict(LipMotion.from_pretrained(config.init).state_dict())
     model = LipModel(lip_motion, {name: sampler.recordings[0].motion.shape[1] for name, sampler in performers.items()})
 
-    def error(reading: nn.Module, sampler: RecordingSampler, count: int, lip_motion: LipMotion) -> torch.Tensor:
-        heard, motion, weight = (part for part in sampler.draw(count, config.visemes_only))
-        features = lip_motion.features(*(values.to(accelerator.device) for values in heard))
-        return motion_loss(reading(features), motion.to(accelerator.device), weight.to(accelerator.device), config.velocity_weight)
+    def error(reading: nn.Module, sampler: RecordingSampler, count: int, lip_motion: LipMotion, shut_weight: float = 0.0) -> torch.Tensor:
+        heard, motion, weight = sampler.draw(count, config.visemes_only)
+        predicted = reading(lip_motion.features(*(values.to(accelerator.device) for values in heard)))
+        motion, weight = motion.to(accelerator.device), weight.to(accelerator.device)
+        loss = motion_loss(predicted, motion, weight, config.velocity_weight)
+        return loss + shut_weight * shut_lips(predicted, motion, weight) if shut_weight else loss
 
     def compute_losses(model: LipModel, progress: float) -> Losses:
-        terms = {"talkers": error(model.lip_motion.head, talkers, config.batch_size, model.lip_motion)}
+        terms = {"talkers": error(model.lip_motion.head, talkers, config.batch_size, model.lip_motion, config.shut_weight)}
         for name, sampler in performers.items():
             terms[name] = config.performer_weight * error(model.readings[name], sampler, config.performers[name], model.lip_motion)
         return {"loss": sum(terms.values()), **terms}
