@@ -45,7 +45,7 @@ def test_preview_dims_what_stays_still(studio, portrait, tmp_path):
     crop = studio.preview(portrait)
     assert crop.shape == (256, 256, 3) and crop.dtype == np.uint8
     Image.fromarray(np.full((96, 80, 3), 90, np.uint8)).save(tmp_path / "wall.png")
-    with pytest.raises(FaceError, match="No face was found"):
+    with pytest.raises(FaceError, match="No face found"):
         studio.preview(tmp_path / "wall.png")
 
 

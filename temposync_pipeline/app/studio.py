@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 import torch
 
-from ..errors import FaceError, InvalidInputError
+from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, mouth_mask
 from ..media.audio import Audio, load_audio
 from ..media.image import load_image
 from ..models.visemes import VISEMES
+from ..pipelines.face_search import find_face
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
 
 MAX_SECONDS = 60.0
@@ -58,10 +59,8 @@ class Studio:
         """The aligned crop with everything dimmed that will not move, uint8 [256, 256, 3]."""
         photo = load_portrait(image)
         with torch.inference_mode():
-            faces = self.pipeline.face_aligner.detect(photo)
-        if not faces:
-            raise FaceError("No face was found in the picture; choose a portrait seen from the front.")
-        crop = crop_face(photo, align_matrix(faces[0].landmarks))
+            photo, face = find_face(self.pipeline.face_aligner, photo, "the picture")
+        crop = crop_face(photo, align_matrix(face.landmarks))
         brightness = 0.55 + 0.45 * mouth_mask()[..., None]
         return np.rint(crop * brightness).astype(np.uint8)
 

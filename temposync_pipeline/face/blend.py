@@ -4,8 +4,8 @@ Three things make the seam vanish.  The soft edge of `mouth_mask`; a membrane, t
 that interpolates the tone difference along that edge over the whole mouth (Pérez et al. 2003,
 "Poisson Image Editing", eq. 2, solved once as a linear map); and the photo's own detail, which
 the autoencoder loses, added back where the generated frame says that nothing moved.  All of it
-happens in the bounding box of the mask: the rest of the photo is never touched.  A mouth for a
-black-and-white photo is made black-and-white first.
+happens in the bounding box of the mask: the rest of the photo is never touched.  Generated crops
+come in the colours that the networks know and get the photo's own first (`face.tone`).
 """
 
 from functools import lru_cache
@@ -14,18 +14,11 @@ import cv2
 import numpy as np
 
 from .crop import CROP_SIZE, crop_face, invert, mouth_mask, transform_points
+from .tone import read_tone
 
 CELL = 8  # crop pixels per membrane cell: finer than a shadow's edge, coarser than a lip
 MAX_TONE_SHIFT = 24.0  # levels; a larger difference at the edge is motion, not tone
 STILL_LEVELS = 12.0  # levels of change at which the photo's detail has faded to 1/e; 6 loses the grain of skin that moves a little
-
-GREY_LEVELS = 8  # levels between the channels of a pixel that scanning and compression leave in a black-and-white photo
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-
-
-def is_grey(picture: np.ndarray) -> bool:
-    """Whether a picture [H, W, 3] is black and white: 99 of 100 pixels have channels within `GREY_LEVELS` of each other."""
-    return float(np.percentile(np.ptp(picture.astype(np.int16), axis=-1), 99)) <= GREY_LEVELS
 
 
 def _mask_block() -> tuple[int, int, int, int]:
@@ -95,7 +88,7 @@ class Blender:
     Args:
         photo: RGB uint8 [H, W, 3], any size.
         matrix: affine from photo to crop pixels, [2, 3] (`face.crop.align_matrix`).
-        reference_reconstruction: the autoencoder's reconstruction of the photo's own crop, [256, 256, 3] in 0..255: tells
+        reference_reconstruction: the autoencoder's reconstruction of `face.tone.known_crop`, [256, 256, 3] in 0..255: tells
             the decoder's loss of detail from motion.  Without it the photo's crop takes its place.
 
     A video to be dubbed needs one Blender a frame; building one costs about as much as a paste.
@@ -106,7 +99,7 @@ class Blender:
             raise ValueError(f"photo must be uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
         self.photo = photo
         crop = crop_face(photo, matrix)
-        self._is_grey = is_grey(crop)
+        self._tone = read_tone(crop)
         self._crop = _window(crop).astype(np.float32)
         self._find_box(matrix)
         if self.is_empty:
@@ -114,7 +107,7 @@ class Blender:
         original = self._box_of(photo).astype(np.float32)
         self._is_neutral = bool((original == original[..., :1]).all())
         reference = self._crop if reference_reconstruction is None else self._checked(reference_reconstruction)
-        self._reference = reference + membrane(self._crop - reference)
+        self._reference = self._tone.keep(reference + membrane(self._crop - reference))
         # Linear interpolation keeps the mask in [0, 1] and exactly 0 outside, where `_outside` is then the photo itself.
         self._mask = self._to_photo(_window(mouth_mask()))[..., None]
         self._outside = (1 - self._mask) * original
@@ -153,23 +146,22 @@ class Blender:
                               borderMode=cv2.BORDER_REPLICATE)
 
     def _checked(self, crop: np.ndarray) -> np.ndarray:
-        """The crop's window as float32, without its colours where the photo has none."""
+        """The crop's window as float32, in the photo's colours."""
         if crop.shape != (CROP_SIZE, CROP_SIZE, 3):
             raise ValueError(f"the crop must be [{CROP_SIZE}, {CROP_SIZE}, 3], got {crop.shape}")
-        window = _window(crop).astype(np.float32)
-        return np.repeat(window @ LUMA[:, None], 3, axis=-1) if self._is_grey else window
+        return self._tone.to_photo(_window(crop).astype(np.float32))
 
     def paste(self, crop_patch: np.ndarray) -> np.ndarray:
         """The photo with the generated mouth, uint8 [H, W, 3]; pixels outside the mask are bit-identical to the photo's.
 
-        `crop_patch` is [256, 256, 3], uint8, or float in 0..255.
+        `crop_patch` is [256, 256, 3], uint8, or float in 0..255, in the colours of `face.tone.known_crop`.
         """
         result = self.photo.copy()
         if self.is_empty:
             return result
         generated = self._checked(crop_patch)
-        generated += membrane(self._crop - generated)
-        still = stillness(generated, self._reference)
+        generated = self._tone.keep(generated + membrane(self._crop - generated))
+        still = stillness(generated * self._tone.gain, self._reference * self._tone.gain)
         warped = self._to_photo(np.dstack([generated, still]), cv2.INTER_CUBIC)
         blended = self._outside + self._mask * warped[..., :3] + warped[..., 3:] * self._detail
         if self._is_neutral:

@@ -12,10 +12,11 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from tqdm.auto import tqdm
 
-from ..errors import FaceError, InvalidInputError
+from ..errors import InvalidInputError
 from ..face.blend import Blender
-from ..face.crop import LATENT_STRIDE, LATENT_WINDOW, align_matrix, crop_face, mask_mouth
+from ..face.crop import LATENT_STRIDE, LATENT_WINDOW, align_matrix, mask_mouth
 from ..face.landmarks import lip_opening
+from ..face.tone import known_crop
 from ..media.audio import Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.video import VideoWriter
@@ -28,6 +29,7 @@ from ..models.lip_motion import LipMotion
 from ..models.precision import inference_autocast
 from ..models.viseme_classifier import Hearing, VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
+from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import AudioInput, ImageInput, as_audio, as_image
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
@@ -133,29 +135,24 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
 
     @torch.inference_mode()
     def prepare_portrait(self, image: ImageInput, face_index: int = 0) -> Portrait:
-        """Find the face, align it, encode it. Raises FaceError when there is no such face."""
-        photo = load_image(as_image(image))
-        faces = self.face_aligner.detect(photo)
+        """Find the face, align it, encode it. Raises FaceError where there is no such face, or none whose mouth can be seen."""
         name = Path(image).name if isinstance(image, (str, PathLike)) else "the picture"
-        if not faces:
-            raise FaceError(f"No face found in {name}; a frontal portrait at least 48 pixels tall is needed.")
-        if not 0 <= face_index < len(faces):
-            raise FaceError(f"face_index {face_index} asked for, but {name} has {len(faces)} face(s), counted from 0.")
-        matrix = align_matrix(faces[face_index].landmarks)
-        crop = crop_face(photo, matrix)
+        photo, face = find_face(self.face_aligner, load_image(as_image(image)), name, face_index)
+        matrix = align_matrix(face.landmarks)
+        crop = known_crop(photo, matrix)
         latents = self.vae.encode(self._to_pixels(crop))
         blender, canvas = self._prepare_paste(photo, matrix, latents)
         return Portrait(
             photo=photo, matrix=matrix, blender=blender, canvas=canvas, latents=latents,
             context=latent_window(self.vae.encode(self._to_pixels(mask_mouth(crop)))),
             identity=self.identity_encoder(latents),
-            parted=share_to_close(float(lip_opening(faces[face_index].landmarks))),
+            parted=share_to_close(float(lip_opening(face.landmarks))),
         )
 
     def _prepare_paste(self, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor) -> tuple[Blender, np.ndarray]:
         """What puts crops into the photo, and the reconstructed crop [256, 256, 3] that decoded blocks are placed in."""
         # Decoded by the block, as every frame will be, so that what differs later is motion alone.
-        canvas = self._place(crop_face(photo, matrix).astype(np.float32), self._decode(latent_window(latents))[0])
+        canvas = self._place(known_crop(photo, matrix).astype(np.float32), self._decode(latent_window(latents))[0])
         return Blender(photo, matrix, reference_reconstruction=canvas), canvas
 
     def _latent_video(

@@ -1,0 +1,55 @@
+"""The face that is to speak: found whichever way up the photo lies, and refused where there is no mouth to move."""
+
+import logging
+
+import numpy as np
+
+from ..errors import FaceError
+from ..face.visibility import is_mouth_covered, is_mouth_outside, yaw_of
+from ..models.face_aligner import Face, FaceAligner
+
+logger = logging.getLogger(__name__)
+
+# Quarter turns against the clock, and how a photo is called that needs them.
+TURNS = {1: "on its right side", 3: "on its left side", 2: "upside down"}
+# Turned further to a side (`face.visibility.yaw_of`), the far half of the mouth is hidden or too narrow for what is generated.
+MAX_YAW = 0.42
+
+
+def find_face(aligner: FaceAligner, photo: np.ndarray, name: str, face_index: int = 0) -> tuple[np.ndarray, Face]:
+    """The photo uint8 [H, W, 3], turned upright where its faces lie on their side or upside down, and the face in it.
+
+    Photos are tried as they are first, and turned only if they show no face. That is logged as a warning, and so is a face turned far to
+    a side.
+
+    Args:
+        name: what messages call the photo.
+        face_index: 0 = the largest.
+
+    Raises FaceError where there is no such face, and where its mouth is covered or lies beyond the picture's edge.
+    """
+    photo, faces = _search(aligner, photo, name)
+    if not faces:
+        raise FaceError(f"No face found in {name}; a frontal portrait at least 48 pixels tall, its mouth uncovered, is needed.")
+    if not 0 <= face_index < len(faces):
+        raise FaceError(f"face_index {face_index} asked for, but {name} has {len(faces)} face(s), counted from 0.")
+    face = faces[face_index]
+    if is_mouth_outside(face.landmarks, photo.shape[:2]):
+        raise FaceError(f"{name}: the mouth lies at the picture's edge; a portrait that shows all of the face is needed.")
+    if is_mouth_covered(photo, face.landmarks, face.confidence):
+        raise FaceError(f"{name}: the mouth seems to be covered; a portrait that shows it is needed.")
+    if abs(yaw_of(face.landmarks)) > MAX_YAW:
+        logger.warning("%s: the face is turned far to a side; the mouth may look wrong, a frontal portrait works best", name)
+    return photo, face
+
+
+def _search(aligner: FaceAligner, photo: np.ndarray, name: str) -> tuple[np.ndarray, list[Face]]:
+    faces = aligner.detect(photo)
+    if faces:
+        return photo, faces
+    turned = {turns: np.ascontiguousarray(np.rot90(photo, turns)) for turns in TURNS}
+    found = {turns: aligner.detect(picture) for turns, picture in turned.items()}
+    best = max(TURNS, key=lambda turns: max((face.score for face in found[turns]), default=0.0))
+    if found[best]:
+        logger.warning("%s: the photo lies %s; it is turned upright", name, TURNS[best])
+    return turned[best], found[best]
