@@ -109,7 +109,8 @@ def test_streams_that_start_at_different_times(tmp_path, name):
     assert load_audio(late_pictures).duration == pytest.approx(3.0, abs=0.07)
 
 
-@pytest.mark.parametrize(("name", "options"), [("cut.mp4", {}), ("cut.mkv", {}), ("cut.ts", {}), ("cut.mov", {})])
+@pytest.mark.parametrize(("name", "options"), [("cut.mp4", {}), ("cut.mkv", {}), ("cut.ts", {}), ("cut.mov", {}),
+                                              ("fragmented.mp4", {"movflags": "frag_keyframe+empty_moov"})])
 def test_cuts_without_encoding(tmp_path, name, options):
     cut = write_cut(write_clip(tmp_path / "whole.mp4", steady(25)), tmp_path / name, Fraction(7, 10), **options)
     # An edit list drops the pictures before the cut, other formats show them; a cut between two frames may be half a frame off.
