@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .models.denoiser_temposync import TempoSyncDenoiser
     from .models.face_aligner import FaceAligner
     from .models.identity_encoder import IdentityEncoder
+    from .models.lip_motion import LipMotion
     from .models.viseme_classifier import VisemeClassifier
     from .pipelines.pipeline_output import TempoSyncPipelineOutput
     from .pipelines.pipeline_temposync import TempoSyncPipeline
@@ -28,6 +29,7 @@ _MODULES = {
     "AutoencoderTempoSync": "models.autoencoder_temposync",
     "FaceAligner": "models.face_aligner",
     "IdentityEncoder": "models.identity_encoder",
+    "LipMotion": "models.lip_motion",
     "TempoSyncDenoiser": "models.denoiser_temposync",
     "TempoSyncPipeline": "pipelines.pipeline_temposync",
     "TempoSyncPipelineOutput": "pipelines.pipeline_output",
@@ -44,6 +46,7 @@ __all__ = [
     "InvalidImageError",
     "InvalidInputError",
     "InvalidVideoError",
+    "LipMotion",
     "TempoSyncDenoiser",
     "TempoSyncPipeline",
     "TempoSyncPipelineOutput",
