@@ -71,3 +71,38 @@ def test_save_and_load_are_bit_identical(build, tmp_path):
     for key, value in model.config.items():
         expected = list(value) if isinstance(value, tuple) else value
         assert key.startswith("_") or loaded.config[key] == expected
+
+
+def test_the_denoiser_exports_with_any_batch():
+    denoiser = tiny_denoiser().eval()
+    names = tuple(denoiser_inputs())
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(
+        denoiser, (), denoiser_inputs(2), dynamic_shapes={name: {0: batch} for name in names}, strict=False).module()
+    for size in (1, 5):
+        with torch.no_grad():
+            expected = denoiser(**denoiser_inputs(size)).sample
+        assert torch.allclose(exported(**denoiser_inputs(size)).sample, expected, atol=1e-5)
+
+
+def test_gradient_checkpointing_keeps_fewer_activations_and_the_same_gradients():
+    def gradients(denoiser: TempoSyncDenoiser) -> tuple[list[torch.Tensor], int]:
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+            denoiser(**denoiser_inputs()).sample.square().mean().backward()
+        return [parameter.grad for parameter in denoiser.parameters()], sum(kept)
+
+    plain, checkpointed = tiny_denoiser().train(), tiny_denoiser().train()
+    checkpointed.enable_gradient_checkpointing()
+    (expected, many), (found, few) = gradients(plain), gradients(checkpointed)
+    assert few < 0.7 * many and all(torch.allclose(*pair, atol=1e-7) for pair in zip(expected, found))
+
+
+def test_attention_takes_diffusers_backends():
+    denoiser, inputs = tiny_denoiser(), denoiser_inputs()
+    with torch.no_grad():
+        expected = denoiser(**inputs).sample
+        denoiser.set_attention_backend("_native_math")
+        assert len(denoiser.attn_processors) == 1 and torch.allclose(denoiser(**inputs).sample, expected, atol=1e-5)
+        with pytest.raises(ValueError, match="backend"):
+            denoiser.set_attention_backend("magic")

@@ -9,6 +9,7 @@ two: no layer works at full resolution, where a CPU spends its time moving memor
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional as F
 
@@ -69,6 +70,8 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         latents_mean, latents_std: per channel; None means 0 and 1.
     """
 
+    _group_offload_block_modules = ["encoder", "decoder"]
+
     @register_to_config
     def __init__(
         self,
@@ -95,6 +98,7 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         std = torch.tensor(self.config.latents_std or [1.0] * channels, dtype=like.dtype, device=like.device)
         return mean[:, None, None], std[:, None, None]
 
+    @apply_forward_hook
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalised latents [B, C, H/16, W/16] of pixels [B, 3, H, W] in [-1, 1]; H and W divisible by 16."""
         if pixels.shape[-1] % self.stride or pixels.shape[-2] % self.stride:
@@ -103,6 +107,7 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         mean, std = self._moments(latents)
         return (latents - mean) / std
 
+    @apply_forward_hook
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pixels [B, 3, 16h, 16w], nominally in [-1, 1] but not clamped, of normalised latents [B, C, h, w]."""
         mean, std = self._moments(latents)

@@ -5,6 +5,7 @@ import torch
 
 from ..face.crop import LATENT_WINDOW
 from .autoencoder_temposync import AutoencoderTempoSync
+from .devices import execution_device
 from .visemes import NUM_VISEMES, VISEME_INDEX
 
 
@@ -14,7 +15,7 @@ def encode_crops(vae: AutoencoderTempoSync, crops: np.ndarray, batch_size: int =
     batches = []
     for start in range(0, len(crops), batch_size):
         pixels = torch.from_numpy(np.ascontiguousarray(crops[start:start + batch_size])).permute(0, 3, 1, 2)
-        pixels = pixels.to(vae.device).float().div_(127.5).sub_(1).to(vae.dtype, memory_format=torch.channels_last)
+        pixels = pixels.to(execution_device(vae)).float().div_(127.5).sub_(1).to(vae.dtype, memory_format=torch.channels_last)
         batches.append(vae.encode(pixels).cpu())
     return torch.cat(batches)
 

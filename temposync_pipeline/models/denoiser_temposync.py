@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
@@ -44,8 +47,24 @@ class ModulatedResidualBlock(nn.Module):
         return self.skip(x) + hidden
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttnProcessor:
+    """Multi-head attention over tokens [B, h·w, C] by way of diffusers' dispatcher (`set_attention_backend`)."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(self, attn: "SpatialAttention", tokens: torch.Tensor) -> torch.Tensor:
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in attn.to_qkv(tokens).chunk(3, dim=-1))
+        attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config)
+        return attn.to_out(attended.flatten(2))
+
+
+class SpatialAttention(nn.Module, AttentionModuleMixin):
     """Self-attention over all cells of a coarse grid, so that lips, chin and cheeks agree; [B, C, h, w] in and out."""
+
+    _default_processor_cls = SpatialAttnProcessor
+    _available_processors = [SpatialAttnProcessor]
+    _supports_qkv_fusion = False  # its projections are one from the start
 
     def __init__(self, channels: int, head_channels: int = 32, groups: int = 16):
         super().__init__()
@@ -55,13 +74,12 @@ class SpatialAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.to_out.weight)
         nn.init.zeros_(self.to_out.bias)
+        self.set_processor(SpatialAttnProcessor())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, channels, height, width = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.to_qkv(tokens).chunk(3, dim=-1))
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return x + self.to_out(attended).transpose(1, 2).reshape(batch, channels, height, width)
+        return x + self.processor(self, tokens).transpose(1, 2).reshape(batch, channels, height, width)
 
 
 def timestep_embedding(timesteps: torch.Tensor, channels: int) -> torch.Tensor:
@@ -71,7 +89,7 @@ def timestep_embedding(timesteps: torch.Tensor, channels: int) -> torch.Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class TempoSyncDenoiser(ModelMixin, ConfigMixin):
+class TempoSyncDenoiser(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixin):
     """Two-level U-Net F(z̃, σ, κ) over the mouth's block of latents (equations 3-5 of arXiv 2603.06057).
 
     The paper gives neither widths nor the way conditions enter; here the reference and context
@@ -91,6 +109,8 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
         motion_scale: factor on the motion that the pipeline takes from these weights. What a network says of a mouth lies near the mean of
             all plausible ones, which moves less than any of them; few steps and sharpened distillation shift that.
     """
+
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -140,6 +160,7 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
         self.conv_out = nn.Conv2d(fine, latent_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
+        self.gradient_checkpointing = False
 
     def forward(
         self,
@@ -163,7 +184,7 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
             lips: shape of the lips in units of `face.lip_shape.TYPICAL_MOTION`, [B, lip_shape_values]; 0 = at rest, NaN (or None for all)
                 = not known, the visemes alone then say what the mouth does. Ignored by a denoiser that is not told of lips.
         """
-        timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        timestep = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
         embedding = self.time_embedding(timestep_embedding(timestep, 128).to(sample.dtype))
         embedding = embedding + self.viseme_embedding(visemes.flatten(1)) + self.identity_embedding(identity)
         if self.config.lip_shape_values:
@@ -172,25 +193,31 @@ class TempoSyncDenoiser(ModelMixin, ConfigMixin):
 
         x = self.conv_in(torch.cat([sample, reference, context], dim=1)) + self.position
         for block in self.down_fine:
-            x = block(x, embedding)
+            x = self._run(block, x, embedding)
         fine_skip = x
         x = self.downsample(x)
         for block in self.down_coarse:
-            x = block(x, embedding)
+            x = self._run(block, x, embedding)
         coarse_skip = x
         for block, attention in zip(self.mid_blocks, self.mid_attention):
-            x = attention(block(x, embedding))
+            x = attention(self._run(block, x, embedding))
         x = torch.cat([x, coarse_skip], dim=1)
         for block in self.up_coarse:
-            x = block(x, embedding)
+            x = self._run(block, x, embedding)
         x = torch.cat([F.pixel_shuffle(self.upsample(x), 2), fine_skip], dim=1)
         for block in self.up_fine:
-            x = block(x, embedding)
+            x = self._run(block, x, embedding)
         output = self.conv_out(F.silu(self.norm_out(x)))
         return TempoSyncDenoiserOutput(sample=output) if return_dict else (output,)
 
+    def _run(self, block: ModulatedResidualBlock, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """One block; with gradient checkpointing its activations are computed again on the way back instead of kept."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, x, embedding)
+        return block(x, embedding)
+
     def _embed_lips(self, lips: torch.Tensor | None, visemes: torch.Tensor) -> torch.Tensor:
         if lips is None:
-            lips = visemes.new_full((len(visemes), self.config.lip_shape_values), float("nan"))
+            lips = visemes.new_full((visemes.shape[0], self.config.lip_shape_values), float("nan"))
         known = lips.isfinite().all(1, keepdim=True)
         return self.lip_embedding(torch.cat([torch.where(known, lips, 0), known.to(lips.dtype)], 1))

@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from ..face.crop import invert, transform_points
 from ..face.landmarks import NUM_LANDMARKS, interocular_distance
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN, Pyramid, crop_matrix, landmark_pose
+from .devices import execution_device
 
 STRIDE = 8
 PAD_MULTIPLE = 32
@@ -85,13 +87,13 @@ class _Stage(nn.Sequential):
 
 def _pyramid(x: Tensor, stages: nn.ModuleList, lateral: nn.ModuleList) -> tuple[Tensor, Tensor]:
     """Feature pyramid (Lin et al. 2017): the coarsest features, and the finest with those of all coarser stages added."""
-    features = []
-    for stage in stages:
+    levels = []
+    for stage, layer in zip(stages, lateral):
         x = stage(x)
-        features.append(x)
-    merged = lateral[-1](x)
-    for level in reversed(range(len(features) - 1)):
-        merged = lateral[level](features[level]) + nn.functional.interpolate(merged, scale_factor=2.0, mode="bilinear")
+        levels.append(layer(x))
+    merged = levels[-1]
+    for level in reversed(levels[:-1]):
+        merged = level + nn.functional.interpolate(merged, scale_factor=2.0, mode="bilinear")
     return x, merged
 
 
@@ -134,9 +136,9 @@ class LandmarkNetwork(nn.Module):
         self.heat = nn.Sequential(_convolution(width, width), nn.Conv2d(width, NUM_LANDMARKS, 1))
         self.doubt = nn.Linear(c[4], NUM_LANDMARKS + 1)
 
-    def cell_centres(self) -> Tensor:
+    def cell_centres(self, device: torch.device) -> Tensor:
         """Crop coordinates [cells², 2] of the heat maps' cells."""
-        steps = (torch.arange(self.cells, device=self.doubt.weight.device) + 0.5) * 2 / self.cells - 1
+        steps = (torch.arange(self.cells, device=device) + 0.5) * 2 / self.cells - 1
         return torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).flatten(0, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -144,7 +146,7 @@ class LandmarkNetwork(nn.Module):
         doubt = self.doubt(coarsest.mean((2, 3))).float()
         log_heat = self.heat(finest).float().flatten(2).log_softmax(-1)
         with torch.autocast(x.device.type, enabled=False):
-            landmarks = log_heat.exp() @ self.cell_centres()
+            landmarks = log_heat.exp() @ self.cell_centres(x.device)
         return landmarks, doubt[:, :-1] - 3, doubt[:, -1], log_heat
 
 
@@ -166,6 +168,8 @@ class FaceAligner(ModelMixin, ConfigMixin):
         faces = aligner.detect(image)          # uint8 RGB [H, W, 3]
         landmarks = aligner.track(frames)      # float32 [T, 131, 2]
     """
+
+    _group_offload_block_modules = ["detector", "landmark_network"]
 
     @register_to_config
     def __init__(
@@ -243,9 +247,10 @@ class FaceAligner(ModelMixin, ConfigMixin):
 
     def _tensor(self, images: np.ndarray) -> Tensor:
         """uint8 [B, H, W, 3] to [B, 3, H, W] in -1..1."""
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
+        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(execution_device(self)).permute(0, 3, 1, 2)
         return tensor.to(self.dtype).div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
+    @apply_forward_hook
     def _propose(self, pyramid: Pyramid, side: int, threshold: float = 0.3, at_most: int = 16) -> list[np.ndarray]:
         """Poses (x, y, size, cos, sin) in picture pixels that may be faces, best first."""
         height, width = pyramid.shape
@@ -276,6 +281,7 @@ class FaceAligner(ModelMixin, ConfigMixin):
             poses = np.array(moved)
         return faces
 
+    @apply_forward_hook
     def _read(self, pyramid: Pyramid, poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Landmarks [N, 131, 2] in picture pixels, their confidence [N, 131] and the faces' scores [N] from crops at poses [N, 5]."""
         size = self.config.crop_size

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Ve
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedModel
 from transformers.utils import ModelOutput, cached_file
 
+from .devices import execution_device
 from .visemes import NUM_VISEMES, VISEME_INDEX, VISEMES, ipa_parts
 
 __all__ = ["Hearing", "PreTrainedModel", "VISEMES", "VisemeClassifier", "VisemeClassifierConfig", "VisemeOutput", "normalize_loudness"]
@@ -202,7 +203,7 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
             window = signal[first * self.hop : (last - 1) * self.hop + self.receptive_field]
             was_training = self.training
             self.eval()
-            output = self(torch.from_numpy(window)[None].to(self.device, self.dtype))
+            output = self(torch.from_numpy(window)[None].to(execution_device(self), self.dtype))
             self.train(was_training)
             own = slice(start - first, min(total, start + chunk) - first)
             yield output.logits[0, own].float().softmax(-1), output.hidden[0, own].float()

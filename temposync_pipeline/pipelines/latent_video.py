@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils.modeling import get_state_dict_offloaded_model
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -48,7 +49,9 @@ _BYTES = ("photo", "audio")
 def autoencoder_hash(vae: AutoencoderTempoSync) -> str:
     """SHA-256 of an autoencoder's weights and normalisation, the same for float16 and float32 copies of the same checkpoint."""
     digest = hashlib.sha256(repr((vae.config.latents_mean, vae.config.latents_std)).encode())
-    for name, weight in sorted(vae.state_dict().items()):
+    offloaded = any(weight.is_meta for weight in vae.parameters())
+    weights = get_state_dict_offloaded_model(vae) if offloaded else vae.state_dict()
+    for name, weight in sorted(weights.items()):
         digest.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

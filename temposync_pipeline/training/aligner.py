@@ -168,7 +168,7 @@ def train(config: Config) -> dict[str, float]:
         focal, pose = detector_loss(output, targets["heat"], targets["weight"], targets["near"], targets["pose"])
         distance, gap, spread = landmark_loss(points, log_error, targets["landmarks"], targets["is_face"])
         presence = F.binary_cross_entropy_with_logits(logit, targets["is_face"])
-        heat = heat_loss(log_heat, aligner.landmark_network.cell_centres(), targets["landmarks"], targets["is_face"])
+        heat = heat_loss(log_heat, aligner.landmark_network.cell_centres(log_heat.device), targets["landmarks"], targets["is_face"])
         loss = 10 * distance + 5 * gap + 0.5 * heat + 0.05 * spread + 0.5 * presence + focal + pose
         return {"loss": loss, "distance": distance, "gap": gap, "heat": heat, "presence": presence, "focal": focal, "pose": pose}
 

@@ -1,0 +1,19 @@
+"""Where models compute."""
+
+import torch
+from diffusers.hooks.group_offloading import _get_group_onload_device, _is_group_offload_enabled
+from torch import nn
+
+
+def execution_device(model: nn.Module) -> torch.device:
+    """Where a model's inputs belong: the device it computes on, also where diffusers or accelerate keep its weights elsewhere meanwhile.
+
+    `model.device` is then the CPU, or "meta".
+    """
+    if _is_group_offload_enabled(model):
+        return _get_group_onload_device(model)
+    for module in model.modules():
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(model.parameters()).device
