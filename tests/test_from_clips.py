@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from temposync_pipeline import cli
@@ -75,6 +76,24 @@ def test_a_student_is_adapted_to_a_folder_of_clips(tmp_path, checkpoint, clips, 
     train(*command, "--resume", "--set", "max_steps=3")
     assert (tmp_path / "run" / "latents" / "talkers_train.safetensors").stat().st_mtime_ns == prepared
     assert not takes_clips("student", str(tmp_path / "run" / "latents")) and takes_clips("student", str(clips))
+
+
+def test_an_adapter_of_a_person_is_trained_beside_the_checkpoint(tmp_path, checkpoint, clips, make_audio, capsys):
+    run = tmp_path / "run"
+    train("student", "--init", checkpoint, "--data", clips, "--output", run, *QUICK, "--set", "lora_rank=2", "--set", "warmup_steps=0")
+    adapter = run / "pytorch_lora_weights.safetensors"
+    assert f"--lora {run} " in capsys.readouterr().out.splitlines()[-1]
+    assert not (run / "denoiser").exists() and not (run / "model_index.json").exists()
+    tensors = load_file(adapter)
+    assert {name.split(".lora_")[-1] for name in tensors} == {"A.weight", "B.weight"}
+    assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
+    Image.fromarray(picture(96, 96)).save(tmp_path / "portrait.png")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["generate", "--image", str(tmp_path / "portrait.png"), "--audio", str(make_audio("a.wav", seconds=0.2)), "--steps", "1",
+                  "--output", str(tmp_path / "out.mp4"), "--model", str(checkpoint), "--lora", str(run), "--device", "cpu"])
+    assert ended.value.code in (0, None) and (tmp_path / "out.mp4").exists()
+    with pytest.raises(InvalidInputError, match="lora_rank 2: an adapter adapts a checkpoint"):
+        student.Config(lora_rank=2)
 
 
 def test_a_teacher_is_adapted_too(tmp_path, checkpoint, clips):

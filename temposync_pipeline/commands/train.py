@@ -79,6 +79,9 @@ def _how_to_use(run: Path) -> str:
     """The last line of a training: where its result lies, and for a whole checkpoint what it is good for."""
     if (run / "model_index.json").exists():
         return f"{run}: use it with temposync generate --model {shlex.quote(str(run))} --image PORTRAIT --audio SPEECH"
+    if any(run.glob("*lora*.safetensors")):
+        quoted = shlex.quote(str(run))
+        return f"{run}: an adapter; use it with temposync generate --model CHECKPOINT --lora {quoted} --image PORTRAIT --audio SPEECH"
     return f"{run}: the weights, and the checkpoint that --resume goes on from"
 
 

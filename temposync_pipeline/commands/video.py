@@ -27,6 +27,8 @@ def generate(
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Scales the motion of the mouth; default: the checkpoint's own value.")] = None,
     model: Model = "temposync-tiny",
+    lora: Annotated[Path | None, typer.Option(
+        help="An adapter that `temposync train student --set lora_rank=8` wrote: its folder or file.")] = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -38,6 +40,8 @@ def generate(
     if output.suffix.lower() not in (".mp4", ".safetensors"):
         raise InvalidInputError(f"{output}: the output is an mp4, its name must end in .mp4 (or in .safetensors for latents)")
     check_model(model)
+    if lora is not None and not lora.exists():
+        raise InvalidInputError(f"{lora}: no such file or folder")
     from ..media.audio import load_audio
     from ..media.image import load_image
 
@@ -46,6 +50,9 @@ def generate(
     load_audio(audio)
     check_steps(model, [num_inference_steps])
     pipe = load_pipeline(model, device)
+    if lora is not None:
+        pipe.load_lora_weights(lora)
+        pipe.fuse_lora()
     import torch
 
     started = time.monotonic()

@@ -33,6 +33,7 @@ from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import AudioInput, ImageInput, as_audio, as_image
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
+from .lora import LoraLoaderMixin
 from .pipeline_output import OUTPUT_TYPES, check_video_name
 from .portrait import Portrait, share_to_close
 from .sampling import RunningCalls, Sampling, StepCallback
@@ -40,7 +41,7 @@ from .settings import PipelineSettings
 from .speech import Speech
 
 
-class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
+class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPipeline):
     """Base of the pipelines: a method adds its constructor, `__call__`, `prepare_latents` and `_latent_chunks`.
 
     Its constructor registers `vae`, `denoiser`, `identity_encoder`, `viseme_classifier`, `face_aligner` and `scheduler`, and its

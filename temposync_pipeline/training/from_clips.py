@@ -17,6 +17,7 @@ from accelerate import PartialState
 
 from ..checkpoints import checkpoint_folder
 from ..errors import InvalidInputError
+from ..pipelines.publishing import add_code
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .clip_latents import is_latent_cache, prepare_latents
 from .denoising import DenoiserConfig
@@ -46,29 +47,36 @@ def settings_for_clips(stage: str, values: dict[str, Any]) -> dict[str, Any]:
         # No teacher in memory: the data of one person say enough, at a third of the cost.
         scheduler = TempoSyncScheduler.from_pretrained(base, subfolder="scheduler")
         defaults |= {"teacher": "", "data_weight": 1.0, "sigma_min": scheduler.config.sigma_min}
+    if values.get("lora_rank"):
+        # Adapters learn best at about ten times the rate of full weights (Schulman et al. 2025, "LoRA Without Regret").
+        defaults |= {"learning_rate": 1e-3, "final_learning_rate": 1e-4}
     if "max_minutes" in values:
         defaults.pop("max_steps", None)
     return defaults | values
 
 
 def train_on_clips(stage: str, config: DenoiserConfig, train: Callable[[DenoiserConfig], dict[str, float]]) -> dict[str, float]:
-    """Prepare the clips in `config.data` once, run the stage's `train` on them, and complete its output to a pipeline's folder."""
+    """Prepare the clips in `config.data` once, run the stage's `train` on them, and complete its output to a pipeline's folder.
+
+    An adapter (`lora_rank`) stands alone: it is loaded beside the checkpoint that it adapts.
+    """
     base, output = checkpoint_folder(config.init or BASE, ()), Path(config.output)
     if output.exists() and output.samefile(base):
         raise InvalidInputError(f"{output}: the output is the checkpoint to start from")
     _check_networks(config)
-    clips, latents = Path(config.data), output / "latents"
+    clips, latents, adapter = Path(config.data), output / "latents", bool(getattr(config, "lora_rank", 0))
     with PartialState(cpu=config.device == "cpu").main_process_first():
         if PartialState().is_main_process:
             prepare_latents(clips, latents, config.init or BASE, config.device, by_talker=not config.init)
-            copy_components(base, output, teacher=stage == "teacher")
+            if not adapter:
+                copy_components(base, output, teacher=stage == "teacher")
     if not (latents / "talkers_train.safetensors").exists():
         raise InvalidInputError(f"{clips}: all of its clips are for validation, none is left to train on")
     present = {name: share for name, share in config.sources.items() if (latents / f"{name}.safetensors").exists()}
     first = initial_weights(stage, config.init) if config.init else ""
     config = replace(config, data=str(latents), sources=present or {"talkers_train": 1.0}, init=first)
     figures = train(config)
-    if stage == "student" and config.init and not config.adapt_steps and PartialState().is_main_process:
+    if stage == "student" and config.init and not adapter and not config.adapt_steps and PartialState().is_main_process:
         # The noise levels that were placed for the student it started from.
         shutil.copytree(base / "scheduler", output / "scheduler", dirs_exist_ok=True)
     return figures
@@ -95,3 +103,4 @@ def copy_components(base: Path, output: Path, teacher: bool) -> None:
         # Twenty-five steps show the motion in full.
         index["mouth_amplitude"] = 1.0
     (output / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    add_code(output)

@@ -6,7 +6,8 @@ Each term is one weight in the configuration; a weight of 0 leaves the term out 
 
     L = λ_dist·L_dist + λ_data·L_diff + λ_cons·L_cons + λ_id·L_id + λ_temp·L_temp + λ_sync·L_sync + λ_adv·L_adv
 
-Without a teacher (fine-tuning on a person's clips) the first and third fall away.
+Without a teacher (fine-tuning on a person's clips) the first and third fall away.  With `--set lora_rank=8` the checkpoint given by
+`--init` stays as it is and the run writes an adapter of about 1 MB (`pipelines.lora`).
 """
 
 import copy
@@ -16,9 +17,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..errors import InvalidInputError
 from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.identity_encoder import IdentityEncoder
+from ..pipelines.lora import add_lora, save_lora
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .adversarial import LatentDiscriminator, adversarial_terms
 from .checkpointing import save_weights
@@ -76,6 +79,13 @@ class Config(DenoiserConfig):
     # Numbers of steps for which the stage places noise levels of their own; empty: the scheduler's formula.
     adapt_steps: tuple[int, ...] = field(default=())
     validation_steps: tuple[int, ...] = field(default=(1, 2, 4))
+    # Rank of an adapter that is trained in the place of the weights; 0: the weights themselves.
+    lora_rank: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.lora_rank < 0 or (self.lora_rank and not self.init):
+            raise InvalidInputError(f"lora_rank {self.lora_rank}: an adapter adapts a checkpoint (--init) and has a rank of at least 1")
 
 
 def make_student(config: Config, teacher: TempoSyncDenoiser | None, cache: LatentCache) -> TempoSyncDenoiser:
@@ -84,6 +94,8 @@ def make_student(config: Config, teacher: TempoSyncDenoiser | None, cache: Laten
         student = told_of_lips(load_component(TempoSyncDenoiser, config.init, "denoiser", "cpu"), config.lip_shape_values)
         if teacher:
             student.register_to_config(residual_scale=teacher.config.residual_scale)
+        if config.lora_rank:
+            add_lora(student, config.lora_rank)
         return student
     moved = (latent_mouth_weight() >= 1).float()
     residual_scale = teacher.config.residual_scale if teacher else measure_residual_scale(cache, moved)
@@ -196,6 +208,9 @@ def train(config: Config) -> dict[str, float]:
         return sampling_figures(average.denoiser, identity_encoder, scheduler, config, loss.scale, config.validation_steps, loss.weight)
 
     def save(average: StudentModel) -> None:
+        if config.lora_rank:
+            save_lora(average.denoiser, config.output)
+            return
         save_weights(average.denoiser, Path(config.output) / "denoiser")
         adapt_schedule(config, loss, average.denoiser).save_pretrained(Path(config.output) / "scheduler")
 

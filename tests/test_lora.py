@@ -1,0 +1,101 @@
+"""A person's adapter for the denoiser, in diffusers' usual way."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from temposync_pipeline import InvalidInputError, TempoSyncPipeline
+from temposync_pipeline.pipelines.lora import add_lora, save_lora
+
+from .tiny_components import picture, tiny_denoiser, tiny_pipeline, tone
+
+NAME = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture
+def pipeline() -> TempoSyncPipeline:
+    pipeline = tiny_pipeline()
+    pipeline.use_bfloat16 = False
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory) -> Path:
+    """A folder with an adapter that changes something."""
+    folder, denoiser = tmp_path_factory.mktemp("anna"), tiny_denoiser()
+    add_lora(denoiser, rank=4)
+    assert {name.split(".lora_")[-1][:1] for name, parameter in denoiser.named_parameters() if parameter.requires_grad} == {"A", "B"}
+    torch.manual_seed(0)
+    for name, parameter in denoiser.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_lora(denoiser, folder)
+    return folder
+
+
+def latents(pipeline: TempoSyncPipeline) -> torch.Tensor:
+    return pipeline(picture(120, 150), tone(0.2), 2, torch.Generator().manual_seed(7), output_type="latent").frames
+
+
+def test_adapters_are_loaded_scaled_fused_and_unloaded(pipeline, adapter):
+    plain = latents(pipeline)
+    pipeline.load_lora_weights(adapter, adapter_name="anna")
+    changed = latents(pipeline)
+    assert not torch.allclose(changed, plain, atol=1e-3) and pipeline.get_active_adapters() == ["anna"]
+    pipeline.set_adapters("anna", 0.0)
+    assert torch.equal(latents(pipeline), plain)
+    pipeline.set_adapters("anna", 1.0)
+    pipeline.unload_lora_weights()
+    assert torch.equal(latents(pipeline), plain)
+    for source in (adapter / NAME, str(adapter), load_file(adapter / NAME)):
+        pipeline.load_lora_weights(source)
+        assert torch.equal(latents(pipeline), changed)
+        pipeline.unload_lora_weights()
+    pipeline.load_lora_weights(adapter)
+    pipeline.fuse_lora()
+    assert torch.allclose(latents(pipeline), changed, atol=1e-3)
+    pipeline.unfuse_lora()
+    pipeline.disable_lora()
+    assert torch.allclose(latents(pipeline), plain, atol=1e-3)
+
+
+def test_a_fresh_adapter_of_the_bundled_student_is_a_megabyte_and_changes_nothing(pipeline, tmp_path):
+    from temposync_pipeline.checkpoints import bundled_path
+
+    plain = latents(pipeline)
+    fresh = copy.deepcopy(pipeline.denoiser)
+    add_lora(fresh, rank=8)
+    save_lora(fresh, tmp_path / "fresh")
+    pipeline.load_lora_weights(tmp_path / "fresh")
+    assert torch.equal(latents(pipeline), plain)
+    student = type(fresh).from_pretrained(bundled_path("temposync-tiny"), subfolder="denoiser")
+    add_lora(student, rank=8)
+    save_lora(student, tmp_path / "student")
+    assert [path.name for path in (tmp_path / "student").iterdir()] == [NAME] and (tmp_path / "student" / NAME).stat().st_size < 1.5e6
+
+
+def test_what_is_no_adapter_of_this_denoiser_is_refused_in_one_sentence(pipeline, adapter, tmp_path):
+    tensors = load_file(adapter / NAME)
+    first = next(iter(tensors))
+    foreign = tiny_denoiser(layers_per_block=(2, 1))
+    add_lora(foreign, rank=4)
+    save_lora(foreign, tmp_path / "deeper")
+    wider = tiny_denoiser(block_out_channels=(48, 48))
+    add_lora(wider, rank=4)
+    save_lora(wider, tmp_path / "wider")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    save_file(tensors | {first: torch.full_like(tensors[first], float("nan"))}, tmp_path / "nan.safetensors")
+    (tmp_path / "text.safetensors").write_text("text")
+    (tmp_path / "pickle.bin").write_bytes(b"\x80\x04.")
+    for name, message in (("deeper", "this one has no down_fine.1"), ("wider", "other sizes"), ("other.safetensors", "not a LoRA adapter"),
+                          ("nan.safetensors", "not finite"), ("text.safetensors", "no readable"), ("pickle.bin", "no readable"),
+                          ("missing", "no readable")):
+        with pytest.raises(InvalidInputError, match=f"^{name}: .*{message}") as error:
+            pipeline.load_lora_weights(tmp_path / name)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InvalidInputError, match="does not know scale"):
+        pipeline.load_lora_weights(adapter, scale=2)
+    assert not pipeline.get_list_adapters().get("denoiser")
