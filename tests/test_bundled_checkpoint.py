@@ -1,6 +1,7 @@
 """The weights that ship: they load without a network, make lips follow speech, and nothing in their folder surprises."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from temposync_pipeline.face.landmarks import lip_opening
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
 from temposync_pipeline.models.visemes import VISEMES
+
+from .tiny_components import heard
 
 MEDIA = Path(__file__).parent.parent / "examples" / "media"
 
@@ -36,14 +39,15 @@ def test_model_index_names_are_frozen():
         "face_aligner": [models + "face_aligner", "FaceAligner"],
         "scheduler": ["temposync_pipeline.schedulers.scheduling_temposync", "TempoSyncScheduler"],
     }
-    assert index["_class_name"] == "TempoSyncPipeline" and index["fps"] == 25
+    assert index["_class_name"] == ["pipeline", "TempoSyncPipeline"] and index["fps"] == 25
 
 
 def test_folder_is_small_safe_and_free_of_local_paths():
     files = [path for path in bundled_path("temposync-tiny").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 100e6
-    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".py"}
     for path in files:
+        assert path.suffix != ".py" or re.fullmatch(r"from temposync_pipeline\S* import \w+  # noqa: F401\n", path.read_text())
         assert path.suffix != ".json" or "_name_or_path" not in json.loads(path.read_text())
 
 
@@ -73,7 +77,7 @@ def test_lips_open_for_vowels_and_close_in_silence(pipeline, portrait):
 
 def spoken_openings(pipeline, monkeypatch, portrait: str, visemes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lip openings [T] and frames uint8 [T, H, W, 3] of a portrait that follows the viseme probabilities [T, 15]."""
-    monkeypatch.setattr(pipeline.viseme_classifier, "listen", lambda *_: iter([visemes]))
+    monkeypatch.setattr(pipeline.viseme_classifier, "listen", lambda *_: iter([heard(visemes)]))
     output = pipeline(MEDIA / portrait, (np.zeros(640 * len(visemes), np.float32), 16_000), num_inference_steps=2, output_type="np",
                       generator=torch.Generator().manual_seed(0))
     frames = np.rint(255 * output.frames).astype(np.uint8)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, constants, hf_hub_download
 from safetensors.torch import load_file, save_file
 
 from temposync_pipeline import InvalidInputError, TempoSyncDenoiser, TempoSyncPipeline, VisemeClassifier, cli
 from temposync_pipeline.checkpoints import bundled_path, checkpoint_folder
+from temposync_pipeline.pipelines.loading import component_classes
 
 from .fake_hub import FakeHub
 from .tiny_components import picture, tiny_denoiser, tiny_pipeline, tone
@@ -171,6 +172,22 @@ def test_a_complete_cache_is_enough_when_the_server_is_down(hub):
             checkpoint_folder(name, components)
 
 
+def test_a_cache_filled_file_by_file_is_enough_when_complete(hub):
+    names = ["model_index.json", "vae/config.json", WEIGHTS]
+    for count, name in enumerate(names, 1):
+        path = Path(hf_hub_download("org/name", name))
+        if count < len(names):
+            with pytest.raises(ConnectionError, match="org/name: not completely in the cache"):
+                checkpoint_folder("org/name", ["vae"], local_files_only=True)
+    hub.stop()
+    for options in ({"local_files_only": True}, {}):
+        folder = checkpoint_folder("org/name", ["vae"], **options)
+        assert (folder / WEIGHTS).read_bytes() == hub.files("org/name")[WEIGHTS]
+    path.resolve().write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(InvalidInputError, match=f"{WEIGHTS}: not the published SHA-256"):
+        checkpoint_folder("org/name", ["vae"], local_files_only=True)
+
+
 @pytest.mark.parametrize(("name", "components", "options", "message"), [
     ("org/nothing", ["vae"], {}, "org/nothing: neither a directory here nor a repository on the Hub"),
     ("org/name", ["vae"], {"revision": "v9"}, "org/name: it has no revision 'v9'"),
@@ -264,3 +281,44 @@ def test_the_model_card_has_what_the_hub_shows():
     metadata = ModelCard.load(ROOT / "model_card.md").data
     assert (metadata.license, metadata.library_name, metadata.pipeline_tag) == ("apache-2.0", "diffusers", "image-to-video")
     assert {"talking-head", "lip-sync"} <= set(metadata.tags)
+
+
+def test_folders_load_with_plain_diffusers_too(tmp_path):
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path / "mine")
+    pipeline.save_pretrained(tmp_path / "mine")  # again, over what is there
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {"model_index.json", "pipeline.py", "scheduler"} | set(
+        component_classes(TempoSyncPipeline)) - {"lip_motion"}
+    for folder, kind in ((tmp_path / "mine", "tiny"), (bundled_path("temposync-tiny"), "bundled")):
+        loaded = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+        own = TempoSyncPipeline.from_pretrained(folder)
+        assert type(loaded) is TempoSyncPipeline and {name: loaded.config[name] for name in loaded.SETTINGS} == {
+            name: own.config[name] for name in own.SETTINGS}
+        if kind == "tiny":
+            assert np.array_equal(frames(loaded, pipeline), frames(pipeline, pipeline))
+
+
+def test_what_saving_and_loading_do_not_know_is_named_first(tmp_path):
+    pipeline = tiny_pipeline()
+    with pytest.raises(InvalidInputError, match="save_pretrained does not know max_shard without push_to_hub"):
+        pipeline.save_pretrained(tmp_path / "mine", max_shard=3)
+    assert not (tmp_path / "mine").exists()
+    pipeline.save_pretrained(tmp_path / "mine", max_shard_size="20KB")
+    assert len(list((tmp_path / "mine" / "vae").glob("*.safetensors"))) > 1
+    assert np.array_equal(frames(TempoSyncPipeline.from_pretrained(tmp_path / "mine"), pipeline), frames(pipeline, pipeline))
+    (tmp_path / "mine" / "denoiser" / "config.json").write_text("no JSON")  # nothing must get so far as to notice
+    for options, message in (({"fps_": 3}, "does not know fps_"), ({"use_safetensors": False}, "only safetensors"),
+                             ({"device_map": {"vae": 0}}, "device_map"), ({"device_map": "cpu", "low_cpu_mem_usage": False}, "cannot go"),
+                             ({"quantization_config": {"a": 1}}, "expected a PipelineQuantizationConfig")):
+        with pytest.raises(InvalidInputError, match=message):
+            TempoSyncPipeline.from_pretrained(tmp_path / "mine", **options)
+
+
+@pytest.mark.parametrize("options", [{"device_map": "cpu"}, {"low_cpu_mem_usage": True}, {"low_cpu_mem_usage": False},
+                                     {"device_map": "balanced", "max_memory": {"cpu": "2GB"}}, {"offload_state_dict": False}])
+def test_diffusers_ways_to_load_give_the_same_frames(tmp_path, options):
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    loaded = TempoSyncPipeline.from_pretrained(tmp_path, **options)
+    assert loaded.hf_device_map == ("cpu" if options.get("device_map") == "cpu" else None)
+    assert np.array_equal(frames(loaded, pipeline), frames(pipeline, pipeline))

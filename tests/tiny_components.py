@@ -9,7 +9,7 @@ from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
 from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
 from temposync_pipeline.models.face_aligner import Face, FaceAligner
 from temposync_pipeline.models.identity_encoder import IdentityEncoder
-from temposync_pipeline.models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
+from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifier, VisemeClassifierConfig
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 
@@ -65,6 +65,11 @@ def tiny_pipeline() -> TempoSyncPipeline:
         viseme_classifier=tiny_viseme_classifier(), face_aligner=tiny_face_aligner(), scheduler=TempoSyncScheduler())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def heard(visemes: np.ndarray) -> Hearing:
+    """What `listen` yields last where the visemes [T, 15] are given."""
+    return Hearing(visemes=visemes, hidden=np.zeros((len(visemes), 32), np.float32), loudness=np.zeros(len(visemes), np.float32))
 
 
 def picture(height: int = 256, width: int = 256) -> np.ndarray:

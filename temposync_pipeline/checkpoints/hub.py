@@ -1,14 +1,16 @@
 """Checkpoints from the Hugging Face Hub: safetensors only, kept in the Hub's own cache, every file checked against its published hash."""
 
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
 from huggingface_hub import constants, get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -16,7 +18,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFile
 from tqdm.auto import tqdm
 
 from ..errors import InvalidInputError
@@ -56,7 +57,10 @@ def download_checkpoint(
     try:
         with _one_sentence(repo_id, revision):
             folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=INDEX, tqdm_class=_NoBar, **cache))
-            tree = {file.path: file for file in get_cached_repo_tree(repo_id, revision=folder.name, cache_dir=cache_dir)}
+            try:
+                tree = {file.path: file for file in get_cached_repo_tree(repo_id, revision=folder.name, cache_dir=cache_dir)}
+            except CachedRepoTreeNotFoundError:
+                return _without_listing(repo_id, folder, components, variant)
             wanted = [name for name in (INDEX,) if name in tree] + select_files(repo_id, tree, components, variant)
             snapshot_download(repo_id, revision=folder.name, allow_patterns=wanted, force_download=force_download, **cache)
     except ConnectionError:
@@ -65,7 +69,28 @@ def download_checkpoint(
                 return download_checkpoint(
                     repo_id, components, revision=revision, variant=variant, cache_dir=cache_dir, token=token, local_files_only=True)
         raise
-    _verify(repo_id, folder, [tree[name] for name in wanted])
+    _verify(repo_id, folder, {name: tree[name].lfs.sha256 if tree[name].lfs else tree[name].blob_id for name in wanted})
+    return folder
+
+
+def _without_listing(repo_id: str, folder: Path, components: Iterable[str], variant: str | None) -> Path:
+    """For a cache that was filled file by file, and so has no listing of the repository: checks that what is there is whole by itself.
+
+    The cache names files by their published hashes, so these are checked, too.
+    """
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    missing = [component for component in components if not any(re.fullmatch(f"{component}/.*config.json", name) for name in names)]
+    wanted = [] if missing else [INDEX] * (INDEX in names) + select_files(repo_id, names, components, variant)
+    for component in components:
+        own = [name for name in wanted if name.startswith(f"{component}/")]
+        if f"{component}/config.json" in own and not any(name.endswith(".safetensors") for name in own):
+            missing.append(f"{component}'s weights")
+        for index in (name for name in own if ".index." in name):
+            shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+            missing += sorted({f"{component}/{shard}" for shard in shards} - set(names))
+    if missing:
+        raise LocalEntryNotFoundError(f"not in the cache: {', '.join(missing)}")
+    _verify(repo_id, folder, {name: (folder / name).resolve().name for name in wanted if (folder / name).is_symlink()})
     return folder
 
 
@@ -93,8 +118,9 @@ def weight_files(names: Iterable[str], variant: str | None = None) -> list[str]:
     return [name for name in names if re.search(rf"(^|/)(diffusion_pytorch_)?model{suffix}(-\d+-of-\d+)?\.safetensors$", name)]
 
 
-def _verify(repo_id: str, folder: Path, files: Iterable[RepoFile]) -> None:
-    damaged = [file.path for file in files if _digest(folder / file.path, file) != (file.lfs.sha256 if file.lfs else file.blob_id)]
+def _verify(repo_id: str, folder: Path, published: Mapping[str, str]) -> None:
+    """Raises InvalidInputError, and removes from the cache, where a file has not its published hash: SHA-256, or git's own."""
+    damaged = [name for name, digest in published.items() if _digest(folder / name, sha256=len(digest) == 64) != digest]
     for name in damaged:
         (folder / name).resolve().unlink()  # the cache's blob; where there are no symlinks, the file itself
         (folder / name).unlink(missing_ok=True)
@@ -102,9 +128,9 @@ def _verify(repo_id: str, folder: Path, files: Iterable[RepoFile]) -> None:
         raise InvalidInputError(f"{repo_id}: {', '.join(damaged)}: not the published SHA-256; removed from the cache, so try again")
 
 
-def _digest(path: Path, file: RepoFile) -> str:
+def _digest(path: Path, sha256: bool) -> str:
     with path.open("rb") as stream:
-        if file.lfs:
+        if sha256:
             return hashlib.file_digest(stream, "sha256").hexdigest()
         content = stream.read()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,17 +1,20 @@
 """Loading and saving of the pipeline, as directories and as repositories of the Hugging Face Hub."""
 
+from collections.abc import Mapping
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 
 from ..checkpoints import checkpoint_folder
+from ..errors import InvalidInputError
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
-from .loading import DTypes, component_classes, load_pipeline_parts
-from .publishing import clean_configs, push_pipeline
+from .loading import LOADER_OPTIONS, DTypes, component_classes, load_pipeline_parts
+from .publishing import add_code, clean_configs, push_pipeline
 
 
 class HubPipeline(DiffusionPipeline):
@@ -30,6 +33,9 @@ class HubPipeline(DiffusionPipeline):
         token: str | bool | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
+        device_map: str | None = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
+        quantization_config: PipelineQuantizationConfig | None = None,
         **overrides: Any,
     ) -> Self:
         """Load a bundled checkpoint by name ("temposync-tiny", no network), else a directory, else org/name from the Hub.
@@ -43,22 +49,36 @@ class HubPipeline(DiffusionPipeline):
             dtype: of all weights, or {component: dtype}, where "default" stands for those not named.
             variant: "fp16" reads `*.fp16.safetensors` where they exist. revision: branch, tag or commit.
             cache_dir, token, local_files_only, force_download: as everywhere in huggingface_hub.
-            overrides: components and settings by name, in place of the checkpoint's (`vae=…`, `mouth_amplitude=1.0`).
+            device_map: "cuda" loads straight there, "balanced" spreads the components over several accelerators, within `max_memory`.
+            quantization_config: of diffusers, for the components that it names.
+            overrides: components and settings by name, in place of the checkpoint's (`vae=…`, `mouth_amplitude=1.0`), and diffusers'
+                `low_cpu_mem_usage`, `offload_folder` and `offload_state_dict`.
 
         Raises:
-            InvalidInputError: no such checkpoint, revision, variant or component, or files that are damaged, pickled or do not fit.
+            InvalidInputError: no such checkpoint, revision, variant or component, an argument that nothing here knows, or files that are
+                damaged, pickled or do not fit; before anything is loaded, where that can be told.
             ConnectionError: the Hub cannot be reached and the cache is not complete.
         """
         dtype = overrides.pop("torch_dtype", dtype)  # its name in older versions of diffusers
-        overrides.pop("use_safetensors", None)
+        if not overrides.pop("use_safetensors", True):
+            raise InvalidInputError("use_safetensors=False: only safetensors are ever loaded")
+        loader_options = {name: overrides.pop(name) for name in LOADER_OPTIONS if name in overrides}
+        if unknown := sorted(set(overrides) - set(signature(cls).parameters)):
+            raise InvalidInputError(f"{cls.__name__}.from_pretrained does not know {', '.join(unknown)}")
         if not isinstance(denoiser, str):
             overrides["denoiser"] = denoiser
         elif denoiser == "teacher":
             overrides.setdefault("scheduler", TempoSyncScheduler(prediction="sde"))
-        parts = load_pipeline_parts(
+        parts, placed = load_pipeline_parts(
             cls, pretrained_model_name_or_path, subfolders={"denoiser": str(denoiser)}, given=overrides, dtype=dtype, variant=variant,
-            revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only, force_download=force_download)
-        return cls(**parts | overrides)
+            revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only, force_download=force_download,
+            device_map=device_map, max_memory=max_memory, quantization_config=quantization_config, loader_options=loader_options)
+        pipeline = cls(**parts | overrides)
+        if placed is not None:
+            pipeline.hf_device_map = placed
+        if quantization_config is not None:
+            pipeline.quantization_config = quantization_config
+        return pipeline
 
     @classmethod
     def download(cls, pretrained_model_name: str, *, variant: str | None = None, **hub_options: Any) -> str:
@@ -66,18 +86,23 @@ class HubPipeline(DiffusionPipeline):
         return str(checkpoint_folder(pretrained_model_name, component_classes(cls), variant=variant, **hub_options))
 
     def save_pretrained(
-        self, save_directory: str | PathLike, safe_serialization: bool = True, variant: str | None = None, push_to_hub: bool = False,
-        **hub_options: Any,
+        self, save_directory: str | PathLike, safe_serialization: bool = True, variant: str | None = None,
+        max_shard_size: int | str | None = None, push_to_hub: bool = False, **hub_options: Any,
     ) -> None:
         """Write all components as safetensors, in diffusers layout.
 
-        With `push_to_hub`, upload as well, to `repo_id` or a repository named like the directory; the other keyword arguments are those
-        of `push_to_hub`.
+        The folder loads with this class, and with `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` as well. Weights
+        above `max_shard_size` (bytes, or "5GB") are split. With `push_to_hub`, upload as well, to `repo_id` or a repository named like the
+        directory; the other keyword arguments are those of `push_to_hub`. Raises InvalidInputError for any that nothing here knows.
         """
         if not safe_serialization:
             raise ValueError("Weights are only ever saved as safetensors.")
-        super().save_pretrained(save_directory, variant=variant)
+        known = {"repo_id", *signature(self.push_to_hub).parameters} if push_to_hub else set()
+        if unknown := sorted(set(hub_options) - known):
+            raise InvalidInputError(f"save_pretrained does not know {', '.join(unknown)}" + ("" if push_to_hub else " without push_to_hub"))
+        super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size)
         clean_configs(Path(save_directory))
+        add_code(Path(save_directory))
         if push_to_hub:
             self.push_to_hub(hub_options.pop("repo_id", Path(save_directory).absolute().name), variant=variant, **hub_options)
 

@@ -5,6 +5,7 @@ with what is expected, or the checkpoint is refused.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from inspect import Parameter, signature
 from os import PathLike
@@ -12,12 +13,19 @@ from pathlib import Path
 from typing import Any, TypeAlias, get_args, get_type_hints
 
 import torch
+from accelerate import dispatch_model
+from accelerate.utils import get_max_memory
+from diffusers import ModelMixin, PipelineQuantizationConfig
+from diffusers.pipelines.pipeline_loading_utils import _assign_components_to_devices
 
 from ..checkpoints import checkpoint_folder
 from ..checkpoints.hub import INDEX, weight_files
 from ..errors import InvalidInputError
 
 DTypes: TypeAlias = torch.dtype | Mapping[str, torch.dtype]
+# What diffusers' own loaders are told, beside `device_map`, `max_memory` and `quantization_config`.
+LOADER_OPTIONS = ("low_cpu_mem_usage", "offload_folder", "offload_state_dict")
+DeviceMap: TypeAlias = str | Mapping[str, int | str | torch.device]
 
 
 def load_pipeline_parts(
@@ -28,18 +36,28 @@ def load_pipeline_parts(
     given: Iterable[str],
     dtype: DTypes = torch.float32,
     variant: str | None = None,
+    device_map: str | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    quantization_config: PipelineQuantizationConfig | None = None,
+    loader_options: Mapping[str, Any] | None = None,
     **hub_options,
-) -> dict[str, Any]:
-    """What `pipeline_class` is to be called with.
+) -> tuple[dict[str, Any], DeviceMap | None]:
+    """What `pipeline_class` is to be called with, and where its components were put.
+
+    What can be wrong with the arguments and the files is found before the first component is loaded.
 
     Args:
         name: a bundled name, a directory, or org/name. subfolders: {component: folder} where they differ. given: arguments not to load.
         dtype: of all weights, or {component: dtype}, where "default" stands for those not named.
+        device_map: "balanced", or the device for all components; max_memory: {device: bytes or "10GB"} for "balanced".
+        quantization_config, loader_options: of diffusers; see `HubPipeline.from_pretrained`.
         variant, hub_options: see `checkpoints.hub.download_checkpoint`.
 
     Raises:
         InvalidInputError: a checkpoint that does not fit, damaged or non-finite weights. ConnectionError: the Hub cannot be reached.
     """
+    loader_options = dict(loader_options or {})
+    check_loader_options(device_map, quantization_config, loader_options)
     folder = checkpoint_folder(name, (), **hub_options)
     label = folder.absolute().name if Path(name).is_dir() else str(name)  # a message names no folders of this machine
     listed, settings = _read_index(pipeline_class, folder, label)
@@ -50,15 +68,52 @@ def load_pipeline_parts(
     listed = {part: part_class for part, part_class in listed.items() if part not in given}
     subfolders = {part: subfolders.get(part, part) for part in listed}
     folder = checkpoint_folder(name, subfolders.values(), variant=variant, **hub_options)
+    placed = place_components(device_map, {part: folder / subfolders[part] for part in listed}, max_memory)
     parts = {}
     for part, part_class in listed.items():
         part_dtype = dtype.get(part, dtype.get("default", torch.float32)) if isinstance(dtype, Mapping) else dtype
         try:
-            parts[part] = _load(part_class, folder / subfolders[part], part_dtype, variant)
+            options = loader_options | _quantization(quantization_config, part, part_class)
+            parts[part] = _load(part_class, folder / subfolders[part], part_dtype, variant, (placed or {}).get(part), options)
         except Exception as error:  # of json, safetensors, torch, diffusers or transformers: whatever a broken file leads to
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(str(folder), label)
             raise InvalidInputError(f"{label}: {subfolders[part]!r} cannot be loaded: {reason}") from error
-    return settings | parts
+    return settings | parts, device_map if device_map != "balanced" else placed
+
+
+def check_loader_options(device_map: str | None, quantization_config: Any, loader_options: Mapping[str, Any]) -> None:
+    """Raises InvalidInputError for what diffusers would refuse, as it would, but before anything is loaded."""
+    if device_map is not None and not (isinstance(device_map, str) and re.fullmatch(r"balanced|cpu|[a-z]+(:\d+)?", device_map)):
+        raise InvalidInputError(f'device_map: {device_map!r}, expected "balanced" or the name of a device')
+    if device_map is not None and loader_options.get("low_cpu_mem_usage") is False:
+        raise InvalidInputError("low_cpu_mem_usage=False cannot go with a device_map")
+    if quantization_config is not None and not isinstance(quantization_config, PipelineQuantizationConfig):
+        raise InvalidInputError(f"quantization_config: a {type(quantization_config).__name__}, expected a PipelineQuantizationConfig")
+
+
+def place_components(
+    device_map: str | None, folders: Mapping[str, Path], max_memory: Mapping[int | str, int | str] | None
+) -> dict[str, int | str] | None:
+    """{component: device}: one for all, or, "balanced", spread over the accelerators by size; None where there is none to spread over."""
+    if device_map is None:
+        return None
+    sizes = {part: sum(path.stat().st_size for path in folder.glob("*.safetensors")) for part, folder in folders.items()}
+    if device_map != "balanced":
+        return dict.fromkeys(folders, device_map)
+    memory = {device: size for device, size in get_max_memory(max_memory).items() if device != "cpu"}
+    if not memory:
+        return None
+    largest_first = {part: sizes[part] for part in sorted(sizes, key=sizes.get, reverse=True) if sizes[part]}
+    devices = _assign_components_to_devices(largest_first, dict(sorted(memory.items(), key=lambda item: item[1], reverse=True)))
+    return {part: device for device, parts in devices.items() for part in parts}
+
+
+def _quantization(config: PipelineQuantizationConfig | None, part: str, part_class: type) -> dict[str, Any]:
+    """What the pipeline's quantization says of one component."""
+    if config is None or not issubclass(part_class, torch.nn.Module):
+        return {}
+    own = config._resolve_quant_config(is_diffusers=issubclass(part_class, ModelMixin), module_name=part)
+    return {} if own is None else {"quantization_config": own}
 
 
 def component_classes(pipeline_class: type) -> dict[str, type]:
@@ -95,18 +150,23 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     raise InvalidInputError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")
 
 
-def _load(part_class: Any, folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
+def _load(
+    part_class: Any, folder: Path, dtype: torch.dtype, variant: str | None, device: int | str | None, options: Mapping[str, Any]
+) -> Any:
     if not issubclass(part_class, torch.nn.Module):
         return part_class.from_pretrained(folder, local_files_only=True)
     for index in folder.glob("*.index*.json"):
         if any(Path(shard).name != shard for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
             raise ValueError("a shard outside its folder")
+    placement = {} if device is None else {"device_map": {"": device}}
     model, report = part_class.from_pretrained(
         folder, variant=variant if weight_files((path.name for path in folder.iterdir()), variant) else None, dtype=dtype,
-        use_safetensors=True, local_files_only=True, output_loading_info=True)
+        use_safetensors=True, local_files_only=True, output_loading_info=True, **placement, **options)
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if wrong:
         raise ValueError(f"its weights do not fit its config.json ({len(wrong)} of them, {wrong[0]} first)")
-    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values() if not tensor.is_meta):
         raise ValueError("weights that are not finite")
+    if isinstance(device, int):  # of several accelerators: what comes from another one is moved
+        dispatch_model(model, device_map={"": device}, force_hooks=True)
     return model

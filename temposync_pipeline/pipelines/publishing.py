@@ -64,7 +64,6 @@ def push_pipeline(
         for name, model in extra_models.items():
             model.save_pretrained(folder / name, variant=variant)
         clean_configs(folder)
-        add_code(folder)
         if card is None and not api.file_exists(repo_id, "README.md"):
             card = CARD.format(name=repo_id.split("/")[-1], repo_id=repo_id)
         if card is not None:
@@ -80,11 +79,12 @@ def add_code(folder: Path) -> None:
     `<component>/<library>.py`; both only import what is installed.
     """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    name = index["_class_name"]
+    name = index["_class_name"][1] if isinstance(index["_class_name"], list) else index["_class_name"]
     (folder / "pipeline.py").write_text(f"from temposync_pipeline import {name}  # noqa: F401\n", encoding="utf-8")
     for component, entry in index.items():
-        if isinstance(entry, list) and entry[0] is not None:
+        if not component.startswith("_") and isinstance(entry, list) and entry[0] is not None:
             library, class_name = entry
+            (folder / component).mkdir(exist_ok=True)
             (folder / component / f"{library}.py").write_text(f"from {library} import {class_name}  # noqa: F401\n", encoding="utf-8")
     index["_class_name"] = ["pipeline", name]
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

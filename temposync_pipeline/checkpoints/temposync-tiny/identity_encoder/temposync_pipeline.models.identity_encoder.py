@@ -1,0 +1,1 @@
+from temposync_pipeline.models.identity_encoder import IdentityEncoder  # noqa: F401

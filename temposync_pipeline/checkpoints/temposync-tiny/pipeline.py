@@ -1,0 +1,1 @@
+from temposync_pipeline import TempoSyncPipeline  # noqa: F401

@@ -1,0 +1,1 @@
+from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler  # noqa: F401

@@ -1,0 +1,1 @@
+from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync  # noqa: F401

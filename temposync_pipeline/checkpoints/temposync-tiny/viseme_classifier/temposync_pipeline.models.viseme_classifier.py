@@ -1,0 +1,1 @@
+from temposync_pipeline.models.viseme_classifier import VisemeClassifier  # noqa: F401
