@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..face.lip_shape import NUM_LIP_SHAPE, OPENING
+from .devices import execution_device
 from .viseme_classifier import Hearing
 from .visemes import NUM_VISEMES, VISEME_INDEX
 
@@ -74,7 +75,7 @@ class LipMotion(ModelMixin, ConfigMixin):
     def predict(self, hearing: Hearing) -> np.ndarray:
         """`forward` for one recording as the classifier heard it, float32 [T, 6]; the surer a p, b or m, the more the lips are shut."""
         heard = (hearing.hidden, hearing.loudness, hearing.visemes)
-        shapes = self(*(torch.from_numpy(values)[None].to(self.device, self.dtype) for values in heard))
+        shapes = self(*(torch.from_numpy(values)[None].to(execution_device(self), self.dtype) for values in heard))
         shapes = shapes[0].float().cpu().numpy()
         shapes[:, OPENING] *= 1 - hearing.visemes[:, VISEME_INDEX["PP"]]
         return shapes

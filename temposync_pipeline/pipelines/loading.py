@@ -5,7 +5,6 @@ with what is expected, or the checkpoint is refused.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from inspect import Parameter, signature
 from os import PathLike
@@ -83,8 +82,11 @@ def load_pipeline_parts(
 
 def check_loader_options(device_map: str | None, quantization_config: Any, loader_options: Mapping[str, Any]) -> None:
     """Raises InvalidInputError for what diffusers would refuse, as it would, but before anything is loaded."""
-    if device_map is not None and not (isinstance(device_map, str) and re.fullmatch(r"balanced|cpu|[a-z]+(:\d+)?", device_map)):
-        raise InvalidInputError(f'device_map: {device_map!r}, expected "balanced" or the name of a device')
+    if device_map is not None and device_map != "balanced":
+        try:
+            torch.device(device_map)
+        except (RuntimeError, TypeError) as error:
+            raise InvalidInputError(f'device_map: {device_map!r}, expected "balanced" or the name of a device') from error
     if device_map is not None and loader_options.get("low_cpu_mem_usage") is False:
         raise InvalidInputError("low_cpu_mem_usage=False cannot go with a device_map")
     if quantization_config is not None and not isinstance(quantization_config, PipelineQuantizationConfig):

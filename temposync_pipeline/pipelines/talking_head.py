@@ -23,6 +23,7 @@ from ..media.video import VideoWriter
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import latent_window, smooth_visemes
 from ..models.denoiser_temposync import TempoSyncDenoiser
+from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
 from ..models.lip_motion import LipMotion
@@ -141,11 +142,11 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         photo, face = find_face(self.face_aligner, load_image(as_image(image)), name, face_index)
         matrix = align_matrix(face.landmarks)
         crop = known_crop(photo, matrix)
-        latents = self.vae.encode(self._to_pixels(crop))
+        latents = self._encode(crop)
         blender, canvas = self._prepare_paste(photo, matrix, latents)
         return Portrait(
             photo=photo, matrix=matrix, blender=blender, canvas=canvas, latents=latents,
-            context=latent_window(self.vae.encode(self._to_pixels(mask_mouth(crop)))),
+            context=latent_window(self._encode(mask_mouth(crop))),
             identity=self.identity_encoder(latents),
             parted=share_to_close(float(lip_opening(face.landmarks))),
         )
@@ -236,7 +237,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         """Blocks of pixels, float32 [n, 160, 192, 3] in 0..255, of blocks of latents [n, C, 10, 12]."""
         with inference_autocast(latents, self.use_bfloat16):
             # CPUs convolve this memory layout faster.
-            return self._to_crop(self.vae.decode(latents.contiguous(memory_format=torch.channels_last)))
+            latents = latents.to(execution_device(self.vae)).contiguous(memory_format=torch.channels_last)
+            return self._to_crop(self.vae.decode(latents))
 
     @staticmethod
     def _place(crop: np.ndarray, patch: np.ndarray) -> np.ndarray:
@@ -260,9 +262,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         lips = self.lip_motion.predict(hearing) if self.lip_motion else None
         return Speech(smooth_visemes(hearing.visemes, self.config.viseme_smoothing), lips)
 
-    def _to_pixels(self, crop: np.ndarray) -> torch.Tensor:
-        """uint8 [256, 256, 3] -> [1, 3, 256, 256] in [-1, 1] on the device that computes."""
-        return torch.from_numpy(crop).permute(2, 0, 1)[None].to(self._execution_device, self.vae.dtype) / 127.5 - 1
+    def _encode(self, crop: np.ndarray) -> torch.Tensor:
+        """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
+        pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
+        return self.vae.encode(pixels).to(self._execution_device)
 
     @staticmethod
     def _to_crop(pixels: torch.Tensor) -> np.ndarray:
