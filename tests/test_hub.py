@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from temposync_pipeline import InvalidInputError, TempoSyncDenoiser, TempoSyncPipeline, VisemeClassifier, cli
 from temposync_pipeline.checkpoints import bundled_path, checkpoint_folder
-from temposync_pipeline.pipelines.loading import component_classes
+from temposync_pipeline.pipelines.loading import component_classes, place_components
 
 from .fake_hub import FakeHub
 from .tiny_components import picture, tiny_denoiser, tiny_pipeline, tone
@@ -275,6 +275,18 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, harm, message):
         TempoSyncPipeline.from_pretrained(tmp_path)
     assert str(error.value).startswith(f"{tmp_path.name}: ")
     assert "\n" not in str(error.value) and str(tmp_path) not in str(error.value)
+
+
+def test_components_are_spread_by_size_over_the_memory_there_is(tmp_path):
+    folders = {name: tmp_path / name for name in ("vae", "denoiser", "face_aligner", "scheduler")}
+    for folder, size in zip(folders.values(), (3000, 9000, 2000, 0)):
+        folder.mkdir()
+        if size:
+            (folder / "model.safetensors").write_bytes(bytes(size))
+    assert place_components("balanced", folders, {0: 10_000, 1: 8_000}) == {"denoiser": 0, "vae": 1, "face_aligner": 1}
+    assert place_components("cuda", folders, None) == dict.fromkeys(folders, "cuda") and place_components(None, folders, None) is None
+    with pytest.raises(InvalidInputError, match="no accelerator has room for denoiser"):
+        place_components("balanced", folders, {0: 5_000})
 
 
 def test_the_model_card_has_what_the_hub_shows():

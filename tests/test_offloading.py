@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from accelerate import dispatch_model
 
 from temposync_pipeline import TempoSyncPipeline
 from temposync_pipeline.models.face_aligner import FaceAligner
@@ -13,15 +12,7 @@ from temposync_pipeline.models.face_aligner import FaceAligner
 from .fake_accelerator import CPU, FakeAccelerator
 from .tiny_components import picture, template_face, tiny_pipeline, tone
 
-
-def spread(pipeline: TempoSyncPipeline, device: torch.device) -> None:
-    """As device_map="balanced" does: every component stays on a device of its own, its hook fetches what comes from another one."""
-    for number, model in enumerate(part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)):
-        dispatch_model(model, {"": (CPU, device)[number % 2]}, main_device=device, force_hooks=True)
-
-
 OFFLOADING = {
-    "spread": spread,
     "none": lambda pipeline, device: pipeline.to(device),
     "model": lambda pipeline, device: pipeline.enable_model_cpu_offload(device=device),
     "sequential": lambda pipeline, device: pipeline.enable_sequential_cpu_offload(device=device),

@@ -107,6 +107,8 @@ def place_components(
         return None
     largest_first = {part: sizes[part] for part in sorted(sizes, key=sizes.get, reverse=True) if sizes[part]}
     devices = _assign_components_to_devices(largest_first, dict(sorted(memory.items(), key=lambda item: item[1], reverse=True)))
+    if "cpu" in devices:
+        raise InvalidInputError(f"max_memory: no accelerator has room for {', '.join(devices['cpu'])}")
     return {part: device for device, parts in devices.items() for part in parts}
 
 
