@@ -27,8 +27,9 @@ import torch
 
 from temposync_pipeline import InvalidInputError, TempoSyncPipeline
 from temposync_pipeline.app.status import draw_status, timings
-from temposync_pipeline.app.studio import MAX_AMPLITUDE, MAX_SECONDS, MAX_SEED, MAX_STEPS, Progress, Studio, viseme_table
+from temposync_pipeline.app.studio import MAX_AMPLITUDE, MAX_FACES, MAX_SECONDS, MAX_SEED, MAX_STEPS, Progress, Studio, viseme_table
 from temposync_pipeline.app.timeline import draw_timeline
+from temposync_pipeline.media.image import MAX_PIXELS
 
 logger = logging.getLogger("temposync.app")
 
@@ -36,8 +37,10 @@ MEDIA = Path(__file__).parent / "examples" / "media"
 EXAMPLES = [[str(MEDIA / portrait), str(MEDIA / speech)] for portrait, speech in (
     ("portrait_woman.jpg", "speech_hello.wav"), ("portrait_man.jpg", "speech_weather.wav"), ("portrait_man_2.jpg", "speech_apples.wav"))]
 KEPT_SECONDS = 600
+MAX_UPLOAD_MB = 20
 NOTICE = "**AI-generated.** Say so wherever you show the video. Uploads and videos are deleted after ten minutes."
 STOPPED = '<div class="status">Stopped.</div>'
+FACES = [(str(index + 1), index) for index in range(MAX_FACES)]
 CONSENT = "The person shown and the person heard agree to this video, or I am both of them."
 
 # Gradio's own font, of which it ships a regular and a bold cut whole: nothing is fetched from elsewhere.
@@ -104,10 +107,21 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
     under_way = {} if under_way is None else under_way
 
     @on_gpu
-    def preview(portrait: str | None) -> np.ndarray | None:
-        """Shows the face that will speak; what stays still is dimmed."""
+    def look(portrait: str | None) -> tuple[np.ndarray | None, dict, dict]:
+        """Of an upload: the face that will speak, and where there are several, the picture with all of them numbered, and the choice."""
+        if not portrait:
+            return None, gr.update(visible=False), gr.update(value=0, visible=False)
         with plain_errors():
-            return studio.preview(portrait) if portrait else None
+            found = studio.preview(portrait)
+        several = found.num_faces > 1
+        return (found.crop, gr.update(value=found.overview, visible=several),
+                gr.update(choices=FACES[:found.num_faces], value=0, visible=several))
+
+    @on_gpu
+    def preview(portrait: str | None, face_index: int = 0) -> np.ndarray | None:
+        """Shows the face that will speak (0 = the largest); what stays still is dimmed."""
+        with plain_errors():
+            return studio.preview(portrait, face_index).crop if portrait else None
 
     @on_gpu
     def visemes(recording: str | None) -> tuple[dict | None, str]:
@@ -125,7 +139,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             yield from studio.generate(*settings)
 
     def generate(portrait: str, recording: str, consent: bool, steps: int = 4, seed: int = 0, amplitude: float = 1.0,
-                 request: gr.Request = None):
+                 face_index: int = 0, request: gr.Request = None):
         """Makes the video; yields (video, timings, status) while it does, of which the last counts."""
         # In this order: as long as a visitor can be stopped, the folder may still be there.
         with plain_errors(), stop_of(request) as stopped, TemporaryDirectory() as folder:
@@ -135,7 +149,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             output = Path(folder) / "ai-generated.mp4"
             progress = Progress("visemes")
             try:
-                with closing(reports(portrait, recording, output, int(steps), int(seed), amplitude)) as running:
+                with closing(reports(portrait, recording, output, int(steps), int(seed), amplitude, face_index)) as running:
                     for progress in running:
                         if stopped.is_set():
                             break
@@ -170,12 +184,14 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         with gr.Row():
             with gr.Column():
                 with gr.Row():
-                    portrait = gr.Image(label="Portrait", sources=["upload", "webcam"], type="filepath", height=260, scale=2,
-                                        elem_id="portrait")
+                    portrait = gr.Image(label=f"Portrait, up to {MAX_PIXELS // 10**6} megapixels and {MAX_UPLOAD_MB} MB", type="filepath",
+                                        sources=["upload", "webcam"], height=260, scale=2, elem_id="portrait")
                     portrait.preprocess = hand_over
                     crop = gr.Image(label="This will move", interactive=False, height=260, buttons=[], min_width=120, elem_id="crop")
-                recording = gr.Audio(label=f"Voice, up to {MAX_SECONDS:g} seconds", sources=["upload", "microphone"], type="filepath",
-                                     buttons=[], elem_id="voice")
+                overview = gr.Image(label="Faces in the picture", interactive=False, visible=False, height=260, buttons=[], elem_id="faces")
+                face = gr.Radio(FACES, value=0, label="Who speaks?", visible=False, elem_id="face")
+                recording = gr.Audio(label=f"Voice, up to {MAX_SECONDS:g} seconds and {MAX_UPLOAD_MB} MB", sources=["upload", "microphone"],
+                                     type="filepath", buttons=[], elem_id="voice")
                 gr.Examples(EXAMPLES, [portrait, recording], label="Examples, each a portrait and a voice", visible_columns=[0],
                             elem_id="examples")
                 consent = gr.Checkbox(label=CONSENT, elem_id="consent")
@@ -195,10 +211,11 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         numbers, times = gr.JSON(label="Visemes", visible=False), gr.JSON(label="Timings", visible=False)
         waiting = gr.Textbox(visible="hidden")
 
-        portrait.change(preview, portrait, crop, api_name="preview", concurrency_id="look", concurrency_limit=2)
+        portrait.change(look, portrait, [crop, overview, face], api_visibility="private", concurrency_id="look", concurrency_limit=2)
+        face.input(preview, [portrait, face], crop, api_name="preview", concurrency_id="look")
         recording.change(visemes, recording, [numbers, timeline], api_name="visemes", concurrency_id="look")
         running = make.click(
-            generate, [portrait, recording, consent, steps, seed, amplitude], [video, times, status], api_name="generate",
+            generate, [portrait, recording, consent, steps, seed, amplitude, face], [video, times, status], api_name="generate",
             show_progress="minimal", show_progress_on=status)
         # Cancelling a video under way as well would let its progress overtake the "Stopped.".
         stop.click(stop_video, None, waiting, queue=False, api_visibility="private", show_progress="hidden")
@@ -207,7 +224,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
 
 
 LAUNCH = {
-    "theme": THEME, "css": CSS, "max_file_size": "20mb", "allowed_paths": [], "show_error": False, "strict_cors": True,
+    "theme": THEME, "css": CSS, "max_file_size": f"{MAX_UPLOAD_MB}mb", "allowed_paths": [], "show_error": False, "strict_cors": True,
     "run_history": False, "mcp_server": False, "ssr_mode": False, "footer_links": ["api"],
 }
 

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -25,7 +26,7 @@ from temposync_pipeline.app.studio import STAGES, Progress, Studio, load_portrai
 from temposync_pipeline.app.timeline import draw_timeline
 from temposync_pipeline.errors import FaceError, InvalidAudioError, InvalidInputError
 
-from .tiny_components import picture, tiny_pipeline
+from .tiny_components import picture, template_face, tiny_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:gradio")
 
@@ -42,11 +43,51 @@ def portrait(tmp_path):
 
 
 def test_preview_dims_what_stays_still(studio, portrait, tmp_path):
-    crop = studio.preview(portrait)
+    preview = studio.preview(portrait)
+    crop = preview.crop
+    assert preview.num_faces == 1 and preview.overview is None
     assert crop.shape == (256, 256, 3) and crop.dtype == np.uint8
     Image.fromarray(np.full((96, 80, 3), 90, np.uint8)).save(tmp_path / "wall.png")
     with pytest.raises(FaceError, match="No face found"):
         studio.preview(tmp_path / "wall.png")
+
+
+@pytest.fixture
+def couple(tmp_path, studio, monkeypatch):
+    """A picture, dark on its right, in which two faces are found, the second, smaller one in the dark half."""
+    def two_faces(photo):
+        first, = template_face(photo)
+        return [first, replace(first, landmarks=first.landmarks * 0.5 + [photo.shape[1] / 2, 0])]
+
+    monkeypatch.setattr(studio.pipeline.face_aligner, "detect", two_faces)
+    photo = picture(160, 320)
+    photo[:, 160:] //= 4
+    Image.fromarray(photo).save(tmp_path / "couple.png")
+    return str(tmp_path / "couple.png")
+
+
+def test_faces_are_numbered_and_can_be_chosen(studio, couple, client, make_audio):
+    found = studio.preview(couple)
+    assert found.num_faces == 2 and found.overview.shape == (320, 640, 3)
+    framed = (found.overview == studio_module.LABEL_COLOUR).all(-1)
+    assert framed[:, :320].any() and framed[:, 320:].any()
+    second = studio.preview(couple, face_index=1)
+    assert second.crop.mean() < 0.6 * found.crop.mean()
+    with pytest.raises(FaceError, match="face_index 2 asked for, but the picture has 2"):
+        studio.preview(couple, face_index=2)
+    shown = np.asarray(Image.open(client.predict(handle_file(couple), 1, api_name="/preview")).convert("RGB"))
+    assert abs(shown.mean() - second.crop.mean()) < 2
+    speech = handle_file(str(make_audio("a.wav", seconds=0.2)))
+    for index in (0, 1):
+        assert client.predict(handle_file(couple), speech, True, 1, 0, 1.0, index, api_name="/generate")[1]["frames"] == 5
+    with pytest.raises(AppError, match="face_index 2 asked for"):
+        client.predict(handle_file(couple), speech, True, 1, 0, 1.0, 2, api_name="/generate")
+
+
+def test_limits_stand_where_one_uploads(server):
+    labels = " ".join(str(getattr(block, "label", "")) for block in server[2].blocks.values())
+    assert "up to 40 megapixels and 20 MB" in labels and "up to 60 seconds and 20 MB" in labels
+    assert app.LAUNCH["max_file_size"] == "20mb"
 
 
 def test_a_large_photo_is_shrunk(tmp_path):
@@ -76,7 +117,7 @@ def test_closing_the_generator_leaves_nothing(studio, portrait, make_audio, tmp_
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"num_inference_steps": 9}, "steps: 9, outside the limits of 1 to 8"), ({"num_inference_steps": 0}, "steps: 0"),
-    ({"seed": -1}, "seed: -1"),
+    ({"seed": -1}, "seed: -1"), ({"face_index": 8}, "face_index: 8, outside the limits of 0 to 7"),
     ({"mouth_amplitude": 2.5}, "mouth amplitude: 2.5"), ({"mouth_amplitude": float("nan")}, "mouth amplitude: nan"),
 ])
 def test_limits(studio, portrait, make_audio, tmp_path, settings, message):
@@ -151,8 +192,8 @@ def test_endpoint_names_stay(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     names = {name: [parameter["parameter_name"] for parameter in endpoint["parameters"]] for name, endpoint in endpoints.items()}
     assert names == {
-        "/preview": ["portrait"], "/visemes": ["recording"],
-        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude"]}
+        "/preview": ["portrait", "face_index"], "/visemes": ["recording"],
+        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude", "face_index"]}
 
 
 def test_mistakes_become_one_sentence(client, portrait, make_audio, tmp_path, server):
@@ -191,12 +232,12 @@ def uploaded(address: str, path: str | Path) -> dict:
 
 def test_an_upload_that_was_cleaned_away(server):
     gone = {"path": str(server[1] / "gradio" / "gone.png"), "orig_name": "gone.png", "meta": {"_type": "gradio.FileData"}}
-    answer = call(server[0], "/preview", gone)
+    answer = call(server[0], "/preview", gone, 0)
     assert "no longer on the server" in answer and str(server[1]) not in answer
 
 
 def test_a_fault_of_the_server_is_logged_and_not_shown(studio, client, portrait, monkeypatch, caplog):
-    monkeypatch.setattr(studio, "preview", lambda path: 1 / 0)
+    monkeypatch.setattr(studio, "preview", lambda *_: 1 / 0)
     with caplog.at_level(logging.ERROR), pytest.raises(AppError, match="Something went wrong on the server."):
         client.predict(handle_file(portrait), api_name="/preview")
     assert "ZeroDivisionError" in caplog.text
@@ -208,7 +249,7 @@ def test_a_crowd_is_served_or_told_to_wait(server, portrait, make_audio, visitor
 
     def visit(number: int) -> str:
         together.wait(60)
-        return call(server[0], "/generate", *inputs, True, 1, number, 1.0)
+        return call(server[0], "/generate", *inputs, True, 1, number, 1.0, 0)
 
     with ThreadPoolExecutor(visitors) as pool:
         answers = list(pool.map(visit, range(visitors)))

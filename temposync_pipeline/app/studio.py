@@ -19,7 +19,7 @@ from ..face.crop import align_matrix, crop_face, mouth_mask
 from ..media.audio import Audio, load_audio
 from ..media.image import load_image
 from ..models.visemes import VISEMES
-from ..pipelines.face_search import find_face
+from ..pipelines.face_search import choose_face, find_faces
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
 
 MAX_SECONDS = 60.0
@@ -28,7 +28,10 @@ MAX_AMPLITUDE = 2.0
 MAX_SEED = 2**32 - 1
 # The longer side of the video, px: a photo of 40 megapixels would keep everybody else waiting.
 MAX_SIDE = 1280
+# Of more faces in a picture, only so many can be chosen from, the largest.
+MAX_FACES = 8
 MIN_FREE_BYTES = 200 * 2**20
+LABEL_COLOUR = (13, 148, 136)  # the page's teal
 # Frames between two signs of life, and between a cancel and the end of the work.
 CHUNK_SIZE = 8
 # What the visitor is told while the pipeline is at each of its stages.
@@ -46,6 +49,19 @@ class Progress:
     finished: bool = False
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What a visitor is shown of an upload.
+
+    `crop` is the face that will speak, everything dimmed that will not move, uint8 [256, 256, 3]; `num_faces` can be chosen from, and
+    where they are several, `overview` is the picture with the faces numbered from 1, uint8 [h, w, 3].
+    """
+
+    crop: np.ndarray
+    num_faces: int
+    overview: np.ndarray | None
+
+
 class Studio:
     """Does what a visitor of the app asks for, within limits, on one pipeline.
 
@@ -55,14 +71,17 @@ class Studio:
     def __init__(self, pipeline: TempoSyncPipeline):
         self.pipeline = pipeline
 
-    def preview(self, image: str | PathLike) -> np.ndarray:
-        """The aligned crop with everything dimmed that will not move, uint8 [256, 256, 3]."""
+    def preview(self, image: str | PathLike, face_index: int = 0) -> Preview:
+        """Find the faces and show the one at `face_index`, 0 = the largest."""
         photo = load_portrait(image)
         with torch.inference_mode():
-            photo, face = find_face(self.pipeline.face_aligner, photo, "the picture")
+            photo, faces = find_faces(self.pipeline.face_aligner, photo, "the picture")
+        face = choose_face(photo, faces, "the picture", face_index)
         crop = crop_face(photo, align_matrix(face.landmarks))
         brightness = 0.55 + 0.45 * mouth_mask()[..., None]
-        return np.rint(crop * brightness).astype(np.uint8)
+        faces = faces[:MAX_FACES]
+        overview = number_faces(photo, [face.landmarks for face in faces]) if len(faces) > 1 else None
+        return Preview(np.rint(crop * brightness).astype(np.uint8), len(faces), overview)
 
     def visemes(self, audio: str | PathLike) -> tuple[np.ndarray, Audio]:
         """Probabilities of the 15 mouth shapes, float32 [T, 15], one row a video frame, and the recording."""
@@ -74,10 +93,10 @@ class Studio:
 
     def generate(
         self, image: str | PathLike, audio: str | PathLike, output: str | PathLike, num_inference_steps: int = 4, seed: int = 0,
-        mouth_amplitude: float | None = None,
+        mouth_amplitude: float | None = None, face_index: int = 0,
     ) -> Iterator[Progress]:
         """Write the video, reporting before every stage and after every few frames. Closing the generator stops the work."""
-        check_limits(num_inference_steps, seed, mouth_amplitude)
+        check_limits(num_inference_steps, seed, mouth_amplitude, face_index)
         if shutil.disk_usage(Path(output).absolute().parent).free < MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, "less than 200 MB free")
         yield Progress("visemes")
@@ -87,7 +106,7 @@ class Studio:
         started = time.perf_counter()
         steps = self.pipeline.stream_to_file(
             load_portrait(image), audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
-            mouth_amplitude=mouth_amplitude, chunk_size=CHUNK_SIZE)
+            mouth_amplitude=mouth_amplitude, face_index=face_index, chunk_size=CHUNK_SIZE)
         with closing(steps):
             for stage, frames, total in steps:
                 seconds["visemes" if stage == "listening" else stage] += time.perf_counter() - started
@@ -112,10 +131,24 @@ def load_portrait(image: str | PathLike) -> np.ndarray:
     return cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def check_limits(num_inference_steps: int, seed: int, mouth_amplitude: float | None) -> None:
+def number_faces(photo: np.ndarray, landmarks: list[np.ndarray], longer_side: int = 640) -> np.ndarray:
+    """The picture, enlarged or shrunk to `longer_side` px, with a frame and a number, from 1, at each face's landmarks [N, 2]."""
+    scale = longer_side / max(photo.shape[:2])
+    picture = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    for number, points in enumerate(landmarks, 1):
+        left, top = (points.min(0) * scale).astype(int).tolist()
+        right, bottom = (points.max(0) * scale).astype(int).tolist()
+        cv2.rectangle(picture, (left, top), (right, bottom), LABEL_COLOUR, 3)
+        cv2.rectangle(picture, (left, top), (left + 30, top + 34), LABEL_COLOUR, cv2.FILLED)
+        cv2.putText(picture, str(number), (left + 6, top + 26), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (255, 255, 255), 2, cv2.LINE_AA)
+    return picture
+
+
+def check_limits(num_inference_steps: int, seed: int, mouth_amplitude: float | None, face_index: int) -> None:
     """What the page's own controls cannot exceed, but a program can."""
     for name, value, low, high in (
-        ("steps", num_inference_steps, 1, MAX_STEPS), ("seed", seed, 0, MAX_SEED), ("mouth amplitude", mouth_amplitude, 0, MAX_AMPLITUDE)
+        ("steps", num_inference_steps, 1, MAX_STEPS), ("seed", seed, 0, MAX_SEED), ("mouth amplitude", mouth_amplitude, 0, MAX_AMPLITUDE),
+        ("face_index", face_index, 0, MAX_FACES - 1),
     ):
         if value is not None and not low <= value <= high:
             raise InvalidInputError(f"{name}: {value:g}, outside the limits of {low:g} to {high:g}")

@@ -28,9 +28,20 @@ def find_face(aligner: FaceAligner, photo: np.ndarray, name: str, face_index: in
 
     Raises FaceError where there is no such face, and where its mouth is covered or lies beyond the picture's edge.
     """
+    photo, faces = find_faces(aligner, photo, name)
+    return photo, choose_face(photo, faces, name, face_index)
+
+
+def find_faces(aligner: FaceAligner, photo: np.ndarray, name: str) -> tuple[np.ndarray, list[Face]]:
+    """The photo, turned upright as `find_face` does, and all faces in it, largest first; raises FaceError where there are none."""
     photo, faces = _search(aligner, photo, name)
     if not faces:
         raise FaceError(f"No face found in {name}; a frontal portrait at least 48 pixels tall, its mouth uncovered, is needed.")
+    return photo, faces
+
+
+def choose_face(photo: np.ndarray, faces: list[Face], name: str, face_index: int) -> Face:
+    """One of the faces in an upright photo; raises FaceError where it is not there or has no mouth that could be moved."""
     if not 0 <= face_index < len(faces):
         raise FaceError(f"face_index {face_index} asked for, but {name} has {len(faces)} face(s), counted from 0.")
     face = faces[face_index]
@@ -40,7 +51,7 @@ def find_face(aligner: FaceAligner, photo: np.ndarray, name: str, face_index: in
         raise FaceError(f"{name}: the mouth seems to be covered; a portrait that shows it is needed.")
     if abs(yaw_of(face.landmarks)) > MAX_YAW:
         logger.warning("%s: the face is turned far to a side; the mouth may look wrong, a frontal portrait works best", name)
-    return photo, face
+    return face
 
 
 def _search(aligner: FaceAligner, photo: np.ndarray, name: str) -> tuple[np.ndarray, list[Face]]:
