@@ -4,6 +4,7 @@ Exit code 0 on success; with one line on stderr 2 for an input that cannot be us
 command (`commands`) imports what it needs when it runs, so that `temposync --help` does not wait for torch.
 """
 
+import logging
 import signal
 import sys
 import threading
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point; `arguments` default to the command line's."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with _raising_sigterm():
+        with _raising_sigterm(), _warning_once():
             code = app(arguments or ["--help"], prog_name="temposync", standalone_mode=False) or 0
     except TyperException as error:  # a missing or misspelt option, a value out of range
         _fail(_in_plain_words(error), 2)
@@ -75,6 +76,24 @@ def _raising_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _warning_once() -> Iterator[None]:
+    """Show each warning on stderr once: inputs are looked at before the models are loaded, and read again when they are used."""
+    shown: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (message in shown or shown.add(message))
+
+    handler, logger = logging.StreamHandler(), logging.getLogger(__package__)
+    handler.addFilter(is_new)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _in_plain_words(error: TyperException) -> str:

@@ -330,3 +330,17 @@ def test_a_stopped_run_leaves_the_old_video(tmp_path, temposync, tiny_model, por
     found, _, err = temposync("generate", "--image", portrait, "--audio", audio, "--output", output)
     assert (found, err) == (code, [message.format(output=output)])
     assert sorted(os.listdir(tmp_path)) == before and output.read_bytes() == b"old"
+
+
+def test_a_recording_without_speech_says_so_in_one_line(temposync, tmp_path, portrait, tiny_model, make_audio):
+    code, printed, complaints = temposync("visemes", "--audio", make_audio("notes.wav", seconds=1.0))
+    assert code == 0 and len(printed) == 1 and printed[0].endswith("sil")
+    assert [line for line in complaints if "notes.wav" in line] == ["notes.wav: no speech was heard in it; the lips will rest"]
+
+
+def test_a_notice_is_given_once_though_the_input_is_read_twice(temposync, tmp_path, portrait, tiny_model, make_audio):
+    audio = make_audio("cut.wav", seconds=1.0)
+    audio.write_bytes(audio.read_bytes()[:20_000])
+    code, _, complaints = temposync("generate", "--image", portrait, "--audio", audio, "--output", tmp_path / "out.mp4")
+    assert code == 0 and sum("cut.wav: truncated" in line for line in complaints) == 1
+    assert sum("no speech" in line for line in complaints) == 1

@@ -48,7 +48,7 @@ def test_every_frame_gets_a_distribution_however_short_the_audio(classifier, num
 
 def test_digital_silence_and_the_time_after_the_end_are_sil(classifier):
     samples = np.concatenate([speechlike(1), np.zeros(RATE, np.float32), speechlike(1)])
-    probabilities = classifier.predict(samples, 100)
+    probabilities = classifier.predict(samples, 100, voice_only=False)
     assert (probabilities[26:49, SIL] > 0.999).all()
     assert (probabilities[76:, SIL] > 0.999).all()
     assert (probabilities[2:24, SIL] < 0.999).any()
@@ -64,7 +64,8 @@ def test_bad_samples_are_refused(classifier):
 
 def test_loudness_does_not_matter(classifier):
     samples = speechlike(2)
-    np.testing.assert_allclose(classifier.predict(samples, 50), classifier.predict(0.1 * samples, 50), atol=1e-3)
+    loud, quiet = (classifier.predict(gain * samples, 50, voice_only=False) for gain in (1, 0.1))
+    np.testing.assert_allclose(loud, quiet, atol=1e-3)
 
 
 def test_receptive_field_matches_the_network(classifier):
@@ -94,7 +95,7 @@ def test_probabilities_fall_on_the_video_frames_of_the_sound(fps):
     samples = 0.01 * np.ones(50 * RATE, np.float32) * np.sign(np.sin(np.arange(50 * RATE)))
     for start in (3, 20, 39.5):
         samples[int(start * RATE) : int((start + 1) * RATE)] *= 50
-    predicted = Loudspeaker(VisemeClassifierConfig(**TINY)).predict(samples, 50 * fps, fps)[:, AA]
+    predicted = Loudspeaker(VisemeClassifierConfig(**TINY)).predict(samples, 50 * fps, fps, voice_only=False)[:, AA]
     centres = (np.arange(50 * fps) + 0.5) / fps
     expected = np.any([(centres > start) & (centres < start + 1) for start in (3, 20, 39.5)], 0)
     edge = np.any([np.abs(centres - start - side) < 0.02 + 0.5 / fps for start in (3, 20, 39.5) for side in (0, 1)], 0)
@@ -105,9 +106,9 @@ def test_probabilities_fall_on_the_video_frames_of_the_sound(fps):
 def test_long_audio_equals_its_parts(classifier):
     """Windows overlap by more than the context that matters: far from the ends, a long file gives what an excerpt gives."""
     samples = speechlike(45)
-    whole = classifier.predict(samples, 45 * 25)
+    whole = classifier.predict(samples, 45 * 25, voice_only=False)
     np.testing.assert_allclose(whole.sum(1), 1, atol=1e-5)
-    middle = classifier.predict(samples[15 * RATE : 25 * RATE], 250)
+    middle = classifier.predict(samples[15 * RATE : 25 * RATE], 250, voice_only=False)
     assert np.abs(whole[15 * 25 + 40 : 25 * 25 - 40] - middle[40:-40]).max() < 0.05
 
 

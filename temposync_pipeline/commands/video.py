@@ -121,7 +121,7 @@ def visemes(
     from ..checkpoints import checkpoint_folder
     from ..media.audio import load_audio
     from ..media.video import FPS
-    from ..models.viseme_classifier import VISEMES, VisemeClassifier
+    from ..models.viseme_classifier import VISEMES, VisemeClassifier, warn_without_speech
 
     speech = load_audio(audio)
     device = choose_device(device)
@@ -129,6 +129,7 @@ def visemes(
     folder = checkpoint_folder(model, ("viseme_classifier",))
     classifier = VisemeClassifier.from_pretrained(folder, subfolder="viseme_classifier", use_safetensors=True).to(device)
     probabilities = classifier.predict(speech.samples, num_frames=round(speech.duration * FPS), fps=FPS)
+    warn_without_speech(speech.name, probabilities)
     names = list(VISEMES)
     write_json(json_file, {"fps": FPS, "visemes": names, "probabilities": probabilities.round(5).tolist()})
     frame = 0

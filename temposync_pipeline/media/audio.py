@@ -14,6 +14,7 @@ import numpy as np
 import soxr
 
 from ..errors import InvalidAudioError
+from .channels import channel_weights
 from .container import decode_frames, open_file, open_stream
 from .wav import sound_files
 
@@ -35,6 +36,8 @@ _ABSURD = 2.0**32
 # Lossy codecs overshoot full scale a little; not worth a word.
 _OVERSHOOT = 1.1
 
+_ARRAY_NAME = "audio array"
+
 AudioSource = str | PathLike | tuple[np.ndarray, int]
 
 
@@ -52,9 +55,14 @@ class Audio:
     source_rate: int
     source_channels: int
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path.name if self.path else _ARRAY_NAME
+
 
 def load_audio(source: AudioSource, *, max_seconds: float = MAX_SECONDS, start: Fraction | None = None) -> Audio:
-    """Decode, downmix (mean of the channels) and resample.
+    """Decode, downmix (the channels that carry voice: `channels.channel_weights`) and resample.
 
     `source` is a path (wav, mp3, flac, m4a, aac, ogg, opus, wma, a video's sound track, ...; any rate, any channels) or a pair
     `(samples, rate)` with samples [N], [N, channels] or [channels, N], floating point in [-1, 1] or integer.
@@ -66,16 +74,18 @@ def load_audio(source: AudioSource, *, max_seconds: float = MAX_SECONDS, start: 
     one that cannot be read.
     """
     name = _name(source)
-    resampler, mono = None, []
+    resampler, mono, weights = None, [], np.ones(1, np.float32)
     length, rate, channels, not_finite, peak = 0, 0, 0, 0, 0.0
     for chunk, rate in decode_audio(source, start, report=True):
+        if not channels and len(chunk) > 1:
+            weights = channel_weights(_first_seconds(decode_audio(source, start), max_seconds))
         channels, length = max(channels, len(chunk)), length + chunk.shape[1]
         if length > max_seconds * rate:
             raise InvalidAudioError(f"{name}: longer than the limit of {max_seconds:g} s")
         not_finite += int(np.count_nonzero(~np.isfinite(chunk).all(0)))
         chunk = silence_impossible(chunk)
         peak = max(peak, float(np.abs(chunk).max(initial=0)))
-        mixed = chunk.mean(0, dtype=np.float32)
+        mixed = weights @ chunk if len(chunk) == len(weights) else chunk.mean(0, dtype=np.float32)
         if rate != SAMPLE_RATE:
             resampler = resampler or soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
             mixed = resampler.resample_chunk(mixed)
@@ -119,6 +129,16 @@ def decode_audio(
                 if rate != first_rate:
                     raise InvalidAudioError(f"{path.name}: the sampling rate changes from {first_rate} to {rate} Hz")
                 yield chunk, rate
+
+
+def _first_seconds(chunks: Iterable[tuple[np.ndarray, int]], seconds: float) -> Iterator[tuple[np.ndarray, int]]:
+    """As many chunks as the limit of the length lets through, without impossible samples."""
+    length = 0
+    for chunk, rate in chunks:
+        yield silence_impossible(chunk), rate
+        length += chunk.shape[1]
+        if length > seconds * rate:
+            return
 
 
 def full_scale(source: AudioSource) -> float:
@@ -233,11 +253,11 @@ def _check_format(name: str, rate: int, channels: int) -> None:
 def _check_array(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
-        raise InvalidAudioError(f"audio array: {samples.dtype} {samples.shape}, expected numbers [N], [N, channels] or [channels, N]")
+        raise InvalidAudioError(f"{_ARRAY_NAME}: {samples.dtype} {samples.shape}, expected numbers [N], [N, channels] or [channels, N]")
     samples = np.atleast_2d(samples)
     if samples.shape[0] > samples.shape[1]:
         samples = samples.T
-    _check_format("audio array", int(rate), len(samples))
+    _check_format(_ARRAY_NAME, int(rate), len(samples))
     return _to_float(samples), int(rate)
 
 
@@ -253,4 +273,4 @@ def _to_float(samples: np.ndarray) -> np.ndarray:
 
 
 def _name(source: AudioSource) -> str:
-    return "audio array" if isinstance(source, tuple) else Path(source).name
+    return _ARRAY_NAME if isinstance(source, tuple) else Path(source).name

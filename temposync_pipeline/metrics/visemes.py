@@ -49,7 +49,7 @@ def score_visemes(model: VisemeClassifier, utterances: Iterable[Utterance], fps:
     for item in utterances:
         num_frames = math.floor(len(item.samples) / SAMPLE_RATE * fps)
         began = time.perf_counter()
-        predicted = model.predict(item.samples.astype(np.float32) / 32768, num_frames, fps).argmax(1)
+        predicted = model.predict(item.samples.astype(np.float32) / 32768, num_frames, fps, voice_only=False).argmax(1)
         elapsed += time.perf_counter() - began
         audio += len(item.samples) / SAMPLE_RATE
         np.add.at(confusion, (coverage(item.segments, num_frames, 1 / fps).argmax(1), predicted), 1)

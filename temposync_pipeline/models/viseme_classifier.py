@@ -1,6 +1,7 @@
 """Speech to visemes: a small wav2vec 2.0 with a frame head, or a Hub CTC phoneme recogniser read through an IPA map."""
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +15,14 @@ from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Ve
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedModel
 from transformers.utils import ModelOutput, cached_file
 
+from ..media.loudness import hear_voice, normalize_loudness
 from .devices import execution_device
 from .visemes import NUM_VISEMES, VISEME_INDEX, VISEMES, ipa_parts
 
-__all__ = ["Hearing", "PreTrainedModel", "VISEMES", "VisemeClassifier", "VisemeClassifierConfig", "VisemeOutput", "normalize_loudness"]
+__all__ = ["Hearing", "PreTrainedModel", "VISEMES", "VisemeClassifier", "VisemeClassifierConfig", "VisemeOutput", "normalize_loudness",
+           "warn_without_speech"]
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 # Long audio is read in windows whose margins are thrown away, so that memory does not grow and no seam shows.
@@ -84,10 +89,10 @@ class Hearing:
     loudness: np.ndarray
 
 
-def normalize_loudness(samples: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance over the whole recording; below -60 dBFS noise is left where it is, not blown up to speech."""
-    samples = samples.astype(np.float32) - np.float32(samples.mean())
-    return samples / max(float(samples.std()), 1e-3)
+def warn_without_speech(name: str, visemes: np.ndarray) -> None:
+    """Say so in one line if probabilities [T, 15] never call for anything but closed lips; `name` is what messages call the recording."""
+    if (visemes.argmax(1) == VISEME_INDEX["sil"]).all():
+        logger.warning("%s: no speech was heard in it; the lips will rest", name)
 
 
 def mel_filter_bank(num_filters: int, length: int) -> torch.Tensor:
@@ -160,24 +165,26 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
     # --- inference ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(self, samples: np.ndarray, num_frames: int, fps: float = 25) -> np.ndarray:
+    def predict(self, samples: np.ndarray, num_frames: int, fps: float = 25, voice_only: bool = True) -> np.ndarray:
         """P(viseme) per video frame, float32 [num_frames, 15]: the mean over each frame's own time, i / fps to (i + 1) / fps.
 
-        samples: float [N], 16 kHz mono.  Frames beyond the end of the audio, and digital silence, are `sil`.
+        samples: float [N], 16 kHz mono.  Frames beyond the end of the audio, and digital silence, are `sil`, and so is all in which
+        nobody speaks (`media.voice_activity`), unless `voice_only` is False: then anything is taken for a voice.
         Raises ValueError for samples that are not one-dimensional or not finite.
         """
-        *_, hearing = self.listen(samples, num_frames, fps)
+        *_, hearing = self.listen(samples, num_frames, fps, voice_only)
         return hearing.visemes
 
     @torch.no_grad()
-    def listen(self, samples: np.ndarray, num_frames: int, fps: float = 25) -> Iterator[Hearing | None]:
+    def listen(self, samples: np.ndarray, num_frames: int, fps: float = 25, voice_only: bool = True) -> Iterator[Hearing | None]:
         """`predict` at the caller's pace: yields None after every few seconds of sound, and last all that was heard."""
         samples = np.asarray(samples)
         if samples.ndim != 1 or not np.isfinite(samples).all():
             raise ValueError("samples must be one-dimensional and finite")
         # Half a receptive field on each side: the first and last 20 ms get frames of their own.
         pad = self.receptive_field // 2
-        signal = np.pad(normalize_loudness(samples), (pad, pad + self.hop)) if len(samples) else np.zeros(2 * pad + self.hop, np.float32)
+        voice = hear_voice(samples) if voice_only else normalize_loudness(samples)
+        signal = np.pad(voice, (pad, pad + self.hop))
         parts = []
         for part in self._window_outputs(signal):
             parts.append(part)
@@ -187,8 +194,8 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
             probabilities = hold_emissions(probabilities @ self._token_visemes().to(probabilities), self.hop / SAMPLE_RATE)
         probabilities = probabilities.cpu().numpy()
         times = np.arange(len(probabilities)) * self.hop / SAMPLE_RATE + ((self.receptive_field - 1) / 2 - pad) / SAMPLE_RATE
-        probabilities[_digitally_silent(samples, times, self.hop)] = np.eye(NUM_VISEMES, dtype=np.float32)[0]
         silence = np.eye(NUM_VISEMES, dtype=np.float32)[0]
+        probabilities[_digitally_silent(samples, times, self.hop) | _digitally_silent(voice, times, self.hop)] = silence
         visemes = _to_video_frames(probabilities, times, num_frames, fps, len(samples) / SAMPLE_RATE, silence)
         loudness = _frame_loudness(signal, self.hop, self.receptive_field)[: len(times), None]
         yield Hearing(visemes, _to_video_frames(hidden.cpu().numpy(), times, num_frames, fps),

@@ -28,7 +28,7 @@ from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
 from ..models.lip_motion import LipMotion
 from ..models.precision import inference_autocast
-from ..models.viseme_classifier import Hearing, VisemeClassifier
+from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .face_search import find_face
 from .hub import HubPipeline
@@ -256,6 +256,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         """Yields None after every few seconds of sound, and last what the lips follow."""
         count = max(1, round(recording.duration * self.config.fps))
         for hearing in self.viseme_classifier.listen(recording.samples, count, self.config.fps):
+            if hearing is not None:
+                warn_without_speech(recording.name, hearing.visemes)
             yield None if hearing is None else self._to_speech(hearing)
 
     def _to_speech(self, hearing: Hearing) -> Speech:
