@@ -73,8 +73,8 @@ def load_component(model_class: type, folder: str, subfolder: str, device: torch
     """
     if not Path(folder).is_dir():
         raise InvalidInputError(f"{folder}: no such folder; the stage needs its {subfolder}")
-    inside = (Path(folder) / subfolder).is_dir()
-    model = model_class.from_pretrained(folder, subfolder=subfolder if inside else None)
+    inside = {"subfolder": subfolder} if (Path(folder) / subfolder).is_dir() else {}
+    model = model_class.from_pretrained(folder, **inside)
     return model.to(device).requires_grad_(False).eval()
 
 
