@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
 from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
 from temposync_pipeline.models.identity_encoder import IdentityEncoder
 
-from .tiny_components import tiny_denoiser, tiny_vae
+from .tiny_components import tiny_denoiser, tiny_motion_vae, tiny_vae
 
 
 def denoiser_inputs(batch: int = 2) -> dict[str, torch.Tensor]:
@@ -106,3 +107,23 @@ def test_attention_takes_diffusers_backends():
         assert len(denoiser.attn_processors) == 1 and torch.allclose(denoiser(**inputs).sample, expected, atol=1e-5)
         with pytest.raises(ValueError, match="backend"):
             denoiser.set_attention_backend("magic")
+
+
+def test_a_reference_does_not_move_and_hides_nothing():
+    """Whatever the weights; and of several references, each frame is compared with its own."""
+    vae, reference = tiny_motion_vae(), torch.randn(2, 32, 10, 12)
+    with torch.no_grad():
+        flow, visibility = vae.motion(reference.repeat_interleave(2, 0), reference)
+        assert flow.shape == (4, 2, 80, 96) and visibility.shape == (4, 1, 160, 192)
+        assert flow.abs().max() < 1e-3 and (visibility == 1).all()
+        moved, hidden = vae.motion(reference + 3 * torch.randn(2, 32, 10, 12), reference)
+    assert moved.abs().max() > 0.1 and 0 <= hidden.min() < hidden.max() <= 1
+
+
+def test_an_autoencoder_without_motion_loads_as_it_was(tmp_path):
+    tiny_vae().save_pretrained(tmp_path / "old")
+    tiny_motion_vae().save_pretrained(tmp_path / "new")
+    old, new = (AutoencoderTempoSync.from_pretrained(tmp_path / name) for name in ("old", "new"))
+    assert not old.knows_motion and new.knows_motion
+    latents = torch.randn(1, 32, 4, 4)
+    assert torch.equal(old.decode(latents), new.decode(latents))

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from temposync_pipeline.face.blend import HEIGHT, LEFT, TOP, WIDTH, Blender
+from temposync_pipeline.face.blend import Blender
 from temposync_pipeline.face.crop import CROP_SIZE, crop_face
+from temposync_pipeline.face.mouth_box import HEIGHT, LEFT, TOP, WIDTH
 from temposync_pipeline.face.tone import LUMA, SKIN, known_crop, read_tone
 from temposync_pipeline.media.image import load_image
 

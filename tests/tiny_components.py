@@ -20,6 +20,17 @@ def tiny_vae() -> AutoencoderTempoSync:
                                 decoder_blocks=(1, 0, 0, 1)).eval()
 
 
+def tiny_motion_vae() -> AutoencoderTempoSync:
+    """`tiny_vae` that also knows where pixels come from: random weights, large enough that something moves."""
+    vae = tiny_vae()
+    settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+    moving = AutoencoderTempoSync(**settings | {"motion_channels": (8, 8, 8), "motion_blocks": (1, 0, 0)}).eval()
+    moving.load_state_dict(vae.state_dict(), strict=False)
+    for head in (moving.motion_decoder.flow, moving.motion_decoder.hidden):
+        torch.nn.init.normal_(head[0].weight, std=2.0)
+    return moving
+
+
 def tiny_denoiser(**changes) -> TempoSyncDenoiser:
     """Output layers start at zero in a fresh model; here they are random, so that every input has an effect."""
     torch.manual_seed(1)

@@ -15,7 +15,7 @@ from .options import Device, JsonFile
 if TYPE_CHECKING:
     from ..training.loop import LoopConfig
 
-STAGES = ("aligner", "autoencoder", "visemes", "identity", "sync", "lips", "teacher", "student")
+STAGES = ("aligner", "autoencoder", "decoder", "visemes", "identity", "sync", "lips", "teacher", "student")
 
 
 def train(

@@ -120,13 +120,23 @@ class MouthOpening:
         return (self.upper + self.lower) / 2
 
 
+def _share_below(opening: MouthOpening) -> np.ndarray:
+    """How much the lower spline counts, float32 [H, W, 1]: from 0 above the lip line to 1 below it."""
+    # Beyond the corners both splines agree more and more loosely, so one hands over to the other over a growing distance.
+    return np.clip(0.5 + (YS - opening.line) / (2 * (0.7 + 0.8 * opening.beyond)), 0, 1)[..., None].astype(np.float32)
+
+
 def warp(crop: np.ndarray, source: np.ndarray, target: np.ndarray, opening: MouthOpening) -> np.ndarray:
     """The crop's region, float32 [H, W, 3], moved from landmarks `source` to `target`, whose opening is `opening`."""
     above, below = (cv2.remap(crop, field, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
                     for field in warp_fields(source, target))
-    # Beyond the corners both splines agree more and more loosely, so one hands over to the other over a growing distance.
-    share = np.clip(0.5 + (YS - opening.line) / (2 * (0.7 + 0.8 * opening.beyond)), 0, 1)[..., None].astype(np.float32)
-    return above + share * (below - above)
+    return above + _share_below(opening) * (below - above)
+
+
+def source_places(source: np.ndarray, target: np.ndarray, opening: MouthOpening) -> np.ndarray:
+    """Where `warp` takes each pixel of the region from, float32 [H, W, 2] of crop pixels (x, y)."""
+    above, below = warp_fields(source, target)
+    return above + _share_below(opening) * (below - above)
 
 
 def interior(crop: np.ndarray, landmarks: np.ndarray, opening: MouthOpening) -> np.ndarray:

@@ -98,6 +98,31 @@ def _fade_jaw(photograph: np.ndarray, target: np.ndarray) -> np.ndarray:
     return faded
 
 
+def closed_lips_source(portrait_landmarks: np.ndarray) -> np.ndarray:
+    """Where the warp takes the lips from, float64 [131, 2]: one pixel inside the lips of an open mouth, where no tooth shows.
+
+    The lips' edge is known to a pixel only.
+    """
+    source, was_open = portrait_landmarks.astype(np.float64), _was_open(portrait_landmarks)
+    source[INNER[UPPER[1:-1]], 1] -= was_open
+    source[INNER[LOWER[1:-1]], 1] += was_open
+    return source
+
+
+def _was_open(portrait_landmarks: np.ndarray) -> float:
+    return float(smoothstep(lip_opening(portrait_landmarks), CLOSED_OPENING, _PARTED))
+
+
+def _inside(opening: MouthOpening) -> np.ndarray:
+    """1 in the columns where the mouth is open, [W]."""
+    return (opening.beyond == 0) * smoothstep(opening.gap, 0.4, 2.0)
+
+
+def interior_share(opening: MouthOpening) -> np.ndarray:
+    """How much of a pixel of the region is the inside of the mouth, [H, W] in [0, 1]."""
+    return _inside(opening) * np.clip((YS - opening.upper) / 1.6 + 0.4, 0, 1) * np.clip((opening.lower - YS) / 1.6 + 0.4, 0, 1)
+
+
 def retarget(
     portrait_crop: np.ndarray,
     portrait_landmarks: np.ndarray,
@@ -114,26 +139,20 @@ def retarget(
     light = MouthLight.match(portrait_crop, portrait_landmarks, driver_crops, driver_landmarks)
     driver_landmarks = smooth_over_time(driver_landmarks.astype(np.float64), 0.6)
     target = _fade_jaw(portrait_landmarks, transfer_motion(close_mouth(portrait_landmarks), driver_landmarks, driver_rest))
-    was_open = float(smoothstep(lip_opening(portrait_landmarks), CLOSED_OPENING, _PARTED))
-    # The lips' edge is known to a pixel only; one pixel inside the lips no tooth shows.
-    source = portrait_landmarks.astype(np.float64)
-    source[INNER[UPPER[1:-1]], 1] -= was_open
-    source[INNER[LOWER[1:-1]], 1] += was_open
-
+    was_open, source = _was_open(portrait_landmarks), closed_lips_source(portrait_landmarks)
     frames = np.repeat(portrait_crop[None], len(target), 0)
     for frame, shape, driver_crop, driver_shape in zip(frames, target, driver_crops, driver_landmarks):
         opening = MouthOpening.of(shape)
         region = warp(portrait_crop, source, shape, opening)
-        inside = (opening.beyond == 0) * smoothstep(opening.gap, 0.4, 2.0)
+        inside = _inside(opening)
         # Lips that were parted in the photograph have no shadow between them yet.
         shadow = 0.36 * was_open * np.exp(-0.5 * ((YS - opening.line) / 0.85) ** 2) * np.exp(-opening.beyond / 1.5) * (1 - inside)
         region *= 1 - shadow[..., None]
         if inside.any():
             below_upper, above_lower = YS - opening.upper, opening.lower - YS
-            alpha = inside * np.clip(below_upper / 1.6 + 0.4, 0, 1) * np.clip(above_lower / 1.6 + 0.4, 0, 1)
             # Lips shade what lies just behind them, the upper one more.
             shade = np.clip(np.minimum(0.6 + 0.16 * below_upper, 0.75 + 0.16 * above_lower), 0.5, 1)
             mouth = light(interior(driver_crop, driver_shape, opening)) * shade[..., None]
-            region += alpha[..., None] * (mouth - region)
+            region += interior_share(opening)[..., None] * (mouth - region)
         frame[REGION] = np.where(MASK[..., None] > 0, np.clip(region + 0.5, 0, 255), frame[REGION])
     return frames, target

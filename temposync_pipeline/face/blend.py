@@ -13,32 +13,19 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from .crop import CROP_SIZE, crop_face, invert, mouth_mask, transform_points
+from .crop import CROP_SIZE, crop_face, mouth_mask
+from .mouth_box import CELL, HEIGHT, WIDTH, MouthBox, Patch, window_of
 from .tone import read_tone
 
-CELL = 8  # crop pixels per membrane cell: finer than a shadow's edge, coarser than a lip
+# A membrane's cell, `CELL` crop pixels, is finer than a shadow's edge and coarser than a lip.
 MAX_TONE_SHIFT = 24.0  # levels; a larger difference at the edge is motion, not tone
 STILL_LEVELS = 12.0  # levels of change at which the photo's detail has faded to 1/e; 6 loses the grain of skin that moves a little
-
-
-def _mask_block() -> tuple[int, int, int, int]:
-    """Top, left, height and width of the block of whole membrane cells that holds the mask, in crop pixels."""
-    rows, columns = np.flatnonzero(mouth_mask().any(1)), np.flatnonzero(mouth_mask().any(0))
-    top, left = rows[0] // CELL * CELL, columns[0] // CELL * CELL
-    return int(top), int(left), int(rows[-1] // CELL * CELL + CELL - top), int(columns[-1] // CELL * CELL + CELL - left)
-
-
-TOP, LEFT, HEIGHT, WIDTH = _mask_block()
-
-
-def _window(crop: np.ndarray) -> np.ndarray:
-    return crop[TOP:TOP + HEIGHT, LEFT:LEFT + WIDTH]
 
 
 @lru_cache(maxsize=1)
 def _edge() -> tuple[np.ndarray, np.ndarray]:
     """Pixels of the window on the mask's soft edge, float32 [HEIGHT, WIDTH], and its share of each cell."""
-    mask = _window(mouth_mask())
+    mask = window_of(mouth_mask())
     edge = ((mask > 0) & (mask < 0.6)).astype(np.float32)
     return edge, cv2.resize(edge, (WIDTH // CELL, HEIGHT // CELL), interpolation=cv2.INTER_AREA)
 
@@ -100,71 +87,46 @@ class Blender:
         self.photo = photo
         crop = crop_face(photo, matrix)
         self._tone = read_tone(crop)
-        self._crop = _window(crop).astype(np.float32)
-        self._find_box(matrix)
+        self._crop = window_of(crop).astype(np.float32)
+        self.box = MouthBox(photo.shape[:2], matrix)
         if self.is_empty:
             return
-        original = self._box_of(photo).astype(np.float32)
+        original = self.box.rectangle.of(photo).astype(np.float32)
         self._is_neutral = bool((original == original[..., :1]).all())
         reference = self._crop if reference_reconstruction is None else self._checked(reference_reconstruction)
         self._reference = self._tone.keep(reference + membrane(self._crop - reference))
         # Linear interpolation keeps the mask in [0, 1] and exactly 0 outside, where `_outside` is then the photo itself.
-        self._mask = self._to_photo(_window(mouth_mask()))[..., None]
+        self._mask = self.box.to_photo(window_of(mouth_mask()))[..., None]
         self._outside = (1 - self._mask) * original
-        self._detail = self._mask * (original - self._to_photo(self._reference, cv2.INTER_CUBIC))
-
-    def _find_box(self, matrix: np.ndarray) -> None:
-        """The photo's rectangle that the window covers, and the affine from there to (shrunk) window pixels."""
-        corners = np.array([[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]], np.float32) + np.array([LEFT, TOP], np.float32)
-        corners = transform_points(invert(np.asarray(matrix, np.float64)), corners)
-        height, width = self.photo.shape[:2]
-        x0, y0 = np.clip(np.floor(corners.min(0)), 0, [width, height]).astype(int)
-        x1, y1 = np.clip(np.ceil(corners.max(0)) + 1, 0, [width, height]).astype(int)
-        self.box = (int(y0), int(y1), int(x0), int(x1))
-        scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
-        # Interpolation alone would alias when the face is small: average `shrink` × `shrink` crop pixels first.
-        self._shrink = int(min(CELL, 2 ** max(0, np.floor(np.log2(scale)))))
-        linear = matrix[:, :2].astype(np.float64)
-        offset = matrix[:, 2] + linear @ [x0, y0] - [LEFT, TOP]
-        self._to_window = np.column_stack([linear, offset - (self._shrink - 1) / 2]) / self._shrink
+        self._detail = self._mask * (original - self.box.to_photo(self._reference, cv2.INTER_CUBIC))
 
     @property
     def is_empty(self) -> bool:
         """True when the mouth lies outside the photo."""
-        y0, y1, x0, x1 = self.box
-        return y0 >= y1 or x0 >= x1
-
-    def _box_of(self, picture: np.ndarray) -> np.ndarray:
-        y0, y1, x0, x1 = self.box
-        return picture[y0:y1, x0:x1]
-
-    def _to_photo(self, window: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-        if self._shrink > 1:
-            window = cv2.resize(window, (WIDTH // self._shrink, HEIGHT // self._shrink), interpolation=cv2.INTER_AREA)
-        y0, y1, x0, x1 = self.box
-        return cv2.warpAffine(window, self._to_window, (x1 - x0, y1 - y0), flags=interpolation | cv2.WARP_INVERSE_MAP,
-                              borderMode=cv2.BORDER_REPLICATE)
+        return self.box.rectangle.is_empty
 
     def _checked(self, crop: np.ndarray) -> np.ndarray:
         """The crop's window as float32, in the photo's colours."""
         if crop.shape != (CROP_SIZE, CROP_SIZE, 3):
             raise ValueError(f"the crop must be [{CROP_SIZE}, {CROP_SIZE}, 3], got {crop.shape}")
-        return self._tone.to_photo(_window(crop).astype(np.float32))
+        return self._tone.to_photo(window_of(crop).astype(np.float32))
 
-    def paste(self, crop_patch: np.ndarray) -> np.ndarray:
-        """The photo with the generated mouth, uint8 [H, W, 3]; pixels outside the mask are bit-identical to the photo's.
+    def patch(self, crop_patch: np.ndarray) -> Patch:
+        """What the generated mouth changes in the photo; pixels outside the mask are bit-identical to the photo's.
 
         `crop_patch` is [256, 256, 3], uint8, or float in 0..255, in the colours of `face.tone.known_crop`.
         """
-        result = self.photo.copy()
         if self.is_empty:
-            return result
+            return Patch(0, 0, self.photo[:0, :0])
         generated = self._checked(crop_patch)
         generated = self._tone.keep(generated + membrane(self._crop - generated))
         still = stillness(generated * self._tone.gain, self._reference * self._tone.gain)
-        warped = self._to_photo(np.dstack([generated, still]), cv2.INTER_CUBIC)
+        warped = self.box.to_photo(np.dstack([generated, still]), cv2.INTER_CUBIC)
         blended = self._outside + self._mask * warped[..., :3] + warped[..., 3:] * self._detail
         if self._is_neutral:
-            blended = blended[..., :1]  # rounding may differ between the channels
-        self._box_of(result)[:] = np.clip(np.rint(blended), 0, 255).astype(np.uint8)
-        return result
+            blended = np.repeat(blended[..., :1], 3, axis=-1)  # rounding may differ between the channels
+        return Patch(self.box.rectangle.y0, self.box.rectangle.x0, np.clip(np.rint(blended), 0, 255).astype(np.uint8))
+
+    def paste(self, crop_patch: np.ndarray) -> np.ndarray:
+        """The photo with the generated mouth, uint8 [H, W, 3], see `patch`."""
+        return self.patch(crop_patch).onto(self.photo)

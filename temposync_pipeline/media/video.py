@@ -13,11 +13,12 @@ from typing import Self
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
 from .audio import Audio, AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from .container import decode_frames, open_container
+from .planes import to_planes
 from .video_frames import appearance, frames_at, timed_frames, upright_picture
 
 logger = logging.getLogger(__name__)
@@ -75,16 +76,15 @@ class VideoWriter:
         """Encode one frame, uint8 RGB [H, W, 3], and the sound up to its end."""
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame is uint8 [H, W, 3], found {frame.dtype} {list(frame.shape)}")
-        if self._video is None:
-            self._start(*frame.shape[:2])
-        if frame.shape[:2] != self._size:
+        if self._size not in (None, frame.shape[:2]):
             raise ValueError(f"frame {self.num_frames} is {list(frame.shape[:2])}, the first one was {list(self._size)}")
-        height, width = self._size
-        if height % 2 or width % 2:
-            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
-            format="yuv420p", src_color_range=ColorRange.JPEG, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-        )
+        self._size = frame.shape[:2]
+        self.write_planes(to_planes(frame))
+
+    def write_planes(self, picture: av.VideoFrame) -> None:
+        """`write` for a frame as `media.planes` makes it."""
+        if self._video is None:
+            self._start(picture.height, picture.width)
         picture.pts, picture.time_base = self.num_frames, 1 / self.fps
         self._container.mux(self._video.encode(picture))
         self.num_frames += 1
@@ -103,11 +103,11 @@ class VideoWriter:
 
     def _start(self, height: int, width: int) -> None:
         video = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(CRF), "preset": "veryfast"})
-        video.width, video.height, video.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         context = video.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = ColorRange.MPEG
-        self._video, self._size = video, (height, width)
+        self._video = video
         if self.audio_path is not None:
             self._sound = _SoundTrack(self._container, self.audio_path)
 

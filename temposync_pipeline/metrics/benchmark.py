@@ -34,10 +34,12 @@ import torch
 from ..errors import InvalidInputError
 from ..media.audio import Audio, load_audio
 from ..media.image import load_image
+from ..media.planes import StillPlanes
 from ..media.video import VideoWriter
 from ..models.conditioning import latent_window
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
 from ..pipelines.portrait import Portrait
+from ..pipelines.rendering import decode_block
 from ..pipelines.speech import Speech
 from .clip_selection import read_clips
 from .image import psnr
@@ -97,19 +99,19 @@ def time_video(
         portrait = pipe.prepare_portrait(image)
     noise = pipe.prepare_latents(steps, torch.Generator().manual_seed(0))
     chunks = pipe._latent_chunks(portrait, speech, noise, pipe._sampling(steps, chunk_size))
-    latents = []
+    latents, planes = [], StillPlanes(portrait.photo)
     with VideoWriter(folder / "video.mp4", fps=pipe.config.fps, audio_path=audio) as writer:
         for start in range(0, frames, chunk_size):
             size = min(chunk_size, frames - start)
             with clock.measure("denoise", size):
                 latents.append(next(chunks))
             with clock.measure("decode", size):
-                patches = pipe._decode(latent_window(latents[-1]))
+                decoded = portrait.renderer.decode(latent_window(latents[-1]), pipe.use_bfloat16)
             with clock.measure("paste_back", size):
-                pictures = [portrait.blender.paste(pipe._place(portrait.canvas, patch)) for patch in patches]
+                patches = [portrait.renderer.patch(frame) for frame in decoded]
             with clock.measure("video_encoding", size):
-                for picture in pictures:
-                    writer.write(picture)
+                for patch in patches:
+                    writer.write_planes(planes.with_change(*patch))
     file = folder / "video.safetensors"
     with clock.measure("save_latents", frames):
         pipe._latent_video(portrait, torch.cat(latents), speech.visemes, audio, chunk_size).save(file)
@@ -157,10 +159,10 @@ def compare_with_references(pipe: TempoSyncPipeline, portrait: Portrait, speech:
                 with clock.measure(f"{name}_denoise", size):
                     latents = next(chunks)
                 with clock.measure(f"{name}_decode", size):
-                    blocks[name] = pipe._decode(latent_window(latents))
+                    blocks[name] = decode_block(pipe.vae, latent_window(latents), low_precision)
             pipe.use_bfloat16 = chosen
             with clock.measure("whole_crop", size):
-                pipe._decode(latents)
+                decode_block(pipe.vae, latents, chosen)
     finally:
         pipe.use_bfloat16 = chosen
     median = {name: float(np.median(values)) for name, values in clock.samples.items()}

@@ -19,7 +19,8 @@ def _colour(row: str) -> str:
 
 
 def write_pictures(report: dict, examples: list[Example], output: Path) -> None:
-    """Beside the JSON `output`: <name>_lips.png, _rows.png, _steps.png (with more than one number of steps) and _sheet.png."""
+    """Beside the JSON `output`: <name>_lips.png, _rows.png, _steps.png (with more than one number of steps), _sheet.png and,
+    of large photos, _zoom.jpg."""
     def beside(kind: str) -> Path:
         return output.with_name(f"{output.stem}_{kind}.png")
 
@@ -30,6 +31,7 @@ def write_pictures(report: dict, examples: list[Example], output: Path) -> None:
     if examples:
         plot_lips(examples, beside("lips"))
         contact_sheet(examples, beside("sheet"))
+        zoom_sheet(examples, beside("zoom").with_suffix(".jpg"))
 
 
 def _figure(rows: int, columns: int, width: float, height: float):
@@ -120,6 +122,13 @@ def contact_sheet(examples: list[Example], path: Path) -> None:
             strips.append(strip)
     if strips:
         cv2.imwrite(str(path), np.vstack(strips)[..., ::-1])
+
+
+def zoom_sheet(examples: list[Example], path: Path) -> None:
+    """JPEG of large photos' mouths, four times the crop's size: the photo, and what is open most, half and a little; a row a person."""
+    rows = [example.zooms for example in examples if example.zooms is not None]
+    if rows:
+        cv2.imwrite(str(path), np.vstack(rows)[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 90))
 
 
 def _write(strip: np.ndarray, text: str, place: tuple[int, int]) -> None:

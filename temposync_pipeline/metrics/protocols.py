@@ -26,6 +26,7 @@ from ..media.image import load_image
 from ..media.video import FPS, load_soundtrack, read_video
 from ..models.sync_expert import SyncExpert
 from .crop_video import CropVideo, PortraitCrop, VideoMaker, crops_like, encode_block
+from .detail import detail_figures, is_large, zoomed_mouths
 from .identity import proxy_csim
 from .report import Example
 from .sync import sync_figures
@@ -170,7 +171,7 @@ class Evaluator:
         for steps in self.steps if "student" in self.rows else ():
             add(f"student_{steps}", lambda steps=steps: maker.student(portrait, voice, steps))
         if "in_photo" in self.rows:
-            rows["in_photo"] = self._timed("in_photo", lambda: self._delivered(portrait, voice, truth))
+            rows["in_photo"] = self._timed("in_photo", lambda: self._delivered(portrait, voice, truth, example))
         if "still" in self.rows:
             add("still", lambda: maker.still(portrait, len(truth.landmarks)))
         if "shuffled_audio" in self.rows:
@@ -210,11 +211,16 @@ class Evaluator:
     def _similarity(self, crops: np.ndarray, portrait: PortraitCrop) -> float:
         return proxy_csim(self.maker.pipe.identity_encoder, self.maker.pipe.vae, crops[::IDENTITY_STRIDE], portrait.crop)
 
-    def _delivered(self, portrait: PortraitCrop, voice: AudioSource, truth: Truth) -> Figures:
-        """The row `in_photo`; its crops come out of whole frames."""
+    def _delivered(self, portrait: PortraitCrop, voice: AudioSource, truth: Truth, example: Example) -> Figures:
+        """The row `in_photo`; its crops come out of whole frames, whose detail counts where the photo has more of it than a crop."""
         frames = np.stack(list(self.maker.in_photo(portrait, voice, self.steps[0])))
         video = CropVideo(np.stack([crop_face(frame, portrait.matrix) for frame in frames]))
-        return self._measure(video, portrait, truth) | {"change_outside_mouth": change_outside_mouth(frames, portrait.matrix)}
+        figures = self._measure(video, portrait, truth) | {"change_outside_mouth": change_outside_mouth(frames, portrait.matrix)}
+        if is_large(portrait.matrix):
+            landmarks, _ = fill_gaps(self._track(video.crops))
+            figures |= detail_figures(portrait.photo, frames, portrait.matrix, portrait.landmarks, landmarks)
+            example.zooms = zoomed_mouths(portrait.photo, frames, portrait.matrix, lip_opening(landmarks))
+        return figures
 
     def _retargeted(self, portrait: PortraitCrop, driver: Clip, truth: Truth) -> Figures:
         """The row `retargeted`: as much as the denoiser's own training pictures show of this driver's lips on this photograph."""

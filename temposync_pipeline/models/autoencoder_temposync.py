@@ -4,6 +4,10 @@ Convolutions only, and no normalisation that looks at the whole picture: a block
 the same pixels alone as inside the full grid (away from the block's edges), so the pipeline
 decodes just the block that covers the mouth.  Pixels enter and leave through a pixel (un)shuffle by
 two: no layer works at full resolution, where a CPU spends its time moving memory.
+
+Beside the colours of a frame, the decoder says where in a reference picture each pixel comes from
+(`motion`): a photograph has more detail than any latents hold, and most of a speaking face is that
+photograph, moved.
 """
 
 import torch
@@ -57,6 +61,40 @@ class Decoder(nn.Module):
         return self.layers(latents)
 
 
+class MotionDecoder(nn.Module):
+    """Latents of frames and of their references -> where the frames' pixels come from (`AutoencoderTempoSync.motion`).
+
+    What it says of a reference itself is subtracted, so that a still picture stays where it is, whatever the weights.  Most of the work
+    is done at strides 16 and 8; flow is smooth, and the edge of what is hidden unfolds from the features of one stride-4 cell.
+    """
+
+    FLOW_UNIT = 8.0  # crop pixels: about the deviation of a jaw's motion
+    STILL_LOGIT = -4.0  # of being hidden
+    STRETCH = 1.04  # of the logistic function, so that nothing is hidden in a still picture
+
+    def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...], latent_channels: int):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(2 * latent_channels, channels[0], 3, padding=1), *_stage(channels[0], blocks[0])]
+        for previous, width, depth in zip(channels, channels[1:], blocks[1:]):
+            layers += [nn.Conv2d(previous, 4 * width, 3, padding=1), nn.PixelShuffle(2), *_stage(width, depth)]
+        self.layers = nn.Sequential(*layers, nn.SiLU())
+        self.flow = nn.Sequential(nn.Conv2d(channels[-1], 8, 3, padding=1), nn.PixelShuffle(2))
+        self.hidden = nn.Sequential(nn.Conv2d(channels[-1], 16, 3, padding=1), nn.PixelShuffle(4))
+
+    def forward(self, latents: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flow [B, 2, 8h, 8w] and the logit of being hidden [B, 1, 16h, 16w]; latents [R·k, C, h, w], reference [R, C, h, w]."""
+        frames = len(latents) // len(reference)
+        each = reference.repeat_interleave(frames, 0)
+        moving, still = torch.cat([latents - each, each], 1), torch.cat([torch.zeros_like(reference), reference], 1)
+        features = self.layers(torch.cat([moving, still]).contiguous(memory_format=torch.channels_last))
+        flow, hidden = (_minus_still(head(features).float(), len(latents), frames) for head in (self.flow, self.hidden))
+        return self.FLOW_UNIT * flow, self.STILL_LOGIT + hidden
+
+
+def _minus_still(values: torch.Tensor, count: int, frames: int) -> torch.Tensor:
+    return values[:count] - values[count:].repeat_interleave(frames, 0)
+
+
 class AutoencoderTempoSync(ModelMixin, ConfigMixin):
     """÷16 autoencoder with 32 latent channels and a slim decoder (equation 2 of arXiv 2603.06057).
 
@@ -68,6 +106,7 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         encoder_channels, encoder_blocks: widths and residual blocks at strides 2, 4, 8, 16.
         decoder_channels, decoder_blocks: widths and residual blocks at strides 16, 8, 4, 2.
         latents_mean, latents_std: per channel; None means 0 and 1.
+        motion_channels, motion_blocks: widths and residual blocks of `motion` at strides 16, 8, 4; None = an autoencoder without it.
     """
 
     _group_offload_block_modules = ["encoder", "decoder"]
@@ -82,10 +121,14 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         decoder_blocks: tuple[int, ...] = (2, 2, 2, 1),
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
+        motion_channels: tuple[int, int, int] | None = None,
+        motion_blocks: tuple[int, int, int] = (3, 2, 1),
     ):
         super().__init__()
         self.encoder = Encoder(tuple(encoder_channels), tuple(encoder_blocks), latent_channels)
         self.decoder = Decoder(tuple(decoder_channels), tuple(decoder_blocks), latent_channels)
+        if motion_channels is not None:
+            self.motion_decoder = MotionDecoder(tuple(motion_channels), tuple(motion_blocks), latent_channels)
 
     @property
     def stride(self) -> int:
@@ -112,6 +155,26 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         """Pixels [B, 3, 16h, 16w], nominally in [-1, 1] but not clamped, of normalised latents [B, C, h, w]."""
         mean, std = self._moments(latents)
         return self.decoder(latents * std + mean)
+
+    @property
+    def knows_motion(self) -> bool:
+        """Whether it has `motion`; older checkpoints decode colours only."""
+        return self.config.motion_channels is not None
+
+    @apply_forward_hook
+    def motion(self, latents: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the pixels of frames come from in the picture that `reference` encodes; exactly "from where they are" for itself.
+
+        Args:
+            latents: normalised, [R·k, C, h, w], k frames of each reference one after the other.
+            reference: normalised, [R, C, h, w].
+
+        Returns the flow [R·k, 2, 8h, 8w], float32: the pixel at (x, y) is the reference's at (x, y) + flow, in pixels, one value for
+        2 × 2 of them; and the visibility [R·k, 1, 16h, 16w], float32 in [0, 1]: 0 where the reference does not show what the frame does.
+        """
+        flow, logit = self.motion_decoder(latents, reference)
+        stretch = MotionDecoder.STRETCH
+        return flow, (1 - (stretch * logit.sigmoid() - (stretch - 1) / 2)).clamp(0, 1)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Reconstruction of `pixels`, same shape."""

@@ -13,12 +13,13 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from tqdm.auto import tqdm
 
 from ..errors import InvalidInputError
-from ..face.blend import Blender
-from ..face.crop import LATENT_STRIDE, LATENT_WINDOW, align_matrix, mask_mouth
+from ..face.crop import align_matrix, mask_mouth
 from ..face.landmarks import lip_opening
+from ..face.mouth_box import Patch
 from ..face.tone import known_crop
 from ..media.audio import Audio, AudioSource, load_audio
 from ..media.image import load_image
+from ..media.planes import StillPlanes
 from ..media.video import VideoWriter
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import latent_window, smooth_visemes
@@ -27,7 +28,6 @@ from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
 from ..models.lip_motion import LipMotion
-from ..models.precision import inference_autocast
 from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .face_search import find_face
@@ -37,6 +37,7 @@ from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
 from .lora import LoraLoaderMixin
 from .pipeline_output import OUTPUT_TYPES, check_video_name
 from .portrait import Portrait, share_to_close
+from .rendering import Renderer, make_renderer
 from .sampling import RunningCalls, Sampling, StepCallback
 from .settings import PipelineSettings
 from .speech import Speech
@@ -128,10 +129,11 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
             portrait = self.prepare_portrait(image, face_index)
             yield "portrait", 0, len(speech)
             noise = self.prepare_latents(num_inference_steps, generator)
+            planes = StillPlanes(portrait.photo)
             with VideoWriter(output_path, fps=self.config.fps, audio_path=audio) as writer:
                 for latents in self._latent_chunks(portrait, speech, noise, sampling):
-                    for frame in self._render(portrait, latents):
-                        writer.write(frame)
+                    for patch in self._patches(portrait.renderer, latent_window(latents)):
+                        writer.write_planes(planes.with_change(*patch))
                     yield "frames", writer.num_frames, len(speech)
         yield "video", len(speech), len(speech)
 
@@ -143,19 +145,12 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         matrix = align_matrix(face.landmarks)
         crop = known_crop(photo, matrix)
         latents = self._encode(crop)
-        blender, canvas = self._prepare_paste(photo, matrix, latents)
         return Portrait(
-            photo=photo, matrix=matrix, blender=blender, canvas=canvas, latents=latents,
+            photo=photo, matrix=matrix, renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16), latents=latents,
             context=latent_window(self._encode(mask_mouth(crop))),
             identity=self.identity_encoder(latents),
             parted=share_to_close(float(lip_opening(face.landmarks))),
         )
-
-    def _prepare_paste(self, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor) -> tuple[Blender, np.ndarray]:
-        """What puts crops into the photo, and the reconstructed crop [256, 256, 3] that decoded blocks are placed in."""
-        # Decoded by the block, as every frame will be, so that what differs later is motion alone.
-        canvas = self._place(known_crop(photo, matrix).astype(np.float32), self._decode(latent_window(latents))[0])
-        return Blender(photo, matrix, reference_reconstruction=canvas), canvas
 
     def _latent_video(
         self, portrait: Portrait, latents: torch.Tensor, visemes: np.ndarray, audio: AudioSource, chunk_size: int
@@ -171,14 +166,20 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
 
         Raises InvalidInputError where the latents come from another autoencoder.
         """
+        for patches in self._decoded_chunks(video):
+            yield np.stack([patch.onto(video.photo) for patch in patches])
+
+    @torch.inference_mode()
+    def _decoded_chunks(self, video: LatentVideo) -> Iterator[list[Patch]]:
+        """What each frame changes in the photo, a list a chunk."""
         if video.autoencoder != autoencoder_hash(self.vae):
             raise InvalidInputError(f"the latents were made with another autoencoder, that of {video.model or 'an unnamed checkpoint'}")
         with self._returning_models():
             device, dtype = self._execution_device, self.vae.dtype
-            blender, canvas = self._prepare_paste(video.photo, video.matrix, video.portrait_latents.to(device, dtype))
+            portrait_latents = video.portrait_latents.to(device, dtype)
+            renderer = make_renderer(self.vae, video.photo, video.matrix, portrait_latents, self.use_bfloat16)
             for start in range(0, len(video.latents), video.chunk_size):
-                patches = self._decode(video.latents[start:start + video.chunk_size].to(device, dtype))
-                yield np.stack([blender.paste(self._place(canvas, patch)) for patch in patches])
+                yield list(self._patches(renderer, video.latents[start:start + video.chunk_size].to(device, dtype)))
 
     @torch.inference_mode()
     def latents_to_file(
@@ -207,10 +208,11 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
             audio_path = Path(folder) / "audio"
             audio_path.write_bytes(audio_bytes(video.audio))
             load_audio(audio_path)
+            planes = StillPlanes(video.photo)
             with VideoWriter(output_path, fps=video.fps, audio_path=audio_path) as writer:
-                for chunk in self.decode_latents(video):
-                    for frame in chunk:
-                        writer.write(frame)
+                for chunk in self._decoded_chunks(video):
+                    for patch in chunk:
+                        writer.write_planes(planes.with_change(*patch))
         count = len(video.latents)
         return {"output": str(Path(output_path)), "frames": count, "fps": video.fps, "seconds": count / video.fps}
 
@@ -229,24 +231,12 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         return frames[:done]
 
     def _render(self, portrait: Portrait, latents: torch.Tensor) -> list[np.ndarray]:
-        """Decode the mouth's block of each frame and paste it into the photo; uint8 [H, W, 3] each."""
-        patches = self._decode(latent_window(latents))
-        return [portrait.blender.paste(self._place(portrait.canvas, patch)) for patch in patches]
+        """Frames uint8 [H, W, 3] of latents [n, C, 16, 16]."""
+        return [patch.onto(portrait.photo) for patch in self._patches(portrait.renderer, latent_window(latents))]
 
-    def _decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Blocks of pixels, float32 [n, 160, 192, 3] in 0..255, of blocks of latents [n, C, 10, 12]."""
-        with inference_autocast(latents, self.use_bfloat16):
-            # CPUs convolve this memory layout faster.
-            latents = latents.to(execution_device(self.vae)).contiguous(memory_format=torch.channels_last)
-            return self._to_crop(self.vae.decode(latents))
-
-    @staticmethod
-    def _place(crop: np.ndarray, patch: np.ndarray) -> np.ndarray:
-        """A copy of the crop [256, 256, 3] with the decoded block of latents in its place."""
-        top, left, height, width = (LATENT_STRIDE * cells for cells in LATENT_WINDOW)
-        placed = crop.copy()
-        placed[top:top + height, left:left + width] = patch
-        return placed
+    def _patches(self, renderer: Renderer, latents: torch.Tensor) -> Iterator[Patch]:
+        """What each frame changes in the photo, of latents [n, C, h, w] of the mouth's block."""
+        return map(renderer.patch, renderer.decode(latents, self.use_bfloat16))
 
     def _hear(self, recording: Audio) -> Speech:
         *_, speech = self._listen(recording)
@@ -268,11 +258,6 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
         return self.vae.encode(pixels).to(self._execution_device)
-
-    @staticmethod
-    def _to_crop(pixels: torch.Tensor) -> np.ndarray:
-        """[B, 3, H, W] in [-1, 1] -> float32 [B, H, W, 3] in 0..255."""
-        return pixels.float().clamp(-1, 1).add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
 
     def _bar(self, total: int, shown: bool = True) -> tqdm:
         """A bar as `set_progress_bar_config` wants it; not to show one concerns this call alone."""

@@ -1,0 +1,143 @@
+"""Moves a photo's own pixels, at its own resolution, and fills in what it does not show.
+
+A decoder that works in a 256 px crop knows little of a photo's stubble and pores, but it can tell where they go.  Its flow, smooth and a
+fraction of the photo's size, is enlarged to the photo and fades to nothing at the edge of `mouth_mask`: every pixel comes from one place
+of the photo, so there is no seam, and no ghost of the photo's own lips beside the new ones.  Only what the photo hides, the inside of the
+mouth, is the decoder's own colour, in the tone that the photo has around it.
+"""
+
+import cv2
+import numpy as np
+
+from .blend import MAX_TONE_SHIFT
+from .crop import LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
+from .mouth_box import HEIGHT, LEFT, TOP, WIDTH, MouthBox, Patch, Rectangle, window_of
+from .tone import read_tone
+
+# Top, left, height, width in latent cells of the block outside which nothing is ever hidden: the inside of the mouth, and a cell around
+# it, since a block decoded alone is wrong at its edges.  Decoding no other colours halves the decoder's time.
+INNER_WINDOW = (8, 4, 7, 8)
+INNER_EDGE, INNER_FEATHER = 8, 8  # crop pixels of that block that are never used, and over which its use begins
+FLOW_STRIDE = 2  # crop pixels a value of the flow
+STILL_FLOW = 0.04  # crop pixels: motion too small to be seen
+# What is more than half hidden is hidden: lips have an edge, and doubt would blur it.
+HIDDEN_FROM, HIDDEN_TO = 0.3, 0.7
+# A denoiser's teeth are the mean of the teeth that may be: softer than they are, by about this blur in crop pixels and this much.
+SOFTNESS, SHARPENING = 2.0, 0.8
+# Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
+TONE_CELL, TONE_SPREAD = 4, 2.5
+TONE_MARGIN = 6 * TONE_CELL
+# Where the window lies in the decoder's block of the crop.
+_BLOCK_TOP, _BLOCK_LEFT = TOP - LATENT_STRIDE * LATENT_WINDOW[0], LEFT - LATENT_STRIDE * LATENT_WINDOW[1]
+# And the inner block in the window.
+_INNER = Rectangle(LATENT_STRIDE * INNER_WINDOW[0] - TOP, LATENT_STRIDE * (INNER_WINDOW[0] + INNER_WINDOW[2]) - TOP,
+                   LATENT_STRIDE * INNER_WINDOW[1] - LEFT, LATENT_STRIDE * (INNER_WINDOW[1] + INNER_WINDOW[3]) - LEFT)
+
+
+def inner_cells(latents: np.ndarray) -> np.ndarray:
+    """The cells of `INNER_WINDOW`, a view [..., 7, 8] of an array or tensor of the crop's block [..., 10, 12]."""
+    top, left = INNER_WINDOW[0] - LATENT_WINDOW[0], INNER_WINDOW[1] - LATENT_WINDOW[1]
+    return latents[..., top:top + INNER_WINDOW[2], left:left + INNER_WINDOW[3]]
+
+
+def _window_of_block(block: np.ndarray, stride: int = 1) -> np.ndarray:
+    top, left = _BLOCK_TOP // stride, _BLOCK_LEFT // stride
+    return block[top:top + HEIGHT // stride, left:left + WIDTH // stride]
+
+
+def _inner_mask() -> np.ndarray:
+    """Where something may be hidden, float32 [HEIGHT, WIDTH]."""
+    block = np.zeros((HEIGHT + 2, WIDTH + 2), np.uint8)
+    _INNER.of(block[1:-1, 1:-1])[:] = 1
+    depth = cv2.distanceTransform(block, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    return np.clip((depth - INNER_EDGE) / INNER_FEATHER, 0, 1) * window_of(mouth_mask())
+
+
+def tone_difference(colours: np.ndarray, truth: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """How much lighter than `colours` the photo is, float32 [h, w, 3] in levels: smooth, measured where it shows the face, and carried on
+    into what it hides; pictures float32 [h, w, 3], `hidden` [h, w] in [0, 1]."""
+    size = max(1, hidden.shape[1] // TONE_CELL), max(1, hidden.shape[0] // TONE_CELL)
+    shown = (1 - hidden)[..., None]
+    difference = np.clip(truth - colours, -MAX_TONE_SHIFT, MAX_TONE_SHIFT) * shown
+    cells = cv2.resize(np.dstack([difference, shown]), size, interpolation=cv2.INTER_AREA)
+    cells = cv2.GaussianBlur(cells, (0, 0), TONE_SPREAD, borderType=cv2.BORDER_REPLICATE)
+    return cv2.resize(cells[..., :3] / (cells[..., 3:] + 1e-3), hidden.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+class PhotoWarp:
+    """Makes frames out of one photo; everything that depends on the photo alone is computed here, once.
+
+    Args:
+        photo: RGB uint8 [H, W, 3], any size.
+        matrix: affine from photo to crop pixels, [2, 3] (`face.crop.align_matrix`).
+    """
+
+    def __init__(self, photo: np.ndarray, matrix: np.ndarray):
+        if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+            raise ValueError(f"photo must be uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
+        self.photo = photo
+        self.box = MouthBox(photo.shape[:2], matrix)
+        crop = crop_face(photo, matrix)
+        self._tone = read_tone(crop)
+        self._crop = window_of(crop)
+        self._inner_mask = _inner_mask()
+        reach = cv2.resize(window_of(mouth_mask()), (WIDTH // FLOW_STRIDE, HEIGHT // FLOW_STRIDE), interpolation=cv2.INTER_AREA)
+        # Enlarging carries a value to the next ones; nothing may reach beyond the mask.
+        self._flow_mask = np.where(cv2.erode(reach, np.ones((3, 3), np.uint8)) > 0, reach, 0)[..., None]
+        self._to_photo_pixels = np.linalg.inv(np.asarray(matrix, np.float64)[:, :2]).astype(np.float32)
+
+    def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray) -> Patch:
+        """What one frame changes in the photo; outside `mouth_mask`, and where nothing moves, pixels are the photo's to the bit.
+
+        Args:
+            flow: float32 [80, 96, 2] in crop pixels, of the crop's block `face.crop.LATENT_WINDOW` (`AutoencoderTempoSync.motion`).
+            visibility: float32 [160, 192] in [0, 1], of the same. colours: [112, 128, 3] in 0..255, of the block `INNER_WINDOW`, in the
+                colours of `face.tone.known_crop`.
+        """
+        flow = _window_of_block(flow, FLOW_STRIDE) * self._flow_mask
+        hidden = (1 - _window_of_block(visibility) - HIDDEN_FROM) / (HIDDEN_TO - HIDDEN_FROM)
+        hidden = np.clip(hidden, 0, 1) * self._inner_mask
+        moving = Rectangle.around(np.abs(flow).max(-1) > STILL_FLOW).grown(1)
+        moving = Rectangle(*(FLOW_STRIDE * limit for limit in moving))
+        covered = Rectangle.around(hidden > 0)
+        changed = moving.union(covered)
+        rectangle = self.box.rectangle_of(changed.y0, changed.y1, changed.x0, changed.x1)
+        if changed.is_empty or rectangle.is_empty:
+            return Patch(0, 0, self.photo[:0, :0])
+        pixels = self._moved(flow, rectangle)
+        if not covered.is_empty:
+            self._fill(pixels, rectangle, covered, hidden, self._toned(colours, flow, hidden, covered))
+        return Patch(rectangle.y0, rectangle.x0, pixels)
+
+    def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
+        """The photo's pixels that come into the rectangle."""
+        shift = self.box.to_photo(flow @ self._to_photo_pixels.T, rectangle=rectangle)
+        shift[..., 0] += np.arange(rectangle.x0, rectangle.x1, dtype=np.float32)
+        shift[..., 1] += np.arange(rectangle.y0, rectangle.y1, dtype=np.float32)[:, None]
+        return cv2.remap(self.photo, shift, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+    def _toned(self, colours: np.ndarray, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle) -> np.ndarray:
+        """The decoder's colours, around what is hidden in the photo's tone; float32 [HEIGHT, WIDTH, 3]."""
+        colours = self._tone.to_photo(colours.astype(np.float32))
+        toned = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+        _INNER.of(toned)[:] = colours
+        near = covered.grown(TONE_MARGIN).within(_INNER.grown(-INNER_EDGE))
+        places = cv2.resize(flow, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+        places[..., 0] += np.arange(WIDTH, dtype=np.float32)
+        places[..., 1] += np.arange(HEIGHT, dtype=np.float32)[:, None]
+        truth = cv2.remap(self._crop, near.of(places), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        inner = near.of(toned)
+        detail = inner - cv2.GaussianBlur(inner, (0, 0), SOFTNESS)
+        inner[:] = self._tone.keep(inner + tone_difference(inner, truth, near.of(hidden)) + SHARPENING * detail)
+        return toned
+
+    def _fill(self, pixels: np.ndarray, rectangle: Rectangle, covered: Rectangle, hidden: np.ndarray, colours: np.ndarray) -> None:
+        """Lay the colours over those pixels that the photo does not show."""
+        part = self.box.rectangle_of(covered.y0 - 1, covered.y1 + 1, covered.x0 - 1, covered.x1 + 1)
+        part = part.within(rectangle)
+        if part.is_empty:
+            return
+        share = self.box.to_photo(hidden, rectangle=part)[..., None]
+        filling = self.box.to_photo(colours, cv2.INTER_CUBIC, rectangle=part)
+        inside = pixels[part.y0 - rectangle.y0:part.y1 - rectangle.y0, part.x0 - rectangle.x0:part.x1 - rectangle.x0]
+        inside[:] = np.clip(np.rint(inside + share * (filling - inside)), 0, 255)

@@ -1,0 +1,61 @@
+"""Pictures as the planes that a video encoder takes; of a still one, only what changes is converted again."""
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+# Pixels around a rectangle that its chroma, averaged over neighbours, may depend on; even, so that chroma keeps its places.
+MARGIN = 8
+
+
+def to_planes(picture: np.ndarray) -> av.VideoFrame:
+    """RGB uint8 [H, W, 3] as yuv420p, BT.709 in limited range; an odd last row or column is repeated."""
+    height, width = picture.shape[:2]
+    if height % 2 or width % 2:
+        picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
+        format="yuv420p", src_color_range=ColorRange.JPEG, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+
+
+def _arrays(frame: av.VideoFrame) -> list[np.ndarray]:
+    """Views of the planes, [H, W] and twice [H/2, W/2]."""
+    return [np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :plane.width] for plane in frame.planes]
+
+
+class StillPlanes:
+    """A picture RGB uint8 [H, W, 3], converted once; `with_change` shows it with a rectangle changed."""
+
+    def __init__(self, picture: np.ndarray):
+        self.picture = picture
+        self._frame = to_planes(picture)
+        self._planes = _arrays(self._frame)
+        self._original = [plane.copy() for plane in self._planes]
+        self._changed = (0, 0, 0, 0)
+
+    def with_change(self, top: int, left: int, pixels: np.ndarray) -> av.VideoFrame:
+        """The same planes as `to_planes` makes of the picture with `pixels`, uint8 [h, w, 3], at (top, left).
+
+        The frame is one and the same every time: encode it before the next call.
+        """
+        self._copy(self._original, self._changed, (0, 0))
+        if pixels.size:
+            bottom, right = top + pixels.shape[0], left + pixels.shape[1]
+            y0, x0 = (max(0, start - start % 2 - MARGIN) for start in (top, left))
+            surroundings = self.picture[y0:bottom + MARGIN, x0:right + MARGIN].copy()
+            surroundings[top - y0:bottom - y0, left - x0:right - x0] = pixels
+            # Chroma covers two pixels, and what it is averaged over reaches a little further.
+            half = MARGIN // 2
+            self._changed = (max(0, top - top % 2 - half), bottom + half, max(0, left - left % 2 - half), right + half)
+            self._copy(_arrays(to_planes(surroundings)), self._changed, (y0, x0))
+        else:
+            self._changed = (0, 0, 0, 0)
+        return self._frame
+
+    def _copy(self, planes: list[np.ndarray], rectangle: tuple[int, int, int, int], origin: tuple[int, int]) -> None:
+        """Take the rectangle from `planes`, whose first pixel is `origin`."""
+        y0, y1, x0, x1 = rectangle
+        for target, source, scale in zip(self._planes, planes, (1, 2, 2)):
+            rows, columns = slice(y0 // scale, -(-y1 // scale)), slice(x0 // scale, -(-x1 // scale))
+            place = target[rows, columns]
+            top, left = rows.start - origin[0] // scale, columns.start - origin[1] // scale
+            place[:] = source[top:top + place.shape[0], left:left + place.shape[1]]

@@ -1,0 +1,95 @@
+"""Latents of the mouth's block to frames: the photo with that mouth, as the patches by which each frame differs from it."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..face.blend import Blender
+from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
+from ..face.mouth_box import Patch
+from ..face.tone import known_crop
+from ..face.warp import PhotoWarp, inner_cells
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.conditioning import latent_window
+from ..models.devices import execution_device
+from ..models.precision import inference_autocast
+
+
+def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
+    """Blocks of pixels, float32 [n, 16h, 16w, 3] in 0..255, of blocks of latents [n, C, h, w]."""
+    with inference_autocast(latents, use_bfloat16):
+        # CPUs convolve this memory layout faster.
+        pixels = vae.decode(latents.to(execution_device(vae)).contiguous(memory_format=torch.channels_last))
+    return pixels.float().clamp(-1, 1).add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
+
+
+class Renderer(Protocol):
+    """Makes frames of one photo: first what the networks say, of many frames at once, then the pixels, frame by frame."""
+
+    def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[Any]:
+        """What `patch` takes, of each frame, given latents [n, C, h, w] of the mouth's block."""
+
+    def patch(self, decoded: Any) -> Patch:
+        """What one frame changes in the photo."""
+
+
+class ColourRenderer:
+    """All of the mouth's region is the decoder's colour: for autoencoders that don't know where pixels come from.
+
+    Args:
+        vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
+    """
+
+    def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool):
+        self.vae = vae
+        # Decoded by the block, as every frame will be, so that what differs later is motion alone.
+        decoded = decode_block(vae, latent_window(latents), use_bfloat16)[0]
+        self._canvas = _placed(known_crop(photo, matrix).astype(np.float32), decoded)
+        self._blender = Blender(photo, matrix, reference_reconstruction=self._canvas)
+
+    def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[np.ndarray]:
+        return list(decode_block(self.vae, latents, use_bfloat16))
+
+    def patch(self, decoded: np.ndarray) -> Patch:
+        return self._blender.patch(_placed(self._canvas, decoded))
+
+
+class MotionRenderer:
+    """The photo's own pixels, moved, and the decoder's colours where the photo doesn't show what the frame does.
+
+    Args:
+        vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16].
+    """
+
+    def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor):
+        self.vae, self._reference = vae, latent_window(latents)
+        self._warp = PhotoWarp(photo, matrix)
+
+    def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        with inference_autocast(latents, use_bfloat16):
+            device = execution_device(self.vae)
+            flow, visibility = self.vae.motion(latents.to(device), self._reference.to(device))
+        colours = decode_block(self.vae, inner_cells(latents), use_bfloat16)
+        return list(zip(flow.permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy(), colours, strict=True))
+
+    def patch(self, decoded: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Patch:
+        return self._warp.patch(*decoded)
+
+
+def make_renderer(
+    vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool
+) -> Renderer:
+    """The renderer that fits the autoencoder; `latents` are those of the photo's crop, [1, C, 16, 16]."""
+    if vae.knows_motion:
+        return MotionRenderer(vae, photo, matrix, latents)
+    return ColourRenderer(vae, photo, matrix, latents, use_bfloat16)
+
+
+def _placed(crop: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """A copy of the crop [256, 256, 3] with a block of decoded latents in its place."""
+    top, left, height, width = (LATENT_STRIDE * cells for cells in LATENT_WINDOW)
+    placed = crop.copy()
+    placed[top:top + height, left:left + width] = block
+    return placed

@@ -1,0 +1,211 @@
+"""Stage `decoder`: what `AutoencoderTempoSync.motion` says, where in the portrait a frame's pixels come from.
+
+Reads `DATA/{train,val}` (`temposync_pipeline.data.motion_pairs`).  Encoder and colours stay as they are: latents, and so everything
+trained on them, keep their meaning.  Of photographs made to speak the warp is known and supervised; of real pairs the composed picture is
+compared with the true one, and hiding a pixel has a small price, so that the photograph is used wherever it can be.
+
+    temposync train decoder --init temposync-tiny --data PAIRS --output runs/decoder
+"""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..data.motion_pairs import HEIGHT, LEFT, TOP, WIDTH, MotionPairs
+from ..face.crop import mouth_mask
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from .checkpointing import save_weights
+from .loop import LoopConfig, Losses, make_accelerator, train_loop
+from .losses import charbonnier, gradient_difference, warp
+
+
+@dataclass
+class Config(LoopConfig):
+    output: str = "runs/decoder"
+    # Frames; `frames_per_reference` of them share a reference.
+    batch_size: int = 16
+    frames_per_reference: int = 4
+    learning_rate: float = 1e-3
+    motion_channels: tuple[int, int, int] = (96, 64, 32)
+    motion_blocks: tuple[int, int, int] = (3, 2, 1)
+    # Share of a batch's references by their kind: photographs made to speak, clips, two photographs of a person.
+    kinds: dict[int, float] = field(default_factory=lambda: {0: 0.7, 1: 0.2, 2: 0.1})
+    # The product's latents are a denoiser's, not an encoder's: a little noisy, and their motion a little too small or too large.
+    latent_noise: float = 0.08
+    amplitudes: tuple[float, float] = (0.85, 1.1)
+    flow_weight: float = 0.1
+    hidden_weight: float = 0.5
+    gradient_weight: float = 0.5
+    # Price of hiding a pixel that the photograph may show, in units of half a picture's range: 5 levels.
+    hiding_price: float = 0.04
+    smoothness_weight: float = 0.02
+
+
+class Batch(NamedTuple):
+    """R references and R·k frames of `MotionPairs` as tensors: pictures float32 [B, 3, 160, 192] in [-1, 1], the rest as stored."""
+
+    references: torch.Tensor
+    reference_latents: torch.Tensor
+    frames: torch.Tensor
+    latents: torch.Tensor
+    is_known: torch.Tensor  # bool [B], whether flow and hidden are
+    flow: torch.Tensor
+    hidden: torch.Tensor  # float32 [B, 1, 160, 192]
+
+
+class PairSampler:
+    """Random references of each kind with random frames of theirs."""
+
+    def __init__(self, pairs: MotionPairs, config: Config):
+        self.pairs, self.config = pairs, config
+        self.rng = np.random.default_rng(config.seed)
+        owners, kinds = np.asarray(pairs.owners), np.asarray(pairs.kinds)
+        self.frames_of = np.split(np.argsort(owners, kind="stable"), np.cumsum(np.bincount(owners))[:-1])
+        kind_of = np.array([kinds[frames[0]] for frames in self.frames_of])
+        present = [kind for kind in config.kinds if (kind_of == kind).any()]
+        self.references_of = {kind: np.flatnonzero(kind_of == kind) for kind in present}
+        shares = np.array([config.kinds[kind] for kind in present])
+        self.kinds, self.shares = present, shares / shares.sum()
+
+    def draw(self) -> Batch:
+        count = self.config.frames_per_reference
+        kinds = self.rng.choice(self.kinds, max(1, self.config.batch_size // count), p=self.shares)
+        references = np.array([self.rng.choice(self.references_of[kind]) for kind in kinds])
+        frames = np.concatenate([self.rng.choice(self.frames_of[reference], count) for reference in references])
+        return make_batch(self.pairs, references, frames)
+
+
+def make_batch(pairs: MotionPairs, references: np.ndarray, frames: np.ndarray) -> Batch:
+    """The pairs of these indices; of `frames`, equally many belong to each reference, one after the other."""
+    def pictures(array: np.ndarray, indices: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def floats(array: np.ndarray, indices: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array[indices]).float()
+
+    return Batch(
+        pictures(pairs.references, references), floats(pairs.reference_latents, references), pictures(pairs.frames, frames),
+        floats(pairs.latents, frames), torch.from_numpy(pairs.kinds[frames] == 0), floats(pairs.flow, frames),
+        floats(pairs.hidden, frames)[:, None] / 255)
+
+
+def as_generated(batch: Batch, config: Config) -> torch.Tensor:
+    """The frames' latents as a denoiser would make them, see `Config`."""
+    count = len(batch.latents) // len(batch.references)
+    reference = batch.reference_latents.repeat_interleave(count, 0)
+    amplitude = torch.empty(len(batch.latents), 1, 1, 1).uniform_(*config.amplitudes)
+    noisy = batch.latents + config.latent_noise * torch.rand(len(batch.latents), 1, 1, 1) * torch.randn_like(batch.latents)
+    return reference + amplitude * (noisy - reference)
+
+
+def block_mask() -> torch.Tensor:
+    """`mouth_mask` of the block, [1, 1, 160, 192]: where it is 0, nothing may move."""
+    return torch.from_numpy(mouth_mask()[TOP:TOP + HEIGHT, LEFT:LEFT + WIDTH].copy())[None, None]
+
+
+def full_flow(flow: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Displacements [B, 2, 160, 192] of a flow [B, 2, 80, 96], held at the mask's border."""
+    return F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=False) * mask
+
+
+def compose(reference: torch.Tensor, colours: torch.Tensor, flow: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
+    """visibility · warped reference + (1 - visibility) · colours, pictures [B, 3, 160, 192]; `flow` is the full one."""
+    return colours + visibility * (warp(reference, flow) - colours)
+
+
+def known_terms(flow: torch.Tensor, logit: torch.Tensor, batch: Batch, mask: torch.Tensor) -> Losses:
+    """Distances to the true flow and to what is truly hidden, of the frames whose truth is known."""
+    known = batch.is_known
+    truth, small_mask = batch.flow[known], F.avg_pool2d(mask, 2)
+    # Between lips that met where the photograph shows teeth the flow jumps: what is between them comes from nowhere.
+    jump = F.pad(truth.diff(dim=-2).abs().amax(1, keepdim=True) > 2, (0, 0, 1, 1)).float()
+    jump = torch.maximum(jump[..., 1:, :], jump[..., :-1, :])
+    hidden = torch.maximum(batch.hidden[known], F.interpolate(jump, scale_factor=2))
+    shown = (1 - F.avg_pool2d(hidden, 2)) * (small_mask > 0)
+    distance = ((flow[known] * small_mask - truth).square().sum(1, keepdim=True) + 0.01).sqrt() - 0.1
+    entropy = F.binary_cross_entropy_with_logits(logit[known], hidden, reduction="none") * (mask > 0)
+    count = (len(hidden) * (mask > 0).sum()).clamp(min=1)
+    return {"flow": (distance * shown).sum() / shown.sum().clamp(min=1), "hidden": entropy.sum() / count}
+
+
+def train(config: Config) -> dict[str, float]:
+    accelerator = make_accelerator(config)
+    vae = build(config)
+    ema = copy.deepcopy(vae)
+    sampler = PairSampler(MotionPairs.load(Path(config.data) / "train"), config)
+    held_out = MotionPairs.load(Path(config.data) / "val")
+    mask = block_mask().to(accelerator.device)
+
+    def compute_losses(model: torch.nn.Module, progress: float) -> Losses:
+        batch = sampler.draw()
+        latents = as_generated(batch, config).to(accelerator.device)
+        batch = Batch(*(part.to(accelerator.device) for part in batch))
+        vae = accelerator.unwrap_model(model)
+        flow, logit = vae.motion_decoder(latents, batch.reference_latents)
+        terms = known_terms(flow, logit, batch, mask)
+        seen = ~batch.is_known
+        if seen.any():
+            with torch.no_grad():
+                colours = vae.decode(latents[seen]).float()
+            references = batch.references.repeat_interleave(len(latents) // len(batch.references), 0)[seen]
+            hidden = logit[seen].sigmoid() * mask
+            composed = compose(references, colours, full_flow(flow[seen], mask), 1 - hidden)
+            truth = torch.lerp(references, batch.frames[seen], mask)
+            terms |= {"picture": charbonnier(composed, truth) + config.gradient_weight * gradient_difference(composed, truth),
+                      "price": hidden.mean()}
+        else:
+            terms |= {"picture": flow.new_zeros(()), "price": flow.new_zeros(())}
+        terms["rough"] = (flow.diff(dim=-1).diff(dim=-1).abs().mean() + flow.diff(dim=-2).diff(dim=-2).abs().mean())
+        loss = (config.flow_weight * terms["flow"] + config.hidden_weight * terms["hidden"] + terms["picture"]
+                + config.hiding_price * terms["price"] + config.smoothness_weight * terms["rough"])
+        return {"loss": loss} | terms
+
+    return train_loop(config, accelerator, vae, ema, compute_losses, lambda model: motion_figures(model, held_out),
+                      lambda model: save_weights(model, Path(config.output) / "vae"), generators=[sampler.rng])
+
+
+def build(config: Config) -> AutoencoderTempoSync:
+    """The autoencoder of `init`, with a new motion decoder where it has none, which alone is to be trained."""
+    vae = AutoencoderTempoSync.from_pretrained(config.init) if config.init else AutoencoderTempoSync()
+    if not vae.knows_motion:
+        weights = vae.state_dict()
+        settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+        vae = AutoencoderTempoSync(**settings | {"motion_channels": config.motion_channels, "motion_blocks": config.motion_blocks})
+        vae.load_state_dict(weights, strict=False)
+    vae.to(memory_format=torch.channels_last).requires_grad_(False)
+    vae.motion_decoder.requires_grad_(True)
+    return vae
+
+
+@torch.inference_mode()
+def motion_figures(vae: AutoencoderTempoSync, pairs: MotionPairs, count: int = 96) -> dict[str, float]:
+    """Of held-out frames: PSNR (dB) at the mouth of composed pictures and of the decoder's colours alone; and where the truth is known,
+    the error of the flow in pixels of what is shown, and the share of pixels that are wrongly hidden or shown."""
+    chosen = np.linspace(0, len(pairs.owners) - 1, min(len(pairs.owners), count)).astype(int)
+    mask = block_mask().to(vae.device)
+    small_mask, values = F.avg_pool2d(mask, 2), {"psnr_composed": [], "psnr_colours": [], "flow_error": [], "wrongly_hidden": []}
+    for indices in np.array_split(chosen, -(-len(chosen) // 8)):
+        batch = Batch(*(part.to(vae.device) for part in make_batch(pairs, np.asarray(pairs.owners[indices]), indices)))
+        latents = batch.latents.to(vae.dtype)
+        flow, visibility = vae.motion(latents, batch.reference_latents.to(vae.dtype))
+        colours = vae.decode(latents).float()
+        composed = compose(batch.references, colours, full_flow(flow, mask), 1 - (1 - visibility) * mask)
+        for name, pictures in (("psnr_composed", composed), ("psnr_colours", colours)):
+            error = ((pictures.clamp(-1, 1) - batch.frames) / 2).square().mean(1, keepdim=True)
+            values[name] += (-10 * _mean(error, mask).log10()).tolist()
+        known = batch.is_known
+        distance = (flow * small_mask - batch.flow).square().sum(1, keepdim=True).sqrt()
+        values["flow_error"] += _mean(distance, (1 - F.avg_pool2d(batch.hidden, 2)) * small_mask)[known].tolist()
+        values["wrongly_hidden"] += _mean(((visibility < 0.5) != (batch.hidden > 0.5)).float(), mask)[known].tolist()
+    return {name: float(np.mean(found)) for name, found in values.items() if found}
+
+
+def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted mean of each picture, [B]."""
+    weight = weight.expand_as(values)
+    return (values * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp(min=1e-6)

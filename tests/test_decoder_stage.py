@@ -1,0 +1,94 @@
+"""The stage `decoder` and its pairs, on drawn faces."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from temposync_pipeline.data.motion_pairs import LEFT, TOP, MotionPairs, PairWriter, held_out_person, true_motion
+from temposync_pipeline.data.retarget import retarget
+from temposync_pipeline.face.lip_shape import rest_shape
+from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
+from temposync_pipeline.training import decoder
+from temposync_pipeline.training.checkpointing import load_checkpoint
+
+from .test_retarget import TEETH, TONGUE, draw, face
+from .tiny_components import tiny_vae
+
+GAPS = np.array([0, 2, 8, 16, 8, 0], np.float32)
+
+
+@pytest.fixture(scope="module")
+def spoken() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A drawn photograph with its landmarks, and the frames and their landmarks when it speaks."""
+    driver = np.stack([face(gap, 56 - 0.3 * gap, 215 + gap / 2) for gap in GAPS])
+    shape = face(0, 60)
+    photograph = draw(shape, TEETH)
+    frames, shapes = retarget(photograph, shape, driver, np.stack([draw(points, TONGUE) for points in driver]), rest_shape(driver))
+    return photograph, shape, frames, shapes
+
+
+def normalised_vae() -> AutoencoderTempoSync:
+    """Untrained, its latents are small."""
+    vae = tiny_vae()
+    vae.register_to_config(latents_std=[0.02] * 32)
+    return vae
+
+
+@pytest.fixture(scope="module")
+def folder(spoken, tmp_path_factory):
+    photograph, shape, frames, shapes = spoken
+    folder = tmp_path_factory.mktemp("pairs")
+    writer = PairWriter(normalised_vae())
+    writer.add(photograph, frames, 0, [true_motion(shape, points) for points in shapes])
+    writer.add(frames[0], frames[::2], 1)
+    for split in ("train", "val"):
+        writer.pairs().save(folder / split)
+    return folder
+
+
+def test_the_true_motion_makes_the_frame_out_of_the_photograph(spoken):
+    photograph, shape, frames, shapes = spoken
+    for frame, points in zip(frames, shapes):
+        flow, hidden = true_motion(shape, points)
+        places = cv2.resize(flow, (192, 160)) + np.stack(np.meshgrid(np.arange(LEFT, LEFT + 192), np.arange(TOP, TOP + 160)), -1)
+        moved = cv2.remap(photograph, places.astype(np.float32), None, cv2.INTER_LINEAR)
+        difference = cv2.absdiff(moved, frame[TOP:TOP + 160, LEFT:LEFT + 192]).max(-1)
+        shown = cv2.dilate(hidden, np.ones((5, 5), np.uint8)) == 0
+        assert np.percentile(difference[shown], 99) < 14
+    assert (true_motion(shape, shapes[3])[1] > 128).sum() > 200 > (true_motion(shape, shapes[0])[1] > 128).sum()
+
+
+def test_pairs_survive_the_disk(folder):
+    pairs = MotionPairs.load(folder / "train")
+    assert pairs.references.shape == (2, 160, 192, 3) and pairs.frames.shape == (9, 160, 192, 3)
+    assert pairs.owners.tolist() == [0] * 6 + [1] * 3 and pairs.kinds.tolist() == [0] * 6 + [1] * 3
+    assert not pairs.flow[6:].any() and pairs.flow[:6].any() and pairs.latents.shape == (9, 32, 10, 12)
+
+
+def test_composing_with_the_truth_is_the_frame(folder):
+    pairs = MotionPairs.load(folder / "train")
+    batch = decoder.make_batch(pairs, np.array([0]), np.arange(3, 4))
+    flow = decoder.full_flow(batch.flow, torch.ones(1, 1, 160, 192))
+    composed = decoder.compose(batch.references, batch.frames, flow, 1 - batch.hidden)
+    assert (composed - batch.frames).abs().mean() < 0.01 < (batch.references - batch.frames).abs().mean()
+
+
+def test_the_stage_learns_the_motion_keeps_the_colours_and_resumes(folder, tmp_path):
+    normalised_vae().save_pretrained(tmp_path / "init")
+    settings = {"data": str(folder), "output": str(tmp_path / "run"), "init": str(tmp_path / "init"), "batch_size": 4,
+                "frames_per_reference": 2, "motion_channels": (32, 16, 8), "motion_blocks": (1, 0, 0), "mixed_precision": "no",
+                "warmup_steps": 1, "learning_rate": 1e-2, "ema_decay": 0.5, "max_minutes": 5.0, "tensorboard": False}
+    first = decoder.train(decoder.Config(max_steps=1, **settings))
+    later = decoder.train(decoder.Config(max_steps=40, resume=True, **settings))
+    assert load_checkpoint(tmp_path / "run" / "checkpoint")["step"] == 40
+    assert later["flow_error"] < 0.9 * first["flow_error"]
+    trained, before = AutoencoderTempoSync.from_pretrained(tmp_path / "run" / "vae"), tiny_vae()
+    assert trained.knows_motion
+    assert all(torch.equal(trained.state_dict()[name], weight) for name, weight in before.state_dict().items())
+
+
+def test_people_are_held_out_by_their_number():
+    assert held_out_person("001_neutral.jpg") == held_out_person("001_smiling.jpg")
+    held_out = [held_out_person(f"{number:03d}_neutral.jpg") for number in range(1, 200)]
+    assert 0.1 < np.mean(held_out) < 0.3

@@ -1,0 +1,61 @@
+"""The pipeline with an autoencoder that knows where pixels come from."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from temposync_pipeline.media.planes import to_planes
+from temposync_pipeline.media.video import VideoWriter, read_video
+from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRenderer
+
+from .tiny_components import picture, tiny_motion_vae, tiny_pipeline, tone
+
+ARGUMENTS = {"audio": tone(), "num_inference_steps": 2, "chunk_size": 4}
+PHOTO = picture(300, 260)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    pipeline = tiny_pipeline()
+    pipeline.register_modules(vae=tiny_motion_vae())
+    return pipeline
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def test_the_checkpoint_says_which_way_frames_are_made(pipeline):
+    assert isinstance(pipeline.prepare_portrait(PHOTO).renderer, MotionRenderer)
+    assert isinstance(tiny_pipeline().prepare_portrait(PHOTO).renderer, ColourRenderer)
+
+
+def test_streams_latents_and_frames_agree_to_the_bit(pipeline, tmp_path):
+    streamed = np.concatenate(list(pipeline.stream(PHOTO, generator=generator(), **ARGUMENTS)))
+    at_once = pipeline(PHOTO, generator=generator(), output_type="np", **ARGUMENTS).frames
+    assert np.array_equal(np.rint(255 * at_once).astype(np.uint8), streamed)
+    latents = pipeline(PHOTO, generator=generator(), output_type="latent", **ARGUMENTS).latent_video
+    assert np.array_equal(np.concatenate(list(pipeline.decode_latents(latents))), streamed)
+    assert np.ptp(streamed, axis=0).any()
+    upper = streamed[:, :100]
+    assert (upper == PHOTO[:100]).all()
+
+
+def test_files_hold_what_whole_frames_would(pipeline, tmp_path):
+    """Only what changes is converted again, and nobody can tell."""
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    frames = np.concatenate(list(pipeline.stream(PHOTO, generator=generator(), **ARGUMENTS)))
+    *_, last = pipeline.stream_to_file(tmp_path / "photo.png", tone(), tmp_path / "a.mp4", 2, generator(), chunk_size=4)
+    assert last == ("video", len(frames), len(frames))
+    with VideoWriter(tmp_path / "b.mp4", audio_path=tone()) as writer:
+        for frame in frames:
+            writer.write_planes(to_planes(frame))
+    assert np.array_equal(read_video(tmp_path / "a.mp4")[0], read_video(tmp_path / "b.mp4")[0])
+
+
+def test_a_mouth_that_does_not_move_is_the_photo(pipeline):
+    renderer = pipeline.prepare_portrait(PHOTO).renderer
+    with torch.inference_mode():
+        still = renderer.decode(renderer._reference.repeat(2, 1, 1, 1), use_bfloat16=False)
+    assert all(np.array_equal(renderer.patch(frame).onto(PHOTO), PHOTO) for frame in still)
