@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from temposync_pipeline import cli
+from temposync_pipeline.data import clips as clips_as_seen
 from temposync_pipeline.data.manifest import Clip
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import TEMPLATE, align_matrix, crop_face
@@ -112,7 +113,7 @@ def evaluator(rows=("noisy", "student", "in_photo", "still", "shuffled_audio", "
 @pytest.fixture
 def clips(tmp_path, monkeypatch):
     """Two talkers whose lips move differently, on video."""
-    monkeypatch.setattr(protocols, "load_soundtrack", sound_of_lips)
+    monkeypatch.setattr(clips_as_seen, "load_soundtrack", sound_of_lips)
     openings = [0.15 + 0.12 * np.sin(np.arange(LENGTH) * speed) for speed in (0.9, 0.4)]
     made = []
     for name, shade, series in zip("ab", (90, 140), openings, strict=True):
@@ -190,7 +191,7 @@ def test_whole_run_writes_report_tables_and_pictures(clips, tmp_path, monkeypatc
 def test_a_saved_checkpoint_brings_its_teacher(clips, tmp_path, monkeypatch):
     """Real networks, tiny and untrained: every row is made, the teacher's by the ODE, and what is missing is said."""
     monkeypatch.setattr(FaceAligner, "detect", lambda self, image, max_faces=None: template_face(image))
-    monkeypatch.setattr(protocols, "load_soundtrack", sound_of_lips)
+    monkeypatch.setattr(clips_as_seen, "load_soundtrack", sound_of_lips)
     model = tmp_path / "model"
     speaking = tiny_pipeline()
     speaking.register_to_config(viseme_smoothing=0.8)

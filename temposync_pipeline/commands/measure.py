@@ -61,7 +61,7 @@ def benchmark(
 def evaluate(
     manifest: Annotated[Path, typer.Option(help="Talkers no model was trained on: a JSON Lines manifest, or a folder of clips.")],
     json_file: Annotated[Path, typer.Option("--json", metavar="FILE", help="The report; tables and pictures are written beside it.")],
-    protocol: Annotated[str, typer.Option(help="self, cross (another talker's voice) or portraits (photographs).")] = "self",
+    protocol: Annotated[str, typer.Option(help="self, natural (free speech), cross (another talker's voice) or portraits.")] = "self",
     cross_identity: Annotated[bool, typer.Option("--cross-identity", help="The same as --protocol cross.")] = False,
     rows: Annotated[str | None, typer.Option(help="Of the table, as in student,still,vae; all by default, the teacher is slow.")] = None,
     num_inference_steps: Annotated[str, typer.Option(

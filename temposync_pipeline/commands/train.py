@@ -10,9 +10,10 @@ import typer
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
 from .checks import check_files, check_folder, check_model, check_writable, choose_device, write_json
-from .options import Device, JsonFile
+from .options import Device, JsonFile, Model
 
 if TYPE_CHECKING:
+    from ..data.manifest import Clip
     from ..training.loop import LoopConfig
 
 STAGES = ("aligner", "autoencoder", "decoder", "visemes", "identity", "sync", "lips", "teacher", "student")
@@ -103,22 +104,30 @@ def manifest(
     data: Annotated[Path, typer.Option(help="Folder of clips, <talker>/<clip>.mp4 or deeper, with .txt or .align files beside them.")],
     output: Annotated[Path, typer.Option(help="The JSON Lines file to write.")] = Path("manifest.jsonl"),
     validation: Annotated[float, typer.Option(min=0, max=1, help="Share of the talkers to hold out, where no folder is called val.")] = 0.1,
+    offsets: Annotated[bool, typer.Option("--offsets", help="Find out how late each clip's sound is; looks at every frame.")] = False,
+    model: Model = "temposync-tiny",
+    device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """List a folder's clips with their talkers and splits, as training and evaluation read them.  LRS3 and GRID folders work as they are.
 
     Example: temposync manifest --data clips --output manifest.jsonl
 
-    A clip that cannot be decoded is named on stderr and left out.
+    A clip that cannot be decoded is named on stderr and left out. With --offsets each line of the file says how many seconds the sound
+    is late ("offset"; missing where that cannot be told); training and evaluation then need not find out themselves.
     """
     check_files((data,), (output, json_file))
     check_folder(data)
+    if offsets:
+        check_model(model)
     from ..data.manifest import SPLITS, build_manifest, split_by_talker, usable_clips, write_manifest
 
     found = build_manifest(data)
     clips = split_by_talker(usable_clips(found, lambda line: typer.echo(line, err=True)), validation)
     if not clips:
         raise InvalidInputError(f"{data}: none of its {len(found)} clips can be used")
+    if offsets:
+        clips = _find_offsets(clips, model, choose_device(device))
     write_manifest(clips, output)
     counts = {}
     for split in SPLITS:
@@ -127,3 +136,15 @@ def manifest(
         typer.echo(f"{split}: {counts[split]['clips']} clips of {counts[split]['talkers']} talkers")
     write_json(json_file, {"output": str(output), "skipped": len(found) - len(clips), **counts})
     typer.echo(output)
+
+
+def _find_offsets(clips: list["Clip"], model: str, device: str) -> list["Clip"]:
+    """The clips with their offsets, each printed; faces are tracked by the checkpoint's aligner."""
+    from ..metrics.offset import describe_offset, find_offsets
+
+    hide_loading_bars()
+    found = []
+    for clip in find_offsets(clips, model, device):
+        typer.echo(f"{clip.id}: {describe_offset(clip.offset)}")
+        found.append(clip)
+    return found

@@ -1,4 +1,4 @@
-"""A clip as the networks see it: aligned face crops and the landmarks in them."""
+"""A clip as the networks see and hear it: aligned face crops, the landmarks in them, the sound of the same moments."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -9,7 +9,8 @@ import numpy as np
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, smooth_matrices, transform_points
 from ..face.landmarks import MESH_INDICES, NUM_LANDMARKS
-from ..media.video import FPS, read_video
+from ..media.audio import SAMPLE_RATE
+from ..media.video import FPS, load_soundtrack, read_video
 from ..models.face_aligner import FaceAligner
 from .manifest import Clip
 
@@ -67,3 +68,23 @@ def load_clip(
     crops = np.stack([crop_face(frame, matrix) for frame, matrix in zip(frames, matrices)])
     points = np.stack([transform_points(matrix, frame_points) for matrix, frame_points in zip(matrices, landmarks)])
     return ClipCrops(crops, points.astype(np.float32), matrices)
+
+
+def load_sound(clip: Clip) -> np.ndarray:
+    """A clip's sound on its pictures' clock, float32 [N] at 16 kHz, moved by what the clip says it is late (`Clip.offset`).
+
+    Raises InvalidInputError where nothing would be left of it.
+    """
+    samples = load_soundtrack(clip.video).samples
+    late = round((clip.offset or 0) * SAMPLE_RATE)
+    if abs(late) >= len(samples):
+        raise InvalidInputError(f"{clip.id}: an offset of {clip.offset:g} s, but {len(samples) / SAMPLE_RATE:g} s of sound")
+    return samples[late:] if late >= 0 else np.pad(samples, (-late, 0))
+
+
+def frames_with_sound(clip: Clip, num_frames: int, num_samples: int) -> slice:
+    """Those of a clip's frames for which `load_sound` has `num_samples` samples: sound that was moved leaves some lips unheard."""
+    if not clip.offset:
+        return slice(0, num_frames)
+    first = int(np.ceil(max(0.0, -clip.offset) * FPS))
+    return slice(min(first, num_frames), min(num_frames, num_samples * FPS // SAMPLE_RATE))

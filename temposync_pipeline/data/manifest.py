@@ -4,6 +4,9 @@ A manifest is a JSON Lines file, one clip a line, whose paths are relative to th
 `{"id": "train_s1_bbwg2p", "talker": "s1", "video": "train/s1/bbwg2p.mpg", "split": "train", "alignment": "train/s1/bbwg2p.align"}`.
 Trees of clips become one as they are: GRID's `s1/bbwg2p.mpg` with `.align` files, LRS3's `<speaker>/00001.mp4` with `.txt` files, or any
 folder of recordings.
+
+`"offset": 0.28`, where a line has it, is how late the clip's sound is against its picture, in seconds, below 0 for early sound: training
+and evaluation move the sound by that much.  Where it is missing they estimate it themselves (`metrics.offset`); 0 leaves the sound alone.
 """
 
 import hashlib
@@ -24,6 +27,8 @@ SPLITS = ("train", "val")
 VALIDATION_FOLDERS = {"val", "validation", "test"}
 # The tree itself may be one of them; a folder of recordings called "test" is likelier somebody's first try.
 VALIDATION_TREES = {"val", "validation"}
+# Seconds; sound that is later belongs to another recording.
+MAX_OFFSET = 10
 # Files of this kind may stand beside a clip under its name.
 COMPANIONS = {"alignment": ".align", "transcript": ".txt"}
 
@@ -33,7 +38,7 @@ class Clip:
     """One recording of one talker; paths are usable as they are.
 
     `landmarks` names an .npz with an array `landmarks` [T, 131 or 478, 2 or 3] in pixels of the video, `alignment` a GRID .align file,
-    `transcript` a text file.
+    `transcript` a text file.  `offset` says by how many seconds the sound is late, None where nobody has looked or it cannot be told.
     """
 
     id: str
@@ -43,12 +48,15 @@ class Clip:
     landmarks: Path | None = None
     alignment: Path | None = None
     transcript: Path | None = None
+    offset: float | None = None
 
     def __post_init__(self):
         if Path(self.id).name != self.id:
             raise InvalidInputError(f"{self.id!r}: not an id that files could be called by")
         if self.split not in SPLITS:
             raise InvalidInputError(f"{self.id}: the split is {self.split!r}, not one of {', '.join(SPLITS)}")
+        if self.offset is not None and not (type(self.offset) in (int, float) and abs(self.offset) <= MAX_OFFSET):
+            raise InvalidInputError(f"{self.id}: the offset is {self.offset!r}, not a number of seconds in ±{MAX_OFFSET}")
 
 
 def portrait_split(name: str) -> str:
@@ -137,6 +145,7 @@ def write_manifest(clips: list[Clip], path: str | PathLike) -> None:
     for clip in clips:
         record = {"id": clip.id, "talker": clip.talker, "video": relative(clip.video), "split": clip.split}
         record |= {name: relative(file) for name in ("landmarks", *COMPANIONS) if (file := getattr(clip, name)) is not None}
+        record |= {} if clip.offset is None else {"offset": clip.offset}
         lines.append(json.dumps(record, ensure_ascii=False))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -161,7 +170,8 @@ def read_manifest(path: str | PathLike) -> list[Clip]:
             record = json.loads(line)
             names = ("video", "landmarks", *COMPANIONS)
             files = {name: path.parent / record[name] for name in names if record.get(name) is not None}
-            clips.append(Clip(id=str(record["id"]), talker=str(record["talker"]), split=record["split"], **files))
+            clips.append(Clip(id=str(record["id"]), talker=str(record["talker"]), split=record["split"],
+                              offset=record.get("offset"), **files))
         except InvalidInputError as error:
             raise InvalidInputError(f"{path.name}, line {number}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -1,15 +1,18 @@
 """`temposync evaluate`: how well generated faces follow real talkers that no model was trained on.
 
-Three protocols:
+Four protocols:
 
 * `self`: each clip's first frame is the portrait and the clip's own sound the voice, so the clip itself is the truth.  Rows put the
   figures in place: noise, the teacher, the still portrait, another talker's voice, and the autoencoder's reconstruction of the real
   frames, the most that any generator in its latent space can reach (`protocols.ROWS`).
+* `natural`: the same for any folder of clips of people who talk freely: what is easy in drilled sentences is not there.
 * `cross`: the portrait of one talker with the voice of another.  The lips must follow the other talker's real lips and not those of
   the portrait's own clip; for that to be told apart, pairs are chosen whose real lips hardly correlate.
 * `portraits`: photographs of people who never speak anywhere in the data, with the talkers' voices.
 
-Generated landmarks come from the checkpoint's own face aligner; so do the real ones, unless the manifest names better ones.
+Sound that is late is moved first, in all of them (`metrics.offset`).  Where it is known what is said, closures are counted
+(`metrics.closures`).  Of long clips the first `protocols.MAX_FRAMES` count.  Generated landmarks come from the checkpoint's own face
+aligner; so do the real ones, unless the manifest names better ones.
 """
 
 import json
@@ -25,7 +28,6 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from ..checkpoints import checkpoint_folder
 from ..data.manifest import Clip
 from ..errors import InvalidInputError
 from ..face.landmarks import lip_opening
@@ -36,31 +38,26 @@ from ..pipelines.pipeline_temposync import TempoSyncPipeline
 from ..progress import hide_loading_bars
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .clip_selection import other_voice, read_clips, read_portraits, uncorrelated_pairs
+from .closures import closures_by_talker
 from .crop_video import VideoMaker
+from .linear_baseline import RADII, LinearBaseline
+from .offset import OffsetEstimator
+from .optional_components import load_optional
 from .protocols import ROWS, Evaluator
 from .report import FIGURES, Example, markdown, summarise
+from .voice import Listener
 from .workers import perform_in_processes
 
-PROTOCOLS = ("self", "cross", "portraits")
+PROTOCOLS = ("self", "natural", "cross", "portraits")
 MAX_EXAMPLES = 6
 DRIVER = {"driver_clip": "the driver's real video: real synchrony, another face"}
+OWN_CLIP = {"real_clip": "the talker's own lips"}
 CONTROLS = {
-    "self": {},
+    "self": OWN_CLIP, "natural": OWN_CLIP,
     "cross": {"student_…_vs_own_clip": "the same lips against the portrait's own clip",
               "own_clip": "that clip's real video beside the driver's voice and lips", **DRIVER},
     "portraits": {"…_closed_portraits, …_smiling_portraits": "the same by the portrait's own mouth", **DRIVER},
 }
-
-
-def load_optional(model_class: type, model: str, subfolder: str, device: str):
-    """A component that a checkpoint may have beside the pipeline's own; None where it has none."""
-    try:
-        folder = checkpoint_folder(model, [subfolder])
-        if not (Path(folder) / subfolder).is_dir():
-            return None
-        return model_class.from_pretrained(folder, subfolder=subfolder, torch_dtype=torch.float32, use_safetensors=True).to(device).eval()
-    except InvalidInputError:
-        return None
 
 
 def teacher_pipeline(pipe: TempoSyncPipeline, teacher: TempoSyncDenoiser) -> TempoSyncPipeline:
@@ -86,7 +83,28 @@ def build_evaluator(
     taught = None if teacher is None else teacher_pipeline(pipe, teacher)
     for pipeline in filter(None, (pipe, taught)):
         pipeline.set_progress_bar_config(disable=True)
-    return Evaluator(VideoMaker(pipe, taught, mouth_amplitude), tuple(steps), teacher_steps, tuple(rows), expert), notes
+    listener, deaf = build_listener(pipe, model, rows, device)
+    return Evaluator(VideoMaker(pipe, taught, mouth_amplitude), tuple(steps), teacher_steps, tuple(rows), expert, listener), notes + deaf
+
+
+def build_listener(pipe: TempoSyncPipeline, model: str, rows: Sequence[str], device: str) -> tuple[Listener, list[str]]:
+    """What reads the clips' voices, and notes on what it cannot do."""
+    classifier, notes = pipe.viseme_classifier, []
+    baselines = {reads: load_optional(LinearBaseline, model, f"linear_baseline_{reads}", device) for reads in RADII}
+    for reads, baseline in baselines.items():
+        if baseline is not None and not baseline.fits(classifier):
+            baselines[reads] = None
+            notes.append(f"no row `linear_baseline_{reads}`: it was fitted to another classifier")
+        elif baseline is None and "linear_baseline" in rows:
+            notes.append(f"no row `linear_baseline_{reads}`: the checkpoint has none")
+    offsets = OffsetEstimator.of_networks(classifier, pipe.lip_motion, baselines["hidden"])
+    if offsets is None:
+        notes.append("sound is taken as it is: the checkpoint has nothing to tell by whether it is late")
+    aligns = find_spec("pocketsphinx") is not None
+    if not aligns:
+        notes.append("no closures of p, b, m: pocketsphinx is not installed")
+    wanted = {reads: baseline for reads, baseline in baselines.items() if baseline is not None and "linear_baseline" in rows}
+    return Listener(classifier, wanted, offsets, aligns), notes
 
 
 class Task(NamedTuple):
@@ -110,7 +128,7 @@ def list_tasks(
     evaluator: Evaluator, protocol: str, clips: list[Clip], limit: int | None, portraits: list[Path], bar: tqdm
 ) -> list[Task]:
     """What a protocol has to do, an item a task."""
-    if protocol == "self":
+    if protocol in ("self", "natural"):
         return [Task(clip.id, Evaluator.self_driven, (clip, other_voice(clips, i))) for i, clip in enumerate(clips[:limit])]
     if protocol == "portraits":
         drivers = [i % len(clips) for i in range(len(portraits))]
@@ -182,7 +200,7 @@ def run_evaluation(
         model: a bundled checkpoint, a directory or a repository on the Hub.
         num_inference_steps: the student's numbers of steps; the first one also makes the controls and the pictures.
         limit: at most this many clips, pairs or portraits.
-        protocol: "self", "cross" or "portraits" (see the module).
+        protocol: "self", "natural", "cross" or "portraits" (see the module).
         landmarks: folder of better landmarks `<clip id>.npz` for the clips of a folder; None tracks them.
         portraits: folder of photographs, for the protocol "portraits".
         held_out_only: of those, only the ones that `portrait_split` keeps from training.
@@ -195,7 +213,9 @@ def run_evaluation(
         {"protocol", "model", "num_inference_steps": [int], "teacher_steps", "mouth_amplitude",
          "rows": {row: what it is}, "figures": {figure: heading with unit and direction},
          "summary": {row: {figure: {"mean", "std", "n"}}},      over items; std is the population's
-         "records": [{"name", "rows": {row: {figure: value}}}], one an item
+         "records": [{"name", "talker", "offset", "rows": {row: {figure: value}}}], one an item; the talker who is heard, and the seconds
+                                                                by which the sound was late, null where that cannot be told
+         "closures": {row: {talker or "all": {"closures", "shut"}}},
          "failures": [{"name", "error"}],                       items left out for their input's sake
          "notes": [str], "seconds": {row: total}}
 
@@ -226,7 +246,8 @@ def run_evaluation(
         "num_inference_steps": list(num_inference_steps), "teacher_steps": teacher_steps,
         "mouth_amplitude": evaluator.maker.pipe.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude,
         "rows": {row: ROWS[row] for row in rows if any(made.startswith(row) for made in summary)} | CONTROLS[protocol], "figures": FIGURES,
-        "summary": summary, "records": records, "failures": failures, "notes": notes,
+        "summary": summary, "records": records, "closures": closures_by_talker(records), "failures": failures,
+        "notes": notes + list(dict.fromkeys(record["note"] for record in records if "note" in record)),
         "seconds": {row: round(taken, 2) for row, taken in seconds.items()},
     }
     if output is not None:

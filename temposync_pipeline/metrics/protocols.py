@@ -2,7 +2,7 @@
 
 The rows are `noisy`, `teacher_<steps>`, `student_<steps>`, `in_photo`, `still`, `shuffled_audio`, `vae` and `retargeted` (`ROWS` says
 what they are); protocols in which nobody is compared with his own recording add controls of their own and leave `noisy` and `vae` out;
-photographs alone have `retargeted`.
+photographs alone have `retargeted`.  `linear_baseline` makes two rows, of lip openings without a picture.
 """
 
 import time
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.clips import load_clip, load_landmarks
+from ..data.clips import load_clip, load_landmarks, load_sound
 from ..data.manifest import Clip
 from ..data.retarget import retarget
 from ..errors import InvalidInputError
@@ -23,8 +23,9 @@ from ..face.landmarks import lip_opening
 from ..face.lip_shape import rest_shape
 from ..media.audio import SAMPLE_RATE, AudioSource
 from ..media.image import load_image
-from ..media.video import FPS, load_soundtrack, read_video
+from ..media.video import FPS, read_video
 from ..models.sync_expert import SyncExpert
+from .closures import shut_share
 from .crop_video import CropVideo, PortraitCrop, VideoMaker, crops_like, encode_block
 from .detail import detail_figures, is_large, zoomed_mouths
 from .identity import proxy_csim
@@ -40,6 +41,7 @@ from .talking_face import (
     sharpness_ratio,
     steadiness_figures,
 )
+from .voice import Listener, Voice
 
 ROWS = {
     "noisy": "the real frames' latents with the scheduler's largest noise",
@@ -49,8 +51,10 @@ ROWS = {
     "still": "the portrait's reconstruction in all frames",
     "shuffled_audio": "the student with another talker's voice",
     "vae": "the autoencoder's reconstruction of the real frames: the ceiling",
+    "linear_baseline": "what to beat: the lip opening as a linear map of the visemes heard, and of the classifier's hidden state",
     "retargeted": "what training aims at: the photograph warped after the driver's lips (`data.retarget`), reconstructed",
 }
+MAX_FRAMES = 300  # a minute of full HD would fill nine gigabytes
 SMILE = 0.06  # lip opening of a portrait whose teeth show
 IDENTITY_STRIDE = 5  # who it is changes slowly, and encoding a frame costs as much as generating one
 
@@ -59,12 +63,12 @@ IDENTITY_STRIDE = 5  # who it is changes slowly, and encoding a frame costs as m
 class Truth:
     """What a row is compared with.
 
-    Real landmarks [T, 131, 2] to follow; the voice's samples at 16 kHz; the reconstruction [n, 256, 256, 3] that sharpness is relative to;
-    the real crops [T, 256, 256, 3], and with them everything that only the person's own recording can tell, or None.
+    Real landmarks [T, 131, 2] to follow; the voice; the reconstruction [n, 256, 256, 3] that sharpness is relative to; the real crops
+    [T, 256, 256, 3], and with them everything that only the person's own recording can tell, or None.
     """
 
     landmarks: np.ndarray
-    samples: np.ndarray
+    voice: Voice
     reconstruction: np.ndarray
     crops: np.ndarray | None = None
 
@@ -76,6 +80,7 @@ class Evaluator:
     Args:
         maker: makes the videos. steps: the student's numbers of steps; controls and pictures take the first. teacher_steps: the teacher's.
         rows: which of `ROWS` to make. sync_expert: judge of synchrony, None leaves its figures out.
+        listener: reads the clips' voices.
 
     `seconds` adds up what each row took, making and measuring.
     """
@@ -85,16 +90,18 @@ class Evaluator:
     teacher_steps: int = 25
     rows: tuple[str, ...] = tuple(ROWS)
     sync_expert: SyncExpert | None = None
+    listener: Listener = field(default_factory=Listener)
     seconds: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
         # Clips come up again and again as partners of a pair.
         self.real_landmarks = lru_cache(maxsize=None)(self._real_landmarks)
+        self.voice = lru_cache(maxsize=None)(lambda clip: self.listener.read(clip, self.real_landmarks(clip)))
 
     def _real_landmarks(self, clip: Clip) -> np.ndarray:
         """Landmarks of the real video in picture pixels, [T, 131, 2]."""
         points = load_landmarks(clip.landmarks) if clip.landmarks else self._track(read_frames(clip))
-        return fill_gaps(points)[0]
+        return fill_gaps(points[:MAX_FRAMES])[0]
 
     def _track(self, frames: np.ndarray) -> np.ndarray:
         return self.maker.pipe.face_aligner.track(frames)
@@ -106,17 +113,17 @@ class Evaluator:
         crops = crops_like(portrait, frames, landmarks)
         latents = encode_block(self.maker.pipe.vae, crops)
         reconstruction = self.maker.reconstruction(crops, latents)
-        voice = read_voice(clip)
-        truth = Truth(landmarks, voice[0], reconstruction.crops, crops)
+        truth = Truth(landmarks, self.voice(clip), reconstruction.crops, crops)
         example = Example(clip.id, portrait.crop, lip_opening(landmarks), crops)
         rows = {}
         if "noisy" in self.rows:
             # There is no face to be found in noise.
             rows["noisy"] = self._timed("noisy", lambda: self._pictures(self.maker.noisy(crops, latents), truth))
-        rows |= self._speaking_rows(portrait, voice, read_voice(wrong_voice), truth, example)
+        rows |= self._speaking_rows(portrait, read_voice(wrong_voice), truth, example)
         if "vae" in self.rows:
             rows["vae"] = self._timed("vae", lambda: self._measure(reconstruction, portrait, truth))
-        return {"name": clip.id, "rows": rows}, example
+        rows |= self._real_closures(truth)
+        return _record(clip.id, clip, truth.voice, rows), example
 
     def cross_driven(self, portrait_clip: Clip, driver: Clip, wrong_voice: Clip) -> tuple[dict, Example]:
         """The first frame of one talker's clip with another talker's voice.
@@ -150,18 +157,17 @@ class Evaluator:
     def _with_another_voice(self, portrait: PortraitCrop, name: str, driver: Clip, wrong_voice: Clip) -> tuple[dict, Example, Truth]:
         """A portrait with the voice of a clip that shows somebody else: the common part of the two protocols."""
         real = self.real_landmarks(driver)
-        voice = read_voice(driver)
-        truth = Truth(real, voice[0], self.maker.still(portrait, 1).crops)
+        truth = Truth(real, self.voice(driver), self.maker.still(portrait, 1).crops)
         name = f"{name} with the voice of {driver.id}"
         example = Example(name, portrait.crop, lip_opening(real))
-        rows = self._speaking_rows(portrait, voice, read_voice(wrong_voice), truth, example)
-        return {"name": name, "rows": rows}, example, truth
+        rows = self._speaking_rows(portrait, read_voice(wrong_voice), truth, example)
+        return _record(name, driver, truth.voice, rows), example, truth
 
     def _speaking_rows(
-        self, portrait: PortraitCrop, voice: AudioSource, wrong_voice: AudioSource, truth: Truth, example: Example
+        self, portrait: PortraitCrop, wrong_voice: AudioSource, truth: Truth, example: Example
     ) -> dict[str, Figures]:
         """The rows that every protocol has; fills `example` on the way."""
-        maker, main, rows = self.maker, self.steps[0], {}
+        maker, main, voice, rows = self.maker, self.steps[0], truth.voice.source, {}
 
         def add(row: str, make: Callable[[], CropVideo]) -> None:
             rows[row] = self._timed(row, lambda: self._measure(make(), portrait, truth, example, row))
@@ -176,6 +182,8 @@ class Evaluator:
             add("still", lambda: maker.still(portrait, len(truth.landmarks)))
         if "shuffled_audio" in self.rows:
             add("shuffled_audio", lambda: maker.student(portrait, wrong_voice, main))
+        if "linear_baseline" in self.rows:
+            rows |= self.listener.baseline_rows(truth.voice, truth.landmarks)
         return rows
 
     def _timed(self, row: str, work: Callable[[], Figures]) -> Figures:
@@ -189,12 +197,12 @@ class Evaluator:
         landmarks, missing = fill_gaps(self._track(video.crops))
         if example is not None:
             example.add(name, landmarks, video)
-        figures = lip_figures(landmarks, truth.landmarks)
+        figures = lip_figures(landmarks, truth.landmarks) | shut_share(lip_opening(landmarks), truth.voice.closures)
         if truth.crops is None:
             figures = _across_people(figures)
         figures |= self._pictures(video, truth) | {"proxy_csim": self._similarity(video.crops, portrait)}
         if self.sync_expert is not None and video.latents is not None:
-            figures |= sync_figures(self.sync_expert, video.latents, truth.samples)
+            figures |= sync_figures(self.sync_expert, video.latents, truth.voice.samples)
         if video.visemes is not None:
             figures |= closure_figures(landmarks, video.visemes) | {"opening_portrait": float(lip_opening(portrait.landmarks))}
         return figures | {"frames_without_face": missing}
@@ -229,24 +237,35 @@ class Evaluator:
         crops, _ = retarget(portrait.crop, landmarks, real.landmarks, real.crops, rest_shape(real.landmarks))
         return self._measure(self.maker.reconstruction(crops, encode_block(self.maker.pipe.vae, crops)), portrait, truth)
 
+    def _real_closures(self, truth: Truth) -> dict[str, Figures]:
+        """The row `real_clip`: what the talker's own lips do for p, b and m."""
+        figures = shut_share(lip_opening(truth.landmarks), truth.voice.closures)
+        return {"real_clip": figures} if figures else {}
+
     def _real_video(self, clip: Clip, portrait: PortraitCrop, truth: Truth) -> Figures:
         """A real video as a row: how it fits the truth's lips and voice, and whether it shows the portrait's person."""
         landmarks = self.real_landmarks(clip)
         crops = load_clip(clip, landmarks=landmarks).crops
-        figures = _across_people(lip_figures(landmarks, truth.landmarks)) | {"proxy_csim": self._similarity(crops, portrait)}
+        figures = _across_people(lip_figures(landmarks, truth.landmarks)) | shut_share(lip_opening(landmarks), self.voice(clip).closures)
+        figures |= {"proxy_csim": self._similarity(crops, portrait)}
         if self.sync_expert is not None:
-            figures |= sync_figures(self.sync_expert, encode_block(self.maker.pipe.vae, crops), truth.samples)
+            figures |= sync_figures(self.sync_expert, encode_block(self.maker.pipe.vae, crops), truth.voice.samples)
         return figures | steadiness_figures(crops)
 
 
 def read_frames(clip: Clip) -> np.ndarray:
-    """The clip's frames at 25 a second, uint8 [T, H, W, 3]."""
-    return read_video(clip.video, fps=FPS)[0]
+    """The clip's frames at 25 a second, uint8 [T, H, W, 3], up to `MAX_FRAMES`."""
+    return read_video(clip.video, MAX_FRAMES, FPS)[0]
 
 
 def read_voice(clip: Clip) -> tuple[np.ndarray, int]:
     """The clip's sound on its frames' clock: samples float32 [N] and their rate."""
-    return load_soundtrack(clip.video).samples, SAMPLE_RATE
+    return load_sound(clip), SAMPLE_RATE
+
+
+def _record(name: str, driver: Clip, voice: Voice, rows: dict[str, Figures]) -> dict:
+    """An item of the report; `driver` is the clip with the voice."""
+    return {"name": name, "talker": driver.talker, "offset": voice.offset, "rows": rows} | ({"note": voice.note} if voice.note else {})
 
 
 def fill_gaps(landmarks: np.ndarray) -> tuple[np.ndarray, int]:

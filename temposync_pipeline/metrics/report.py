@@ -7,6 +7,7 @@ import numpy as np
 
 from ..models.visemes import VISEME_INDEX
 from .crop_video import CropVideo
+from .offset import describe_offset
 
 # Figure: heading with its unit, and which way is better (↑, ↓; nothing where that depends).
 FIGURES = {
@@ -21,6 +22,7 @@ FIGURES = {
     "detail_skin": "detail of the skin / photo's ↑", "detail_lips": "detail of the lips / photo's ↑",
     "opening_portrait": "opening of the portrait (IOD)", "opening_sil": "in silence (IOD)", "opening_PP": "for p, b, m (IOD)",
     "opening_aa": "for aa (IOD)", "frames_without_face": "frames without a face",
+    "closures": "p, b, m (closures)", "closures_shut": "closures with the lips shut (share) ↑",
 }
 TABLES = {
     "The paper's table: the mouth region against the autoencoder's reconstruction, and over time":
@@ -88,6 +90,7 @@ def markdown(report: dict) -> str:
     lines += [f"- `{row}`: {meaning}" for row, meaning in report["rows"].items()]
     for title, names in TABLES.items():
         lines += _table(title, names, report["summary"])
+    lines += _closures_table(report["closures"]) + _offsets_list(report["records"])
     lines += [""] + [f"- {note}" for note in report["notes"]]
     lines += [f"- failed: {failure['name']}: {failure['error']}" for failure in report["failures"]]
     return "\n".join(lines).rstrip() + "\n"
@@ -103,3 +106,25 @@ def _table(title: str, names: tuple[str, ...], summary: dict) -> list[str]:
         cells = [f"{figures[name]['mean']:.3f} ± {figures[name]['std']:.3f}" if name in figures else "" for name in names]
         lines.append(f"| {row.replace('_', ' ')} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _closures_table(closures: dict[str, dict[str, dict[str, int]]]) -> list[str]:
+    """`metrics.closures.closures_by_talker` as a table; nothing where there are no closures."""
+    if not closures:
+        return []
+    talkers = sorted({talker for groups in closures.values() for talker in groups} - {"all"})
+    columns = ["all", *talkers] if len(talkers) > 1 else ["all"]
+    lines = ["", "## p, b and m: closures in which the lips are shut ↑", "",
+             "| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for row, groups in closures.items():
+        counts = [groups.get(column) for column in columns]
+        cells = [f"{count['shut'] / count['closures']:.0%} of {count['closures']}" if count else "" for count in counts]
+        lines.append(f"| {row.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _offsets_list(records: list[dict]) -> list[str]:
+    """The items whose sound was moved."""
+    moved = {record["name"]: record["offset"] for record in records if record.get("offset")}
+    return ["", "## Sound that was late (or early), and was moved", ""] + [
+        f"- {name}: {describe_offset(offset)}" for name, offset in moved.items()] if moved else []

@@ -23,15 +23,19 @@ def lip_figures(generated: np.ndarray, real: np.ndarray) -> Figures:
     """
     length = min(len(generated), len(real))
     generated, real = generated[:length], real[:length]
-    correlation = lip_correlation(lip_opening(generated), lip_opening(real))
+    return opening_figures(lip_opening(generated), lip_opening(real)) | {
+        "lmd": mouth_landmark_distance(generated, real), "motion_amplitude": motion_amplitude(generated)}
+
+
+def opening_figures(generated: np.ndarray, real: np.ndarray) -> Figures:
+    """The figures of `lip_figures` that need no more than the opening of the lips, [T] each, in interocular distances."""
+    correlation = lip_correlation(generated, real)
     return {
         "lip_r": correlation.r,
         "best_lag": correlation.best_lag,
         "lag_within_one_frame": float(abs(correlation.best_lag) <= 1),
         "lip_r_at_best_lag": correlation.r_at_best_lag,
         "amplitude_ratio": correlation.amplitude_ratio,
-        "lmd": mouth_landmark_distance(generated, real),
-        "motion_amplitude": motion_amplitude(generated),
     }
 
 

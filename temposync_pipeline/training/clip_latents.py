@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..checkpoints import checkpoint_folder
 from ..checkpoints.hub import INDEX
-from ..data.clips import load_landmarks
+from ..data.clips import frames_with_sound, load_landmarks, load_sound
 from ..data.manifest import Clip, hold_out_clips, read_manifest, split_by_talker, usable_clips, write_manifest
 from ..data.speaking_portraits import Drivers, load_portraits, speak
 from ..data.tracking import face_spans, find_portraits, track_clip
@@ -32,7 +32,10 @@ from ..face.crop import align_matrix, crop_face, smooth_matrices
 from ..face.landmarks import lip_opening
 from ..face.lip_shape import NUM_LIP_SHAPE
 from ..media.image import PICTURE_SUFFIXES
-from ..media.video import FPS, load_soundtrack, stream_video
+from ..media.video import FPS, stream_video
+from ..metrics.linear_baseline import LinearBaseline
+from ..metrics.offset import OffsetEstimator, describe_offset
+from ..metrics.optional_components import load_optional
 from ..models.conditioning import viseme_windows
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
@@ -59,6 +62,12 @@ class ClipEncoder:
         self.classifier = VisemeClassifier.from_pretrained(folder, subfolder="viseme_classifier").to(device).eval()
         self.vae = load_encoder(folder, device, subfolder="vae")
         self.lip_motion = LipMotion.from_pretrained(folder, subfolder="lip_motion").to(device).eval() if hears_lips else None
+        baseline = load_optional(LinearBaseline, str(folder), "linear_baseline_hidden", device)
+        self.offsets = OffsetEstimator.of_networks(self.classifier, self.lip_motion, baseline)
+
+    def correct_offset(self, clip: Clip) -> Clip:
+        """A tracked clip that knows how late its sound is, where that can be told."""
+        return clip if self.offsets is None else self.offsets.correct(clip, load_landmarks(clip.landmarks))
 
     def hear(self, samples: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Viseme windows [T, 11, 15] and shapes of the lips [T, 6] as the checkpoint hears them in a clip's sound, not as they were filmed:
@@ -69,11 +78,12 @@ class ClipEncoder:
 
     def encode(self, clip: Clip, path: Path) -> None:
         """Write a tracked clip's latents; raises InvalidInputError where it shows no face for long enough or cannot be decoded."""
-        landmarks = load_landmarks(clip.landmarks)
+        landmarks, samples, writer = load_landmarks(clip.landmarks), load_sound(clip), LatentCacheWriter(self.vae)
+        heard = frames_with_sound(clip, len(landmarks), len(samples))
+        landmarks[:heard.start], landmarks[heard.stop:] = np.nan, np.nan
         spans = face_spans(landmarks)
         if not spans:
             raise InvalidInputError(f"{clip.video.name}: no face")
-        samples, writer = load_soundtrack(clip.video).samples, LatentCacheWriter(self.vae)
         (windows, lips), mel = self.hear(samples, len(landmarks)), frame_mel(samples, len(landmarks))
         frames = enumerate(stream_video(clip.video, fps=FPS)[0])
         for span in spans:
@@ -104,8 +114,9 @@ def prepare_latents(data: Path, output: Path, checkpoint: str, device: str = "cp
     """
     clips = read_manifest(data)
     pictures = sorted(path for path in (data / "portraits").glob("*") if path.suffix.lower() in PICTURE_SUFFIXES) if data.is_dir() else []
-    source = json.dumps([str(checkpoint), by_talker, *([str(path.absolute()), path.stat().st_size, path.stat().st_mtime]
-                                                       for path in [*(clip.video for clip in clips), *pictures])])
+    files = [*(clip.video for clip in clips), *pictures]
+    source = json.dumps([str(checkpoint), by_talker, [clip.offset for clip in clips],
+                         *([str(path.absolute()), path.stat().st_size, path.stat().st_mtime] for path in files)])
     note = output / "source.json"
     if not note.exists() or note.read_text(encoding="utf-8") != source:
         shutil.rmtree(output, ignore_errors=True)
@@ -120,6 +131,9 @@ def prepare_latents(data: Path, output: Path, checkpoint: str, device: str = "cp
         part = output / "parts" / f"{clip.id}.safetensors"
         try:
             clip = track_clip(clip, encoder.aligner, output / "landmarks")
+            if (corrected := encoder.correct_offset(clip)).offset:
+                report(f"{clip.id}: {describe_offset(corrected.offset)}; corrected")
+            clip = corrected
             if not part.exists():
                 encoder.encode(clip, part)
             kept.append(clip)
@@ -149,7 +163,7 @@ def _encode_portraits(pictures: list[Path], clips: list[Clip], encoder: ClipEnco
     if not portraits:
         return
     writer, drivers, generator = LatentCacheWriter(encoder.vae), Drivers(clips, PORTRAIT_FRAMES), np.random.default_rng(0)
-    heard = {clip.id: encoder.hear(load_soundtrack(clip.video).samples, len(load_landmarks(clip.landmarks))) for clip in clips}
+    heard = {clip.id: encoder.hear(load_sound(clip), len(load_landmarks(clip.landmarks))) for clip in clips}
     spoken = speak(portraits, drivers, PORTRAIT_FRAMES, generator)
     for _, speaking in tqdm(spoken, total=len(portraits), desc=f"portraits, {split}", mininterval=2):
         windows, lips = (track[speaking.start:speaking.start + PORTRAIT_FRAMES] for track in heard[speaking.driver])

@@ -5,7 +5,8 @@
 
 DATA holds talkers' clips (`.../<talker>/<name>.mpg`), LABELS their landmarks (examples/label_faces.py), PORTRAITS the portraits made to
 speak (examples/retarget_portraits.py), FILMED, where given, those of its option --talkers; --visemes and --vae are the folders of
-trained networks, or of a checkpoint.  Writes `{talkers,portraits}_{train,val}.safetensors` and `filmed_train.safetensors`.
+trained networks, or of a checkpoint.  Sound that is late is moved (`metrics.offset`).  Writes `{talkers,portraits}_{train,val}.safetensors`
+and `filmed_train.safetensors`.
 
 Without labels of another tool, `training.clip_latents` does the same with the bundled networks.
 """
@@ -18,12 +19,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..data.clips import load_clip, load_landmarks
+from ..checkpoints import BUNDLED
+from ..data.clips import frames_with_sound, load_clip, load_landmarks, load_sound
 from ..data.lip_tracks import lip_tracks
 from ..data.manifest import Clip, build_manifest
 from ..data.speaking_portraits import SpeakingPortrait
 from ..face.landmarks import lip_opening
-from ..media.video import FPS, load_soundtrack
+from ..media.video import FPS
+from ..metrics.offset import correct_clips
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import viseme_windows
 from ..models.viseme_classifier import VisemeClassifier
@@ -37,7 +40,7 @@ TRAINING_STRIDE = 2
 
 def predict_visemes(classifier: VisemeClassifier, clips: list[Clip]) -> dict[str, np.ndarray]:
     """Probabilities [T, 15] by clip id."""
-    return {clip.id: classifier.predict(load_soundtrack(clip.video).samples, len(load_landmarks(clip.landmarks)), FPS)
+    return {clip.id: classifier.predict(load_sound(clip), len(load_landmarks(clip.landmarks)), FPS)
             for clip in tqdm(clips, desc="visemes")}
 
 
@@ -48,17 +51,20 @@ def balanced_repeats(clips: list[Clip]) -> dict[str, int]:
     return {talker: round((most / count) ** 0.5) for talker, count in clips_of.items()}
 
 
-def cache_talkers(vae: AutoencoderTempoSync, data: Path, labels: Path, visemes: dict[str, np.ndarray], lips: dict[str, np.ndarray],
+def cache_talkers(vae: AutoencoderTempoSync, clips: list[Clip], visemes: dict[str, np.ndarray], lips: dict[str, np.ndarray],
                   split: str, output: Path) -> None:
     writer = LatentCacheWriter(vae)
-    clips = [clip for clip in build_manifest(data, landmarks=labels) if clip.split == split and clip.id in visemes]
+    clips = [clip for clip in clips if clip.split == split]
     repeats = balanced_repeats(clips)
     for index, clip in enumerate(tqdm(clips, desc=f"talkers, {split}")):
         loaded = load_clip(clip)
         # Half of them are mirrored: so few faces, each with one-sided habits.
         crops = loaded.crops[:, :, ::-1] if split == "train" and index % 2 else loaded.crops
-        writer.add(crops, viseme_windows(visemes[clip.id], VISEME_WINDOW), mel=frame_mel(load_soundtrack(clip.video).samples, len(crops)),
-                   opening=lip_opening(loaded.landmarks), lips=lips.get(clip.id), repeats=repeats[clip.talker])
+        samples = load_sound(clip)
+        heard = frames_with_sound(clip, len(crops), len(samples))
+        writer.add(crops[heard], viseme_windows(visemes[clip.id], VISEME_WINDOW)[heard], mel=frame_mel(samples, len(crops))[heard],
+                   opening=lip_opening(loaded.landmarks)[heard], lips=lips[clip.id][heard] if clip.id in lips else None,
+                   repeats=repeats[clip.talker])
     if clips:
         writer.write(output / f"talkers_{split}.safetensors")
 
@@ -92,19 +98,20 @@ def main() -> None:
     for name in ("data", "labels", "portraits", "visemes", "vae", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--filmed", type=Path)
-    parser.add_argument("--without", action="append", default=[], metavar="CLIP_ID", help="leave a clip out, say for sound that comes late")
+    parser.add_argument("--without", action="append", default=[], metavar="CLIP_ID", help="leave a clip out")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=["talkers_train", "talkers_val", "portraits_train", "portraits_val"], action="append")
     arguments = parser.parse_args()
     vae = load_encoder(arguments.vae, arguments.device, subfolder="vae" if (arguments.vae / "vae").is_dir() else None)
     classifier = load_component(VisemeClassifier, str(arguments.visemes), "viseme_classifier", torch.device(arguments.device))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    clips = build_manifest(arguments.data, landmarks=arguments.labels)
-    visemes = predict_visemes(classifier, [clip for clip in clips if clip.landmarks is not None and clip.id not in arguments.without])
-    lips = lip_tracks([clip for clip in clips if clip.id in visemes])
+    clips = [clip for clip in build_manifest(arguments.data, landmarks=arguments.labels)
+             if clip.landmarks is not None and clip.id not in arguments.without]
+    clips = correct_clips(clips, BUNDLED[0], print)
+    visemes, lips = predict_visemes(classifier, clips), lip_tracks(clips)
     for split in ("val", "train"):
         if not arguments.only or f"talkers_{split}" in arguments.only:
-            cache_talkers(vae, arguments.data, arguments.labels, visemes, lips, split, arguments.output)
+            cache_talkers(vae, clips, visemes, lips, split, arguments.output)
         if not arguments.only or f"portraits_{split}" in arguments.only:
             cache_portraits(vae, arguments.portraits, visemes, lips, split, arguments.output)
     if arguments.filmed:

@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..checkpoints import checkpoint_folder
+from ..checkpoints import BUNDLED, checkpoint_folder
+from ..data.clips import frames_with_sound, load_sound
 from ..data.lip_tracks import lip_tracks
-from ..data.manifest import build_manifest
+from ..data.manifest import Clip, build_manifest
 from ..data.speech_augmentation import augment
 from ..data.tracking import save_arrays
 from ..media.audio import SAMPLE_RATE, load_audio
 from ..media.video import FPS
+from ..metrics.offset import correct_clips
 from ..models.viseme_classifier import VisemeClassifier
 from .denoising import load_component
 
@@ -53,6 +55,13 @@ def hear(classifier: VisemeClassifier, samples: np.ndarray, motion: np.ndarray, 
             yield Recording(hearing.hidden.astype(np.float16), hearing.loudness, hearing.visemes.astype(np.float16), curves)
 
 
+def talker_motion(clip: Clip, motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A clip's sound [N] and its lips' motion [T, 6], both without what the other lacks where late or early sound was moved."""
+    samples = load_sound(clip)
+    heard = frames_with_sound(clip, len(motion), len(samples))
+    return samples[heard.start * SAMPLE_RATE // FPS:], motion[heard]
+
+
 def save_recordings(recordings: list[Recording], path: Path) -> None:
     """One .npz: the recordings one after the other, and `lengths` of each."""
     arrays = {field.name: np.concatenate([getattr(item, field.name) for item in recordings]) for field in fields(Recording)}
@@ -73,7 +82,7 @@ def main() -> None:
     parser.add_argument("--motion", type=Path)
     parser.add_argument("--visemes", default="temposync-tiny", help="checkpoint, or folder, of the classifier that listens")
     parser.add_argument("--takes", type=int, default=4)
-    parser.add_argument("--without", action="append", default=[], metavar="ID", help="leave a recording out, say for sound that comes late")
+    parser.add_argument("--without", action="append", default=[], metavar="ID", help="leave a recording out")
     arguments = parser.parse_args()
     folder = arguments.visemes if Path(arguments.visemes).is_dir() else checkpoint_folder(arguments.visemes, ("viseme_classifier",))
     classifier = load_component(VisemeClassifier, str(folder), "viseme_classifier", torch.device("cpu"))
@@ -82,12 +91,12 @@ def main() -> None:
     clips = [clip for clip in build_manifest(arguments.data, landmarks=arguments.labels)
              if clip.landmarks is not None and clip.id not in arguments.without]
     tracks = lip_tracks(clips)
-    clips = [clip for clip in clips if clip.id in tracks]
-    babble = np.concatenate([load_audio(clip.video).samples for clip in clips[:8]])
+    clips = correct_clips([clip for clip in clips if clip.id in tracks], BUNDLED[0], print)
+    babble = np.concatenate([load_sound(clip) for clip in clips[:8]])
     for split in ("val", "train"):
         takes = arguments.takes if split == "train" else 1
         recordings = [recording for clip in tqdm(clips, desc=f"talkers, {split}") if clip.split == split
-                      for recording in hear(classifier, load_audio(clip.video).samples, tracks[clip.id], takes, babble, generator)]
+                      for recording in hear(classifier, *talker_motion(clip, tracks[clip.id]), takes, babble, generator)]
         if recordings:
             save_recordings(recordings, arguments.output / f"talkers_{split}.npz")
     for performer in sorted(path for path in arguments.motion.iterdir() if path.is_dir()) if arguments.motion else []:

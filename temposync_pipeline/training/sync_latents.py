@@ -14,19 +14,22 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..data.clips import load_clip
+from ..checkpoints import BUNDLED
+from ..data.clips import load_clip, load_sound
 from ..data.manifest import build_manifest
 from ..data.speaking_portraits import SpeakingPortrait
 from ..data.sync_corpus import SyncClip, save_corpus
 from ..media.video import load_soundtrack
+from ..metrics.offset import correct_clips
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
 from .latent_cache import load_encoder
 
 
 def talker_clips(vae: AutoencoderTempoSync, data: Path, labels: Path, split: str) -> Iterable[SyncClip]:
-    for clip in tqdm([clip for clip in build_manifest(data, landmarks=labels) if clip.split == split], desc=f"talkers, {split}"):
-        yield SyncClip(latent_window(encode_crops(vae, load_clip(clip).crops)).half().contiguous(), load_soundtrack(clip.video).samples)
+    clips = correct_clips([clip for clip in build_manifest(data, landmarks=labels) if clip.split == split], BUNDLED[0], tqdm.write)
+    for clip in tqdm(clips, desc=f"talkers, {split}"):
+        yield SyncClip(latent_window(encode_crops(vae, load_clip(clip).crops)).half().contiguous(), load_sound(clip))
 
 
 def portrait_clips(vae: AutoencoderTempoSync, data: Path, folder: Path) -> Iterable[SyncClip]:
