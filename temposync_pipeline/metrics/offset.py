@@ -3,8 +3,8 @@
 The expectation is an opening of the lips over time, heard by the viseme classifier and `models.lip_motion` or, in a checkpoint without it,
 the linear baseline (`metrics.linear_baseline`).
 
-Why not the sync expert (`metrics.sync`), which is made for this?  It was nearly as good: on 23 clips of held-out GRID talkers (two of them 7
-and 10 frames late) either was right within a frame in all, by 0.24 frames in the median here and 0.29 there; on five clips of natural
+Why not the sync expert (`metrics.sync`), which is made for this?  It was nearly as good: on 23 clips of held-out GRID talkers (two of them
+7 and 10 frames late) either was right within a frame in all, by 0.24 frames in the median here and 0.29 there; on five clips of natural
 speech, 1 to 3 frames late, in 5 here, in 4 there.  But this one needs no picture to be encoded, which takes longer than all the rest.
 """
 
