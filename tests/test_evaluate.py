@@ -22,6 +22,7 @@ from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.metrics import evaluate, protocols
 from temposync_pipeline.metrics.clip_selection import MAX_REAL_R, other_voice, spread_over_talkers, uncorrelated_pairs
 from temposync_pipeline.metrics.crop_video import VideoMaker, crops_like
+from temposync_pipeline.metrics.linear_baseline import LinearBaseline
 from temposync_pipeline.metrics.protocols import ROWS, Evaluator
 from temposync_pipeline.metrics.talking_face import change_outside_mouth, closure_figures, lip_figures, sharpness_ratio
 from temposync_pipeline.models.face_aligner import FaceAligner
@@ -197,14 +198,21 @@ def test_a_saved_checkpoint_brings_its_teacher(clips, tmp_path, monkeypatch):
     speaking.register_to_config(viseme_smoothing=0.8)
     speaking.save_pretrained(model)
     report_without, notes = evaluate.build_evaluator(str(model), [4], 3, list(ROWS), None, "cpu")
-    assert report_without.maker.teacher is None and len(notes) == 2
+    assert report_without.maker.teacher is None and report_without.listener.baselines == {}
+    missing = ("`teacher`", "sync expert", "`linear_baseline_visemes`", "`linear_baseline_hidden`", "whether it is late")
+    assert all(any(part in note for note in notes) for part in missing)
     tiny_denoiser(mid_layers=2).save_pretrained(model / "teacher")
     judge, notes = evaluate.build_evaluator(str(model), [4], 3, list(ROWS), None, "cpu")
     teacher = judge.maker.teacher
     assert teacher.denoiser.config.mid_layers == 2 and teacher.scheduler.config.prediction == "sde"
     assert teacher.config.viseme_smoothing == 0.8
     assert judge.maker.pipe.scheduler.config.prediction == "consistency" and judge.maker.pipe.denoiser.config.mid_layers == 1
-    assert notes == ["no proxy LSE and offset: the checkpoint has no sync expert"]
+    assert notes[0] == "no proxy LSE and offset: the checkpoint has no sync expert" and not any("teacher" in note for note in notes)
+    LinearBaseline("hidden", 32, 4, classifier="of another one").save_pretrained(model / "linear_baseline_hidden")
+    LinearBaseline("visemes").save_pretrained(model / "linear_baseline_visemes")
+    judge, notes = evaluate.build_evaluator(str(model), [4], 3, ["linear_baseline"], None, "cpu")
+    assert list(judge.listener.baselines) == ["visemes"] and judge.listener.offsets is None
+    assert "no row `linear_baseline_hidden`: it was fitted to another classifier" in notes
 
 
 def test_several_processes_report_what_one_does(tmp_path):
