@@ -69,6 +69,10 @@ class PerfectAutoencoder(torch.nn.Module):
 
     device, dtype = torch.device("cpu"), torch.float32
 
+    def __init__(self):
+        super().__init__()
+        self.place = torch.nn.Parameter(torch.zeros(1))  # says where it computes
+
     def encode(self, pixels):
         return F.pixel_unshuffle(pixels, 16)
 
