@@ -14,7 +14,7 @@ from temposync_pipeline import InvalidInputError, TempoSyncPipeline
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
 
-from .tiny_components import picture, tiny_pipeline, tone
+from .tiny_components import picture, spoken, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def pipeline() -> TempoSyncPipeline:
 
 
 def run(pipeline: TempoSyncPipeline, **changes):
-    arguments = {"image": picture(120, 150), "audio": tone(0.4), "num_inference_steps": 2, "output_type": "np",
+    arguments = {"image": picture(120, 150), "audio": spoken(0.4), "num_inference_steps": 2, "output_type": "np",
                  "generator": torch.Generator().manual_seed(7)} | changes
     return pipeline(**arguments)
 
@@ -36,7 +36,7 @@ def mirrored() -> np.ndarray:
 
 
 def test_two_threads_get_what_each_would_get_alone(pipeline):
-    calls = [{"num_inference_steps": steps, "image": image, "chunk_size": 2, "audio": tone(1.0)}
+    calls = [{"num_inference_steps": steps, "image": image, "chunk_size": 2, "audio": spoken(1.0)}
              for steps, image in ((1, picture(120, 150)), (4, mirrored()), (3, picture(90, 90)), (2, mirrored()))]
     alone = [run(pipeline, **call).frames for call in calls]
     together = Barrier(len(calls))
@@ -52,7 +52,7 @@ def test_two_threads_get_what_each_would_get_alone(pipeline):
 
 def test_streams_of_one_pipeline_may_take_turns(pipeline):
     def stream(steps, image):
-        return pipeline.stream(image, tone(0.4), steps, torch.Generator().manual_seed(7), chunk_size=3)
+        return pipeline.stream(image, spoken(0.4), steps, torch.Generator().manual_seed(7), chunk_size=3)
 
     alone = [np.concatenate(list(stream(*call))) for call in ((1, picture(120, 150)), (3, mirrored()))]
     turns = [np.concatenate(frames) for frames in zip(*zip(stream(1, picture(120, 150)), stream(3, mirrored())))]
@@ -156,8 +156,8 @@ def test_tuples_instead_of_outputs(pipeline):
 
 def test_lists_make_a_batch(pipeline, tmp_path):
     seeds = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
-    output = run(pipeline, image=[picture(120, 150), mirrored()], audio=[tone(0.4), tone(0.2)], generator=seeds)
-    alone = [run(pipeline), run(pipeline, image=mirrored(), audio=tone(0.2), generator=torch.Generator().manual_seed(8))]
+    output = run(pipeline, image=[picture(120, 150), mirrored()], audio=[spoken(0.4), spoken(0.2)], generator=seeds)
+    alone = [run(pipeline), run(pipeline, image=mirrored(), audio=spoken(0.2), generator=torch.Generator().manual_seed(8))]
     for index, single in enumerate(alone):
         assert np.array_equal(output.frames[index], single.frames) and np.array_equal(output.visemes[index], single.visemes)
     output.save([tmp_path / "a.mp4", tmp_path / "b.mp4"])
@@ -170,13 +170,13 @@ def test_lists_make_a_batch(pipeline, tmp_path):
 
 def test_one_portrait_speaks_many_recordings_and_many_portraits_one(pipeline):
     noise = torch.randn(1, 32, 10, 12)
-    recordings = run(pipeline, audio=[tone(0.2), tone(0.4)], num_inference_steps=1, latents=noise).frames
+    recordings = run(pipeline, audio=[spoken(0.2), spoken(0.4)], num_inference_steps=1, latents=noise).frames
     assert [len(frames) for frames in recordings] == [5, 10]
     assert np.array_equal(recordings[1], run(pipeline, num_inference_steps=1, latents=noise).frames)
     portraits = run(pipeline, image=np.stack([picture(120, 150), mirrored()]), latents=noise, num_inference_steps=1, output_type="pil")
     assert len(portraits.frames) == 2 and len(portraits.frames[0]) == 10 and isinstance(portraits.frames[1][0], Image.Image)
     assert len(run(pipeline, image=[picture(120, 150)]).frames) == 1
-    for image, audio in (([], tone()), ([picture()] * 2, [tone()] * 3)):
+    for image, audio in (([], spoken()), ([picture()] * 2, [spoken()] * 3)):
         with pytest.raises(InvalidInputError, match=f"{len(image)} portraits and .* recordings"):
             run(pipeline, image=image, audio=audio)
 
@@ -195,7 +195,7 @@ def test_portraits_of_every_kind_give_the_same_frames(pipeline, tmp_path):
 
 
 def test_recordings_of_every_kind_give_the_same_frames(pipeline, tmp_path):
-    samples, rate = tone(0.4)
+    samples, rate = spoken(0.4)
     wavfile.write(tmp_path / "speech.wav", rate, samples)
     data = (tmp_path / "speech.wav").read_bytes()
     expected = run(pipeline).frames
@@ -239,7 +239,7 @@ def test_a_name_ending_in_gif_gets_a_gif_and_unknown_endings_an_error(pipeline, 
             output.save(tmp_path / name)
     for write in (pipeline.generate_to_file, pipeline.stream_to_file):
         with pytest.raises(InvalidInputError, match="talk.gif: videos are written as .mp4, not as .gif"):
-            list(write(picture(120, 150), tone(0.4), tmp_path / "talk.gif"))
+            list(write(picture(120, 150), spoken(0.4), tmp_path / "talk.gif"))
 
 
 # --- the same components, another pipeline ----------------------------------------------------------------------------

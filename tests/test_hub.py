@@ -20,7 +20,7 @@ from temposync_pipeline.checkpoints import bundled_path, checkpoint_folder
 from temposync_pipeline.pipelines.loading import component_classes, place_components
 
 from .fake_hub import FakeHub
-from .tiny_components import picture, tiny_denoiser, tiny_pipeline, tone
+from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
@@ -68,7 +68,7 @@ def published(tmp_path_factory):
 def frames(pipeline: TempoSyncPipeline, reference: TempoSyncPipeline, steps: int = 2) -> np.ndarray:
     pipeline.register_modules(face_aligner=reference.face_aligner)  # random weights find no face
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(picture(200, 300), tone(0.2), steps, torch.Generator().manual_seed(7), output_type="np", mouth_amplitude=1.0).frames
+    return pipeline(picture(200, 300), spoken(0.2), steps, torch.Generator().manual_seed(7), output_type="np", mouth_amplitude=1.0).frames
 
 
 def weight_requests(hub: FakeHub) -> list[str]:
@@ -112,7 +112,7 @@ def test_teacher_revision_and_single_components(published):
     for name, weight in alone.state_dict().items():
         assert torch.equal(weight, teacher.denoiser.state_dict()[name])
     classifier = VisemeClassifier.from_pretrained("me/tiny", subfolder="viseme_classifier")
-    assert np.array_equal(classifier.predict(tone()[0], 15), pipeline.viseme_classifier.predict(tone()[0], 15))
+    assert np.array_equal(classifier.predict(spoken()[0], 15), pipeline.viseme_classifier.predict(spoken()[0], 15))
 
 
 def test_variant_fetches_only_its_own_weights(published, tmp_path):

@@ -15,7 +15,7 @@ from temposync_pipeline.training.lip_corpus import MAX_FRAMES, Recording, hear, 
 from temposync_pipeline.training.lips import Config, RecordingSampler, motion_loss, performer_curves, shut_lips, train
 from temposync_pipeline.training.student import told_of_lips
 from tests.test_viseme_classifier import TINY
-from tests.tiny_components import picture, tiny_denoiser, tiny_pipeline, tone
+from tests.tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
 UPPER_INNER, LOWER_INNER = GROUPS["inner_lips"].start + np.array([16, 15, 14]), GROUPS["inner_lips"].start + np.array([4, 5, 6])
 
@@ -97,7 +97,7 @@ def speaking() -> TempoSyncPipeline:
 
 
 def frames(pipeline: TempoSyncPipeline, **changes) -> np.ndarray:
-    arguments = {"image": picture(200, 300), "audio": tone(), "num_inference_steps": 2, "output_type": "np"} | changes
+    arguments = {"image": picture(200, 300), "audio": spoken(), "num_inference_steps": 2, "output_type": "np"} | changes
     return pipeline(**arguments, generator=torch.Generator().manual_seed(7)).frames
 
 
@@ -105,7 +105,7 @@ def test_the_pipeline_tells_the_denoiser_of_the_lips(speaking):
     seen = []
     whole = frames(speaking, callback_on_step_end=lambda *given: seen.append(given[-1]["lips"]) or {},
                    callback_on_step_end_tensor_inputs=["lips"])
-    recording = load_audio(tone())
+    recording = load_audio(spoken())
     *_, hearing = speaking.viseme_classifier.listen(recording.samples, len(whole), 25)
     np.testing.assert_allclose(seen[0], speaking.lip_motion.predict(hearing), atol=1e-5)
     np.testing.assert_allclose(frames(speaking, chunk_size=4), whole, atol=2 / 255)
@@ -206,7 +206,7 @@ def test_curves_that_hardly_move_are_left_out():
 def test_long_recordings_are_cut_and_heard_again_through_noise():
     classifier = VisemeClassifier(VisemeClassifierConfig(**TINY)).eval()
     seconds = 2 * MAX_FRAMES // 25 - 4
-    samples = np.random.default_rng(0).normal(size=seconds * 16_000).astype(np.float32)
+    samples, _ = spoken(seconds)
     motion = np.arange(25.0 * seconds)[:, None]
     heard = list(hear(classifier, samples, motion, 2, samples[:16_000], np.random.default_rng(0)))
     assert [len(item.hidden) for item in heard] == [250, 250, 150, 150] and heard[2].motion[0] == 250

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from temposync_pipeline import InvalidInputError, TempoSyncPipeline
 from temposync_pipeline.pipelines.lora import add_lora, save_lora
 
-from .tiny_components import picture, tiny_denoiser, tiny_pipeline, tone
+from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
 NAME = "pytorch_lora_weights.safetensors"
 
@@ -37,7 +37,7 @@ def adapter(tmp_path_factory) -> Path:
 
 
 def latents(pipeline: TempoSyncPipeline) -> torch.Tensor:
-    return pipeline(picture(120, 150), tone(0.2), 2, torch.Generator().manual_seed(7), output_type="latent").frames
+    return pipeline(picture(120, 150), spoken(0.2), 2, torch.Generator().manual_seed(7), output_type="latent").frames
 
 
 def test_adapters_are_loaded_scaled_fused_and_unloaded(pipeline, adapter):

@@ -10,7 +10,7 @@ from temposync_pipeline import TempoSyncPipeline
 from temposync_pipeline.models.face_aligner import FaceAligner
 
 from .fake_accelerator import CPU, FakeAccelerator
-from .tiny_components import picture, template_face, tiny_pipeline, tone
+from .tiny_components import picture, spoken, template_face, tiny_pipeline
 
 OFFLOADING = {
     "none": lambda pipeline, device: pipeline.to(device),
@@ -41,7 +41,7 @@ def pipeline() -> TempoSyncPipeline:
 
 
 def run(pipeline: TempoSyncPipeline, **changes):
-    return pipeline(picture(120, 150), tone(0.4), 2, torch.Generator().manual_seed(7), **{"output_type": "np", "chunk_size": 4} | changes)
+    return pipeline(picture(120, 150), spoken(0.4), 2, torch.Generator().manual_seed(7), **{"output_type": "np", "chunk_size": 4} | changes)
 
 
 def offloaded(pipeline: TempoSyncPipeline, how: str, device: torch.device) -> TempoSyncPipeline:
@@ -69,7 +69,7 @@ def test_offloaded_weights_give_the_same_frames(pipeline, how):
         mine = offloaded(pipeline, how, device)
         for _ in range(2):
             assert np.array_equal(run(mine).frames, expected)
-        stream = mine.stream(picture(120, 150), tone(0.4), 2, torch.Generator().manual_seed(7), chunk_size=4)
+        stream = mine.stream(picture(120, 150), spoken(0.4), 2, torch.Generator().manual_seed(7), chunk_size=4)
         assert np.array_equal(next(stream), np.rint(255 * expected[:4]).astype(np.uint8))
         stream.close()
         latents = run(mine, output_type="latent").latent_video

@@ -16,7 +16,7 @@ from temposync_pipeline.models.viseme_classifier import Hearing
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 
-from .tiny_components import picture, tiny_pipeline, tone
+from .tiny_components import picture, spoken, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def silence(frames: int = 8) -> Hearing:
 
 
 def run(pipeline: TempoSyncPipeline, **changes):
-    arguments = {"image": picture(200, 300), "audio": tone(), "num_inference_steps": 2, "output_type": "np",
+    arguments = {"image": picture(200, 300), "audio": spoken(), "num_inference_steps": 2, "output_type": "np",
                  "generator": torch.Generator().manual_seed(7)} | changes
     return pipeline(**arguments)
 
@@ -56,7 +56,7 @@ def test_the_seed_decides_the_frames(pipeline):
 
 def test_chunks_and_streaming_give_the_same_frames(pipeline):
     whole = run(pipeline, chunk_size=64).frames
-    small = np.concatenate(list(pipeline.stream(picture(200, 300), tone(), 2, torch.Generator().manual_seed(7), chunk_size=4)))
+    small = np.concatenate(list(pipeline.stream(picture(200, 300), spoken(), 2, torch.Generator().manual_seed(7), chunk_size=4)))
     assert small.shape == whole.shape
     assert np.abs(small / 255 - whole).max() <= 1 / 255 + 1e-6
 
@@ -211,7 +211,7 @@ def test_save_pretrained_round_trip_gives_identical_frames(pipeline, tmp_path):
 def test_generate_to_file_writes_the_whole_recording(pipeline, tmp_path):
     from scipy.io import wavfile
 
-    samples, rate = tone(1.0)
+    samples, rate = spoken(1.0)
     wavfile.write(tmp_path / "speech.wav", rate, samples)
 
     Image.fromarray(picture()).save(tmp_path / "portrait.png")
@@ -222,7 +222,7 @@ def test_generate_to_file_writes_the_whole_recording(pipeline, tmp_path):
 
 def test_saved_videos_have_the_sound_that_was_given_as_samples(pipeline, tmp_path):
     run(pipeline, output_type="pil").save(tmp_path / "out.mp4")
-    sound, given = load_audio(tmp_path / "out.mp4"), tone()
+    sound, given = load_audio(tmp_path / "out.mp4"), spoken()
     assert sound.source_rate == given[1] and sound.duration == pytest.approx(0.6, abs=0.05)
     assert np.abs(sound.samples).max() == pytest.approx(np.abs(given[0]).max(), rel=0.2)
 
@@ -239,7 +239,7 @@ def test_bad_arguments_are_named(pipeline, changes, message):
 def test_the_teachers_sampler_takes_more_steps(pipeline):
     teacher = TempoSyncPipeline(**pipeline.components | {"scheduler": TempoSyncScheduler(prediction="ode")})
     teacher.set_progress_bar_config(disable=True)
-    assert len(run(teacher, num_inference_steps=9, audio=tone(0.1), output_type="latent").frames)
+    assert len(run(teacher, num_inference_steps=9, audio=spoken(0.1), output_type="latent").frames)
 
 
 def test_a_picture_without_a_face_says_so(pipeline):
@@ -257,7 +257,7 @@ def latents_file(pipeline, tmp_path):
 
 
 def test_latents_decoded_from_a_file_give_the_same_frames_bit_for_bit(pipeline, latents_file):
-    at_once = np.concatenate(list(pipeline.stream(picture(200, 300), tone(), 2, torch.Generator().manual_seed(7), chunk_size=4)))
+    at_once = np.concatenate(list(pipeline.stream(picture(200, 300), spoken(), 2, torch.Generator().manual_seed(7), chunk_size=4)))
     video = LatentVideo.load(latents_file)
     assert np.array_equal(np.concatenate(list(pipeline.decode_latents(video))), at_once)
     assert video.fps == 25 and video.visemes.shape == (15, 15) and np.array_equal(video.photo, picture(200, 300))
@@ -276,7 +276,7 @@ def test_a_black_and_white_photo_speaks_in_black_and_white(pipeline, tmp_path, m
     grey = Image.fromarray(picture(200, 300)).convert("L").convert(mode)
     output = run(pipeline, image=grey)
     assert np.ptp(output.frames, axis=-1).max() == 0 and not np.array_equal(output.frames[0], output.frames[-1])
-    at_once = np.concatenate(list(pipeline.stream(grey, tone(), 2, torch.Generator().manual_seed(7), chunk_size=4)))
+    at_once = np.concatenate(list(pipeline.stream(grey, spoken(), 2, torch.Generator().manual_seed(7), chunk_size=4)))
     latents = run(pipeline, image=grey, output_type="latent", chunk_size=4).latent_video
     assert np.array_equal(np.concatenate(list(pipeline.decode_latents(latents))), at_once)
 

@@ -9,9 +9,9 @@ from temposync_pipeline.media.planes import to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRenderer
 
-from .tiny_components import picture, tiny_motion_vae, tiny_pipeline, tone
+from .tiny_components import picture, spoken, tiny_motion_vae, tiny_pipeline
 
-ARGUMENTS = {"audio": tone(), "num_inference_steps": 2, "chunk_size": 4}
+ARGUMENTS = {"audio": spoken(), "num_inference_steps": 2, "chunk_size": 4}
 PHOTO = picture(300, 260)
 
 
@@ -46,9 +46,9 @@ def test_files_hold_what_whole_frames_would(pipeline, tmp_path):
     """Only what changes is converted again, and nobody can tell."""
     Image.fromarray(PHOTO).save(tmp_path / "photo.png")
     frames = np.concatenate(list(pipeline.stream(PHOTO, generator=generator(), **ARGUMENTS)))
-    *_, last = pipeline.stream_to_file(tmp_path / "photo.png", tone(), tmp_path / "a.mp4", 2, generator(), chunk_size=4)
+    *_, last = pipeline.stream_to_file(tmp_path / "photo.png", spoken(), tmp_path / "a.mp4", 2, generator(), chunk_size=4)
     assert last == ("video", len(frames), len(frames))
-    with VideoWriter(tmp_path / "b.mp4", audio_path=tone()) as writer:
+    with VideoWriter(tmp_path / "b.mp4", audio_path=spoken()) as writer:
         for frame in frames:
             writer.write_planes(to_planes(frame))
     assert np.array_equal(read_video(tmp_path / "a.mp4")[0], read_video(tmp_path / "b.mp4")[0])

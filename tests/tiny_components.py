@@ -1,10 +1,14 @@
 """Real models with tiny configurations, for tests: built in milliseconds, random weights."""
 
+from pathlib import Path
+
 import numpy as np
+import soxr
 import torch
 
 from temposync_pipeline.face.crop import RIGID, TEMPLATE
 from temposync_pipeline.face.landmarks import GROUPS, LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS
+from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
 from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
 from temposync_pipeline.models.face_aligner import Face, FaceAligner
@@ -12,6 +16,8 @@ from temposync_pipeline.models.identity_encoder import IdentityEncoder
 from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifier, VisemeClassifierConfig
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
+
+MEDIA = Path(__file__).parent.parent / "examples" / "media"
 
 
 def tiny_vae() -> AutoencoderTempoSync:
@@ -89,6 +95,7 @@ def picture(height: int = 256, width: int = 256) -> np.ndarray:
     return np.stack([255 * x / width, 255 * y / height, 128 + 60 * np.sin(x / 9)], -1).astype(np.uint8)
 
 
-def tone(seconds: float = 0.6, rate: int = 16_000) -> tuple[np.ndarray, int]:
-    time = np.arange(int(seconds * rate)) / rate
-    return (0.3 * np.sin(2 * np.pi * (150 + 200 * time) * time)).astype(np.float32), rate
+def spoken(seconds: float = 0.6, rate: int = 16_000) -> tuple[np.ndarray, int]:
+    """(float32 [N], rate): so much real speech, for without a voice lips rest."""
+    speech = load_audio(MEDIA / "speech_weather.wav").samples[16_000:]
+    return np.resize(soxr.resample(speech, 16_000, rate), int(seconds * rate)), rate
