@@ -14,4 +14,4 @@ Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed give
 FaceIndex = Annotated[int, typer.Option("--face_index", min=0, help="Who speaks where the picture shows several faces: 0 = the largest.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
-AudioFile = Annotated[Path, typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, ...")]
+AudioFile = Annotated[Path, typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")]

@@ -1,8 +1,8 @@
 """Where in a recording somebody speaks: a small network that looks at how spectra move.
 
 Notes, bells, drums and noise have spectra of their own, but none that wander like those of a voice.  The network (19,041 numbers) was
-trained on an hour of speech (GRID, LJSpeech, dc_tts, FACEGOOD, espeak-ng in 80 languages, whispers among it) against an hour and a half
-of tunes, drums, rings, birds, sirens and noise that were synthesised for it; level plays no part.  Without torch: listening
+trained on 76 minutes of speech (GRID, LJSpeech, dc_tts, FACEGOOD, espeak-ng in some 85 voices, whispers among it) against tunes, drums,
+rings, birds, sirens and noise that were synthesised for it (model card); level plays no part.  Without torch: listening
 must not become slower for it.
 """
 
