@@ -20,8 +20,8 @@ INNER_WINDOW = (8, 4, 7, 8)
 INNER_EDGE, INNER_FEATHER = 8, 8  # crop pixels of that block that are never used, and over which its use begins
 FLOW_STRIDE = 2  # crop pixels a value of the flow
 STILL_FLOW = 0.04  # crop pixels: motion too small to be seen
-# What is more than half hidden is hidden: lips have an edge, and doubt would blur it.
-HIDDEN_FROM, HIDDEN_TO = 0.3, 0.7
+# What is as likely hidden as not is hidden: lips have an edge, and doubt would blur it.
+HIDDEN_FROM, HIDDEN_TO = 0.15, 0.55
 # A denoiser's teeth are the mean of the teeth that may be: softer than they are, by about this blur in crop pixels and this much.
 SOFTNESS, SHARPENING = 2.0, 0.8
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.

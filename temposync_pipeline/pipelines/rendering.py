@@ -16,6 +16,10 @@ from ..models.conditioning import latent_window
 from ..models.devices import execution_device
 from ..models.precision import inference_autocast
 
+# Where it is in doubt, a decoder's flow is the mean of what may be, which is smaller: without this, mouths of six photographs opened 0.8
+# times as far as their drivers'.
+FLOW_GAIN = 1.15
+
 
 def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
     """Blocks of pixels, float32 [n, 16h, 16w, 3] in 0..255, of blocks of latents [n, C, h, w]."""
@@ -72,7 +76,7 @@ class MotionRenderer:
             device = execution_device(self.vae)
             flow, visibility = self.vae.motion(latents.to(device), self._reference.to(device))
         colours = decode_block(self.vae, inner_cells(latents), use_bfloat16)
-        return list(zip(flow.permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy(), colours, strict=True))
+        return list(zip((FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy(), colours, strict=True))
 
     def patch(self, decoded: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Patch:
         return self._warp.patch(*decoded)
