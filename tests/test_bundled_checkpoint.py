@@ -37,6 +37,7 @@ def test_model_index_names_are_frozen():
         "identity_encoder": [models + "identity_encoder", "IdentityEncoder"],
         "viseme_classifier": [models + "viseme_classifier", "VisemeClassifier"],
         "face_aligner": [models + "face_aligner", "FaceAligner"],
+        "lip_motion": [models + "lip_motion", "LipMotion"],
         "scheduler": ["temposync_pipeline.schedulers.scheduling_temposync", "TempoSyncScheduler"],
     }
     assert index["_class_name"] == ["pipeline", "TempoSyncPipeline"] and index["fps"] == 25
@@ -57,7 +58,7 @@ def test_teacher_is_at_least_three_times_the_student(pipeline):
 
 
 def test_every_model_computes_in_single_precision_with_finite_weights(pipeline):
-    for name in ("vae", "denoiser", "identity_encoder", "viseme_classifier", "face_aligner"):
+    for name in ("vae", "denoiser", "identity_encoder", "viseme_classifier", "lip_motion", "face_aligner"):
         for parameter in getattr(pipeline, name).parameters():
             assert parameter.dtype == torch.float32 and parameter.isfinite().all(), name
 

@@ -195,6 +195,19 @@ def test_sure_labials_shut_the_lips():
     np.testing.assert_allclose(np.delete(shapes, OPENING, 1), np.delete(free, OPENING, 1), atol=1e-6)
 
 
+def test_what_is_not_known_is_at_rest_or_left_to_the_visemes():
+    torch.manual_seed(0)
+    lip_motion = LipMotion(hidden_channels=8, channels=16, num_layers=1).eval()
+    visemes = np.eye(15, dtype=np.float32)[[10, 10, 0, 0]]
+    visemes[2:] = 0
+    loudness = np.ones(4, np.float32)
+    shapes = lip_motion.predict(Hearing(visemes, np.ones((4, 8), np.float32), loudness))
+    assert shapes[:2].all() and not shapes[2:].any()
+    other = lip_motion.predict(Hearing(visemes, np.ones((4, 32), np.float32), loudness))
+    blind = lip_motion.predict(Hearing(visemes, np.zeros((4, 8), np.float32), np.zeros(4, np.float32)))
+    assert np.array_equal(other, blind) and not np.allclose(other, shapes)
+
+
 def test_curves_that_hardly_move_are_left_out():
     items = recordings(2, 3)
     for item in items:

@@ -22,6 +22,8 @@ FLOW_STRIDE = 2  # crop pixels a value of the flow
 STILL_FLOW = 0.04  # crop pixels: motion too small to be seen
 # What is as likely hidden as not is hidden: lips have an edge, and doubt would blur it.
 HIDDEN_FROM, HIDDEN_TO = 0.15, 0.55
+# Crop pixels around what is hidden that are the decoder's too: where lips part, a smooth flow tears, and draws the photo's lip line twice.
+LIP_RIM, RIM_SOFTNESS = 3, 0.8
 # A denoiser's teeth are the mean of the teeth that may be: softer than they are, by about this blur in crop pixels and this much.
 SOFTNESS, SHARPENING = 2.0, 0.8
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
@@ -51,6 +53,12 @@ def _inner_mask() -> np.ndarray:
     _INNER.of(block[1:-1, 1:-1])[:] = 1
     depth = cv2.distanceTransform(block, cv2.DIST_L2, 5)[1:-1, 1:-1]
     return np.clip((depth - INNER_EDGE) / INNER_FEATHER, 0, 1) * window_of(mouth_mask())
+
+
+def _with_rim(hidden: np.ndarray) -> np.ndarray:
+    """What is hidden, float32 [h, w] in [0, 1], and the edge of the lips around it."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * LIP_RIM + 1, 2 * LIP_RIM + 1))
+    return cv2.GaussianBlur(cv2.dilate(hidden, disc), (0, 0), RIM_SOFTNESS)
 
 
 def tone_difference(colours: np.ndarray, truth: np.ndarray, hidden: np.ndarray) -> np.ndarray:
@@ -96,7 +104,7 @@ class PhotoWarp:
         """
         flow = _window_of_block(flow, FLOW_STRIDE) * self._flow_mask
         hidden = (1 - _window_of_block(visibility) - HIDDEN_FROM) / (HIDDEN_TO - HIDDEN_FROM)
-        hidden = np.clip(hidden, 0, 1) * self._inner_mask
+        hidden = _with_rim(np.clip(hidden, 0, 1).astype(np.float32)) * self._inner_mask
         moving = Rectangle.around(np.abs(flow).max(-1) > STILL_FLOW).grown(1)
         moving = Rectangle(*(FLOW_STRIDE * limit for limit in moving))
         covered = Rectangle.around(hidden > 0)

@@ -73,9 +73,16 @@ class LipMotion(ModelMixin, ConfigMixin):
 
     @torch.inference_mode()
     def predict(self, hearing: Hearing) -> np.ndarray:
-        """`forward` for one recording as the classifier heard it, float32 [T, 6]; the surer a p, b or m, the more the lips are shut."""
-        heard = (hearing.hidden, hearing.loudness, hearing.visemes)
-        shapes = self(*(torch.from_numpy(values)[None].to(execution_device(self), self.dtype) for values in heard))
-        shapes = shapes[0].float().cpu().numpy()
+        """`forward` for one recording as a classifier heard it, float32 [T, 6].
+
+        The surer a p, b or m, the more the lips are shut; frames without any viseme ("no speech known") are at rest.  Of a classifier
+        with another hidden state, say a recogniser from the Hub, only the visemes count.
+        """
+        hidden, loudness = hearing.hidden, hearing.loudness
+        if hidden.shape[1] != self.config.hidden_channels:
+            hidden, loudness = np.zeros((len(hidden), self.config.hidden_channels), np.float32), np.zeros_like(loudness)
+        heard = (torch.from_numpy(values)[None].to(execution_device(self), self.dtype) for values in (hidden, loudness, hearing.visemes))
+        shapes = self(*heard)[0].float().cpu().numpy()
         shapes[:, OPENING] *= 1 - hearing.visemes[:, VISEME_INDEX["PP"]]
+        shapes[hearing.visemes.sum(1) == 0] = 0
         return shapes
