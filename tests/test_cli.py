@@ -255,7 +255,7 @@ def test_training_settings(tmp_path, temposync):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("nothing",), "nothing: not a stage (aligner, autoencoder, decoder, visemes, identity, sync, teacher, student)"),
+    (("nothing",), "nothing: not a stage (aligner, autoencoder, decoder, visemes, identity, sync, lips, teacher, student)"),
     (("autoencoder", "--set", "zzz=3"), "zzz: not a setting of this stage; there are batch_size, "),
     (("autoencoder", "--set", "max_step=3"), "max_step: not a setting of this stage; did you mean 'max_steps'?"),
     (("student", "--init", "temposync-tiny"), "train student needs data to train on; say where it is with --data"),
@@ -308,7 +308,7 @@ def test_sigterm_leaves_the_old_video(tmp_path, temposync, tiny_model, portrait,
 
     handler, audio, output = signal.getsignal(signal.SIGTERM), make_audio("a.wav"), tmp_path / "out.mp4"
     output.write_bytes(b"old")
-    monkeypatch.setattr("temposync_pipeline.media.video.VideoWriter.write", terminate)
+    monkeypatch.setattr("temposync_pipeline.media.video.VideoWriter.write_planes", terminate)
     before = sorted(os.listdir(tmp_path))
     code, _, err = temposync("generate", "--image", portrait, "--audio", audio, "--output", output)
     assert (code, err) == (143, ["temposync: terminated"])
@@ -325,7 +325,7 @@ def test_a_stopped_run_leaves_the_old_video(tmp_path, temposync, tiny_model, por
 
     audio, output = make_audio("a.wav"), tmp_path / "out.mp4"
     output.write_bytes(b"old")
-    monkeypatch.setattr("temposync_pipeline.media.video.VideoWriter.write", stop)
+    monkeypatch.setattr("temposync_pipeline.media.video.VideoWriter.write_planes", stop)
     before = sorted(os.listdir(tmp_path))
     found, _, err = temposync("generate", "--image", portrait, "--audio", audio, "--output", output)
     assert (found, err) == (code, [message.format(output=output)])
