@@ -27,7 +27,18 @@ import torch
 
 from temposync_pipeline import InvalidInputError, TempoSyncPipeline
 from temposync_pipeline.app.status import draw_status, timings
-from temposync_pipeline.app.studio import MAX_AMPLITUDE, MAX_FACES, MAX_SECONDS, MAX_SEED, MAX_STEPS, Progress, Studio, viseme_table
+from temposync_pipeline.app.studio import (
+    MAX_AMPLITUDE,
+    MAX_FACES,
+    MAX_SECONDS,
+    MAX_SEED,
+    MAX_SIZE,
+    MAX_STEPS,
+    MIN_SIZE,
+    Progress,
+    Studio,
+    viseme_table,
+)
 from temposync_pipeline.app.timeline import draw_timeline
 from temposync_pipeline.media.image import MAX_PIXELS
 
@@ -139,7 +150,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             yield from studio.generate(*settings)
 
     def generate(portrait: str, recording: str, consent: bool, steps: int = 4, seed: int = 0, amplitude: float = 1.0,
-                 face_index: int = 0, request: gr.Request = None):
+                 face_index: int = 0, max_size: int = MAX_SIZE, request: gr.Request = None):
         """Makes the video; yields (video, timings, status) while it does, of which the last counts."""
         # In this order: as long as a visitor can be stopped, the folder may still be there.
         with plain_errors(), stop_of(request) as stopped, TemporaryDirectory() as folder:
@@ -149,7 +160,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             output = Path(folder) / "ai-generated.mp4"
             progress = Progress("visemes")
             try:
-                with closing(reports(portrait, recording, output, int(steps), int(seed), amplitude, face_index)) as running:
+                with closing(reports(portrait, recording, output, int(steps), int(seed), amplitude, face_index, int(max_size))) as running:
                     for progress in running:
                         if stopped.is_set():
                             break
@@ -202,6 +213,8 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
                     steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
                     amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1, label="Mouth amplitude",
                                           info="0 keeps the mouth still.")
+                    size = gr.Slider(MIN_SIZE, MAX_SIZE, MAX_SIZE, step=160, precision=0, label="Longer side of the video, px",
+                                     info="Larger photos are shrunk to it.")
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, info="The same seed gives the same video.")
             with gr.Column():
                 video = gr.Video(label="Video", interactive=False, autoplay=True, height=420, buttons=["download"], elem_id="video")
@@ -215,7 +228,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         face.input(preview, [portrait, face], crop, api_name="preview", concurrency_id="look")
         recording.change(visemes, recording, [numbers, timeline], api_name="visemes", concurrency_id="look")
         running = make.click(
-            generate, [portrait, recording, consent, steps, seed, amplitude, face], [video, times, status], api_name="generate",
+            generate, [portrait, recording, consent, steps, seed, amplitude, face, size], [video, times, status], api_name="generate",
             show_progress="minimal", show_progress_on=status)
         # Cancelling a video under way as well would let its progress overtake the "Stopped.".
         stop.click(stop_video, None, waiting, queue=False, api_visibility="private", show_progress="hidden")

@@ -22,7 +22,7 @@ from PIL import Image
 import app
 from temposync_pipeline.app import studio as studio_module
 from temposync_pipeline.app.status import draw_status
-from temposync_pipeline.app.studio import STAGES, Progress, Studio, load_portrait
+from temposync_pipeline.app.studio import STAGES, Progress, Studio
 from temposync_pipeline.app.timeline import draw_timeline
 from temposync_pipeline.errors import FaceError, InvalidAudioError, InvalidInputError
 
@@ -90,9 +90,13 @@ def test_limits_stand_where_one_uploads(server):
     assert app.LAUNCH["max_file_size"] == "20mb"
 
 
-def test_a_large_photo_is_shrunk(tmp_path):
-    Image.new("RGB", (3000, 1500), "teal").save(tmp_path / "large.jpg")
-    assert load_portrait(tmp_path / "large.jpg").shape == (640, 1280, 3)
+def test_a_large_photo_is_shrunk(studio, make_audio, tmp_path):
+    Image.fromarray(picture(1200, 2400)).save(tmp_path / "large.png")
+    for max_size, size in ((None, (1920, 960)), (480, (480, 240))):
+        chosen = {} if max_size is None else {"max_size": max_size}
+        list(studio.generate(tmp_path / "large.png", make_audio("a.wav", seconds=0.2), tmp_path / "out.mp4", 1, **chosen))
+        with av.open(str(tmp_path / "out.mp4")) as container:
+            assert (container.streams.video[0].width, container.streams.video[0].height) == size
 
 
 def test_generate_reports_every_stage(studio, portrait, make_audio, tmp_path):
@@ -118,6 +122,7 @@ def test_closing_the_generator_leaves_nothing(studio, portrait, make_audio, tmp_
 @pytest.mark.parametrize(("settings", "message"), [
     ({"num_inference_steps": 9}, "steps: 9, outside the limits of 1 to 8"), ({"num_inference_steps": 0}, "steps: 0"),
     ({"seed": -1}, "seed: -1"), ({"face_index": 8}, "face_index: 8, outside the limits of 0 to 7"),
+    ({"max_size": 0}, "max_size: 0, outside the limits of 320 to 1920"),
     ({"mouth_amplitude": 2.5}, "mouth amplitude: 2.5"), ({"mouth_amplitude": float("nan")}, "mouth amplitude: nan"),
 ])
 def test_limits(studio, portrait, make_audio, tmp_path, settings, message):
@@ -193,7 +198,7 @@ def test_endpoint_names_stay(client):
     names = {name: [parameter["parameter_name"] for parameter in endpoint["parameters"]] for name, endpoint in endpoints.items()}
     assert names == {
         "/preview": ["portrait", "face_index"], "/visemes": ["recording"],
-        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude", "face_index"]}
+        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude", "face_index", "max_size"]}
 
 
 def test_mistakes_become_one_sentence(client, portrait, make_audio, tmp_path, server):
@@ -249,7 +254,7 @@ def test_a_crowd_is_served_or_told_to_wait(server, portrait, make_audio, visitor
 
     def visit(number: int) -> str:
         together.wait(60)
-        return call(server[0], "/generate", *inputs, True, 1, number, 1.0, 0)
+        return call(server[0], "/generate", *inputs, True, 1, number, 1.0, 0, 1920)
 
     with ThreadPoolExecutor(visitors) as pool:
         answers = list(pool.map(visit, range(visitors)))

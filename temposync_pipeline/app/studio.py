@@ -26,8 +26,8 @@ MAX_SECONDS = 60.0
 MAX_STEPS = 8
 MAX_AMPLITUDE = 2.0
 MAX_SEED = 2**32 - 1
-# The longer side of the video, px: a photo of 40 megapixels would keep everybody else waiting.
-MAX_SIDE = 1280
+# The longer side of the video, px: at full size, a photo of 40 megapixels would keep everybody else waiting.
+MAX_SIZE, MIN_SIZE = 1920, 320
 # Of more faces in a picture, only so many can be chosen from, the largest.
 MAX_FACES = 8
 MIN_FREE_BYTES = 200 * 2**20
@@ -73,7 +73,7 @@ class Studio:
 
     def preview(self, image: str | PathLike, face_index: int = 0) -> Preview:
         """Find the faces and show the one at `face_index`, 0 = the largest."""
-        photo = load_portrait(image)
+        photo = load_image(image)
         with torch.inference_mode():
             photo, faces = find_faces(self.pipeline.face_aligner, photo, "the picture")
         face = choose_face(photo, faces, "the picture", face_index)
@@ -93,10 +93,10 @@ class Studio:
 
     def generate(
         self, image: str | PathLike, audio: str | PathLike, output: str | PathLike, num_inference_steps: int = 4, seed: int = 0,
-        mouth_amplitude: float | None = None, face_index: int = 0,
+        mouth_amplitude: float | None = None, face_index: int = 0, max_size: int = MAX_SIZE,
     ) -> Iterator[Progress]:
         """Write the video, reporting before every stage and after every few frames. Closing the generator stops the work."""
-        check_limits(num_inference_steps, seed, mouth_amplitude, face_index)
+        check_limits(num_inference_steps, seed, mouth_amplitude, face_index, max_size)
         if shutil.disk_usage(Path(output).absolute().parent).free < MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, "less than 200 MB free")
         yield Progress("visemes")
@@ -105,8 +105,8 @@ class Studio:
         following = {"listening": "visemes", "visemes": "portrait", "portrait": "frames"}
         started = time.perf_counter()
         steps = self.pipeline.stream_to_file(
-            load_portrait(image), audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
-            mouth_amplitude=mouth_amplitude, face_index=face_index, chunk_size=CHUNK_SIZE)
+            image, audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
+            mouth_amplitude=mouth_amplitude, face_index=face_index, max_size=max_size, chunk_size=CHUNK_SIZE)
         with closing(steps):
             for stage, frames, total in steps:
                 seconds["visemes" if stage == "listening" else stage] += time.perf_counter() - started
@@ -119,16 +119,6 @@ class Studio:
             for progress in self.generate(image, audio, Path(folder) / "warm.mp4", num_inference_steps=1):
                 if progress.frames:
                     break
-
-
-def load_portrait(image: str | PathLike) -> np.ndarray:
-    """uint8 RGB [H, W, 3], its longer side at most `MAX_SIDE`."""
-    photo = load_image(image)
-    scale = MAX_SIDE / max(photo.shape[:2])
-    if scale >= 1:
-        return photo
-    height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
-    return cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def number_faces(photo: np.ndarray, landmarks: list[np.ndarray], longer_side: int = 640) -> np.ndarray:
@@ -144,11 +134,11 @@ def number_faces(photo: np.ndarray, landmarks: list[np.ndarray], longer_side: in
     return picture
 
 
-def check_limits(num_inference_steps: int, seed: int, mouth_amplitude: float | None, face_index: int) -> None:
+def check_limits(num_inference_steps: int, seed: int, mouth_amplitude: float | None, face_index: int, max_size: int) -> None:
     """What the page's own controls cannot exceed, but a program can."""
     for name, value, low, high in (
         ("steps", num_inference_steps, 1, MAX_STEPS), ("seed", seed, 0, MAX_SEED), ("mouth amplitude", mouth_amplitude, 0, MAX_AMPLITUDE),
-        ("face_index", face_index, 0, MAX_FACES - 1),
+        ("face_index", face_index, 0, MAX_FACES - 1), ("max_size", max_size, MIN_SIZE, MAX_SIZE),
     ):
         if value is not None and not low <= value <= high:
             raise InvalidInputError(f"{name}: {value:g}, outside the limits of {low:g} to {high:g}")

@@ -12,6 +12,9 @@ Steps = Annotated[int, typer.Option(
     "--num_inference_steps", "--steps", min=1, max=1000, help="Denoising steps a frame: 1 to 8 for a student, more for a teacher.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")]
 FaceIndex = Annotated[int, typer.Option("--face_index", min=0, help="Who speaks where the picture shows several faces: 0 = the largest.")]
+MAX_SIZE = 1920  # as in the pipeline
+MaxSize = Annotated[int, typer.Option(
+    "--max_size", min=0, help="Longer side of the video in pixels; larger photos are shrunk to it. 0 = as the photo.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
 AudioFile = Annotated[Path, typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")]

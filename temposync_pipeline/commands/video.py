@@ -10,7 +10,7 @@ import typer
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
 from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import AudioFile, Device, FaceIndex, JsonFile, Model, Seed, Steps
+from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Seed, Steps
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline_temposync import TempoSyncPipeline
@@ -26,6 +26,7 @@ def generate(
     face_index: FaceIndex = 0,
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Scales the motion of the mouth; default: the checkpoint's own value.")] = None,
+    max_size: MaxSize = MAX_SIZE,
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(
         help="An adapter that `temposync train student --set lora_rank=8` wrote: its folder or file.")] = None,
@@ -67,6 +68,7 @@ def generate(
             progress=sys.stderr.isatty(),
             face_index=face_index,
             mouth_amplitude=mouth_amplitude,
+            max_size=max_size,
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error

@@ -21,7 +21,7 @@ from ..models.viseme_classifier import VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .inputs import AudioInput, ImageInput, as_batch
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput, convert_frames
-from .portrait import Portrait
+from .portrait import MAX_SIZE, Portrait
 from .sampling import Sampling, StepCallback
 from .settings import Setting
 from .speech import Speech
@@ -98,6 +98,7 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         face_index: int = 0,
         mouth_amplitude: float | None = None,
         chunk_size: int = 16,
+        max_size: int = MAX_SIZE,
         latents: torch.Tensor | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -116,6 +117,7 @@ class TempoSyncPipeline(TalkingHeadPipeline):
             mouth_amplitude: scales the motion of the mouth, 0 = none; None takes the checkpoint's value.
             chunk_size: frames generated together. With `latent_smoothing` σ, all steps but the last take ⌈2σ⌉ frames more at either end
                 along, which small chunks pay for.
+            max_size: longer side of the video in pixels; larger photos are shrunk to it. 0 = as the photo.
             latents: unit noise that the first step starts from, [1 or videos, C, h, w], instead of the generator's.
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each denoising step of each chunk, with those of
                 `callback_on_step_end_tensor_inputs` (`_callback_tensor_inputs` are to be had); what it returns, in the same shape, replaces
@@ -133,7 +135,7 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         with self._running(sampling), self._returning_models():
             # 2. Listen to the recordings, find and encode the faces
             speeches = [self._hear(load_audio(recording)) for recording in recordings] * (count // len(recordings))
-            portraits = [self.prepare_portrait(image, face_index) for image in images] * (count // len(images))
+            portraits = [self.prepare_portrait(image, face_index, max_size) for image in images] * (count // len(images))
             recordings *= count // len(recordings)
             # 3. Prepare latents
             noises = self._noises(count, num_inference_steps, generator, latents)

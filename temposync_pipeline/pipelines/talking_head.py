@@ -36,7 +36,7 @@ from .inputs import AudioInput, ImageInput, as_audio, as_image
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
 from .lora import LoraLoaderMixin
 from .pipeline_output import OUTPUT_TYPES, check_video_name
-from .portrait import Portrait, share_to_close
+from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_close
 from .rendering import Renderer, make_renderer
 from .sampling import RunningCalls, Sampling, StepCallback
 from .settings import PipelineSettings
@@ -85,13 +85,13 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
     @torch.inference_mode()
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int = 4, generator: torch.Generator | None = None,
-        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
+        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE,
     ) -> Iterator[np.ndarray]:
         """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
         with self._returning_models():
             speech = self._hear(load_audio(as_audio(audio)))
-            portrait = self.prepare_portrait(image, face_index)
+            portrait = self.prepare_portrait(image, face_index, max_size)
             noise = self.prepare_latents(num_inference_steps, generator)
             for latents in self._latent_chunks(portrait, speech, noise, sampling):
                 yield np.stack(self._render(portrait, latents))
@@ -112,6 +112,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
     def stream_to_file(
         self, image: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int = 4,
         generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
+        max_size: int = MAX_SIZE,
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
 
@@ -126,7 +127,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
                 if speech is None:
                     yield "listening", 0, 0
             yield "visemes", 0, len(speech)
-            portrait = self.prepare_portrait(image, face_index)
+            portrait = self.prepare_portrait(image, face_index, max_size)
             yield "portrait", 0, len(speech)
             noise = self.prepare_latents(num_inference_steps, generator)
             planes = StillPlanes(portrait.photo)
@@ -138,18 +139,23 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         yield "video", len(speech), len(speech)
 
     @torch.inference_mode()
-    def prepare_portrait(self, image: ImageInput, face_index: int = 0) -> Portrait:
-        """Find the face, align it, encode it. Raises FaceError where there is no such face, or none whose mouth can be seen."""
+    def prepare_portrait(self, image: ImageInput, face_index: int = 0, max_size: int = MAX_SIZE) -> Portrait:
+        """Find the face, align it, encode it; a photo whose longer side exceeds `max_size` px (0 = never) is shrunk to it.
+
+        Raises FaceError where there is no such face, or none whose mouth can be seen.
+        """
+        check_max_size(max_size)
         name = Path(image).name if isinstance(image, (str, PathLike)) else "the picture"
         photo, face = find_face(self.face_aligner, load_image(as_image(image)), name, face_index)
-        matrix = align_matrix(face.landmarks)
+        photo, landmarks = fit_photo(photo, face.landmarks, max_size, name)
+        matrix = align_matrix(landmarks)
         crop = known_crop(photo, matrix)
         latents = self._encode(crop)
         return Portrait(
             photo=photo, matrix=matrix, renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16), latents=latents,
             context=latent_window(self._encode(mask_mouth(crop))),
             identity=self.identity_encoder(latents),
-            parted=share_to_close(float(lip_opening(face.landmarks))),
+            parted=share_to_close(float(lip_opening(landmarks))),
         )
 
     def _latent_video(
@@ -185,14 +191,14 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
     def latents_to_file(
         self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int = 4,
         generator: torch.Generator | None = None, progress: bool = True, face_index: int = 0, mouth_amplitude: float | None = None,
-        chunk_size: int = 16,
+        chunk_size: int = 16, max_size: int = MAX_SIZE,
     ) -> dict[str, float | str]:
         """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
         audio = as_audio(audio_path)
         with self._returning_models():
             speech = self._hear(load_audio(audio))
-            portrait = self.prepare_portrait(image_path, face_index)
+            portrait = self.prepare_portrait(image_path, face_index, max_size)
             chunks = self._latent_chunks(portrait, speech, self.prepare_latents(num_inference_steps, generator), sampling)
             with self._bar(len(speech), progress) as bar:
                 latents = self._collect(portrait, chunks, len(speech), "latent", bar)
