@@ -19,17 +19,14 @@ def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
-@pytest.fixture
-def make_audio(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a tone: make_audio("a.flac", seconds=1, rate=44100, layout="stereo")."""
-
+def _writer(folder: Path, sound: Callable[[float, int], np.ndarray]) -> Callable[..., Path]:
     def make(name: str, seconds: float = 1.0, rate: int = 16_000, layout: str = "mono", codec: str | None = None) -> Path:
-        path = tmp_path / name
+        path = folder / name
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec or CODECS[path.suffix], rate=rate, layout=layout)
             stream.bit_rate = 128_000
             channels = stream.layout.nb_channels
-            samples = np.ascontiguousarray(np.broadcast_to(tone(seconds, rate), (channels, round(seconds * rate))))
+            samples = np.ascontiguousarray(np.broadcast_to(sound(seconds, rate), (channels, round(seconds * rate))))
             frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
             frame.sample_rate, frame.pts = rate, 0
             resampler = av.AudioResampler(stream.format.name, layout, rate, frame_size=stream.codec_context.frame_size or 1024)
@@ -39,6 +36,20 @@ def make_audio(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def make_audio(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a tone: make_audio("a.flac", seconds=1, rate=44100, layout="stereo")."""
+    return _writer(tmp_path, tone)
+
+
+@pytest.fixture
+def make_speech(tmp_path: Path) -> Callable[..., Path]:
+    """The same with a voice: without one lips rest, and a line says so."""
+    from .tiny_components import spoken  # here: it needs torch
+
+    return _writer(tmp_path, lambda seconds, rate: spoken(seconds, rate)[0])
 
 
 @pytest.fixture

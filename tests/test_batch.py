@@ -16,13 +16,13 @@ from .tiny_components import picture, tiny_pipeline
 
 
 @pytest.fixture
-def folder(tmp_path, make_audio):
+def folder(tmp_path, make_speech):
     """Two portraits, a wall and two recordings; the table comes from `write`."""
     for name, size in (("woman.png", (96, 80)), ("man.png", (80, 96))):
         Image.fromarray(picture(*size)).save(tmp_path / name)
     Image.fromarray(np.full((96, 80, 3), 90, np.uint8)).save(tmp_path / "wall.png")
-    make_audio("hello.wav", seconds=0.4)
-    make_audio("bye.mp3", seconds=0.8, rate=44_100)
+    make_speech("hello.wav", seconds=0.4)
+    make_speech("bye.mp3", seconds=0.8, rate=44_100)
     return tmp_path
 
 

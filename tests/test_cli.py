@@ -63,9 +63,9 @@ def test_every_command_shows_an_example(temposync, command):
 
 
 @pytest.mark.parametrize("names", [("--image", "--audio", "--num_inference_steps"), ("--source_image", "--driven_audio", "--steps")])
-def test_generate(tmp_path, temposync, tiny_model, portrait, make_audio, names):
+def test_generate(tmp_path, temposync, tiny_model, portrait, make_speech, names):
     output, report = tmp_path / "out.mp4", tmp_path / "out.json"
-    code, out, err = temposync("generate", names[0], portrait, names[1], make_audio("a.mp3", seconds=0.6, rate=44_100),
+    code, out, err = temposync("generate", names[0], portrait, names[1], make_speech("a.mp3", seconds=0.6, rate=44_100),
                                names[2], 2, "--output", output, "--seed", 3, "--device", "cpu", "--json", report)
     assert (code, out[-1], err) == (0, str(output), [])
     results = json.loads(report.read_text())
@@ -74,8 +74,8 @@ def test_generate(tmp_path, temposync, tiny_model, portrait, make_audio, names):
         assert container.streams.video[0].frames == 15 and container.streams.audio[0].rate == 44_100
 
 
-def test_generate_says_what_is_wrong_in_one_line(tmp_path, temposync, tiny_model, portrait, make_audio):
-    audio, output = make_audio("a.wav"), tmp_path / "out.mp4"
+def test_generate_says_what_is_wrong_in_one_line(tmp_path, temposync, tiny_model, portrait, make_speech):
+    audio, output = make_speech("a.wav"), tmp_path / "out.mp4"
     output.write_bytes(b"old")
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "text.png").write_text("no picture")
@@ -113,25 +113,25 @@ def run_options(command, tmp_path, portrait, audio):
 
 
 @pytest.mark.parametrize("command", ["generate", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"])
-def test_an_unwritable_folder(tmp_path, temposync, portrait, make_audio, monkeypatch, command):
-    audio = make_audio("a.wav")
+def test_an_unwritable_folder(tmp_path, temposync, portrait, make_speech, monkeypatch, command):
+    audio = make_speech("a.wav")
     monkeypatch.setattr("pathlib.Path.touch", refuse)  # root may write anywhere, so the refusal is made here
     code, out, err = temposync(command, *run_options(command, tmp_path, portrait, audio))
     assert (code, out, len(err)) == (2, [], 1)
     assert err[0].endswith("the output folder cannot be written to: Permission denied") and str(tmp_path / "out") in err[0]
 
 
-def test_an_unreadable_model(tmp_path, temposync, portrait, make_audio, monkeypatch):
+def test_an_unreadable_model(tmp_path, temposync, portrait, make_speech, monkeypatch):
     monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", refuse)
-    code, _, err = temposync("generate", "--image", portrait, "--audio", make_audio("a.wav"), "--output", tmp_path / "out.mp4")
+    code, _, err = temposync("generate", "--image", portrait, "--audio", make_speech("a.wav"), "--output", tmp_path / "out.mp4")
     assert code == 2 and err == ["temposync: hidden name: Permission denied"]
 
 
-def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch):
+def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path, temposync, tiny_model, portrait, make_speech, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    audio, report = make_audio("a.wav", seconds=0.2), tmp_path / "out.json"
+    audio, report = make_speech("a.wav", seconds=0.2), tmp_path / "out.json"
     report.write_text("old")
     monkeypatch.setattr("pathlib.Path.write_text", full)
     code, _, err = temposync("generate", "--image", portrait, "--audio", audio, "--output", tmp_path / "out.mp4", "--json", report)
@@ -169,11 +169,11 @@ def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path, temposync, t
     ("manifest", ("--data", "{folder}/a.wav"), "a.wav: not a folder"),
     ("manifest", ("--json", "{folder}/out.jsonl"), "two outputs cannot be the same file"),
 ])
-def test_no_model_is_loaded_for_a_bad_input(tmp_path, temposync, portrait, make_audio, monkeypatch, command, options, message):
+def test_no_model_is_loaded_for_a_bad_input(tmp_path, temposync, portrait, make_speech, monkeypatch, command, options, message):
     for loader in ("diffusers.ModelMixin.from_pretrained", "diffusers.DiffusionPipeline.from_pretrained"):
         monkeypatch.setattr(loader, lambda *_, **__: pytest.fail("a model was loaded"))
     monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
-    audio = make_audio("a.wav")
+    audio = make_speech("a.wav")
     (tmp_path / "empty").mkdir()
     before = sorted(os.listdir(tmp_path))
     given = [str(option).format(folder=tmp_path) for option in options]
@@ -192,9 +192,9 @@ def test_a_teachers_checkpoint_takes_more_steps(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["generate", "visemes", "decode", "evaluate", "benchmark", "train"])
-def test_a_model_that_cannot_be_is_refused_before_torch_is_imported(tmp_path, portrait, make_audio, command):
+def test_a_model_that_cannot_be_is_refused_before_torch_is_imported(tmp_path, portrait, make_speech, command):
     option = "--init" if command == "train" else "--model"
-    arguments = [*map(str, run_options(command, tmp_path, portrait, make_audio("a.wav"))), option, "no-model"]
+    arguments = [*map(str, run_options(command, tmp_path, portrait, make_speech("a.wav"))), option, "no-model"]
     code = (f"import sys, temposync_pipeline.cli as cli\ntry: cli.main({[command, *arguments]!r})\n"
             "finally: assert not {'torch', 'diffusers', 'cv2'} & set(sys.modules)")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -202,7 +202,7 @@ def test_a_model_that_cannot_be_is_refused_before_torch_is_imported(tmp_path, po
     assert "no-model: not a bundled checkpoint" in result.stderr
 
 
-def test_the_face_that_speaks_can_be_chosen(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch):
+def test_the_face_that_speaks_can_be_chosen(tmp_path, temposync, tiny_model, portrait, make_speech, monkeypatch):
     def two_faces(image):
         face, = template_face(image)
         return [face, replace(face, landmarks=face.landmarks + [60, 0])]
@@ -217,7 +217,7 @@ def test_the_face_that_speaks_can_be_chosen(tmp_path, temposync, tiny_model, por
     moved = []
     for index in (0, 1, 2):
         output = tmp_path / f"{index}.safetensors"
-        code, _, err = temposync("generate", "--image", tmp_path / "two.png", "--audio", make_audio("a.wav", seconds=0.2), "--steps", 1,
+        code, _, err = temposync("generate", "--image", tmp_path / "two.png", "--audio", make_speech("a.wav", seconds=0.2), "--steps", 1,
                                  "--face_index", index, "--output", output, "--device", "cpu")
         if code == 0:
             moved.append(LatentVideo.load(output).matrix[0, 2])
@@ -225,16 +225,16 @@ def test_the_face_that_speaks_can_be_chosen(tmp_path, temposync, tiny_model, por
 
 
 @pytest.mark.parametrize("command", ["generate", "visemes"])
-def test_unknown_model(temposync, portrait, make_audio, command):
+def test_unknown_model(temposync, portrait, make_speech, command):
     image = ("--image", portrait) if command == "generate" else ()
-    code, _, err = temposync(command, *image, "--audio", make_audio("a.wav"), "--model", "no-model")
+    code, _, err = temposync(command, *image, "--audio", make_speech("a.wav"), "--model", "no-model")
     assert code == 2 and len(err) == 1 and "no-model: not a bundled checkpoint" in err[0]
 
 
-def test_visemes(tmp_path, temposync, make_audio):
+def test_visemes(tmp_path, temposync, make_speech):
     tiny_viseme_classifier().save_pretrained(tmp_path / "model" / "viseme_classifier")
     report = tmp_path / "visemes.json"
-    audio = make_audio("a.flac", seconds=1.37, rate=44_100)
+    audio = make_speech("a.flac", seconds=1.37, rate=44_100)
     code, out, _ = temposync("visemes", "--audio", audio, "--json", report, "--model", tmp_path / "model")
     results = json.loads(report.read_text())
     assert code == 0 and out[0].split()[2] in VISEMES
@@ -292,21 +292,21 @@ def test_usage_errors_take_one_line(temposync, arguments, message):
     assert (code, out, len(err)) == (2, [], 1) and message in err[0]
 
 
-def test_inputs_are_checked_before_the_models_load(tmp_path, temposync, portrait, make_audio, monkeypatch):
+def test_inputs_are_checked_before_the_models_load(tmp_path, temposync, portrait, make_speech, monkeypatch):
     monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pytest.fail("models were loaded"))
     (tmp_path / "text.png").write_text("no picture")
-    audio = make_audio("a.wav")
+    audio = make_speech("a.wav")
     for image, output, message in [(tmp_path / "text.png", "out.mp4", "text.png: not a readable"), (portrait, "out.avi", "end in .mp4")]:
         code, _, err = temposync("generate", "--image", image, "--audio", audio, "--output", tmp_path / output)
         assert code == 2 and len(err) == 1 and message in err[0]
 
 
-def test_sigterm_leaves_the_old_video(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch):
+def test_sigterm_leaves_the_old_video(tmp_path, temposync, tiny_model, portrait, make_speech, monkeypatch):
     def terminate(*_):
         assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)  # else the tests themselves would end here
         signal.raise_signal(signal.SIGTERM)
 
-    handler, audio, output = signal.getsignal(signal.SIGTERM), make_audio("a.wav"), tmp_path / "out.mp4"
+    handler, audio, output = signal.getsignal(signal.SIGTERM), make_speech("a.wav"), tmp_path / "out.mp4"
     output.write_bytes(b"old")
     monkeypatch.setattr("temposync_pipeline.media.video.VideoWriter.write_planes", terminate)
     before = sorted(os.listdir(tmp_path))
@@ -319,11 +319,11 @@ def test_sigterm_leaves_the_old_video(tmp_path, temposync, tiny_model, portrait,
     (KeyboardInterrupt(), 130, "temposync: interrupted"),
     (OSError(28, "No space left on device", ".1.mp4"), 2, "temposync: {output}: No space left on device"),
 ])
-def test_a_stopped_run_leaves_the_old_video(tmp_path, temposync, tiny_model, portrait, make_audio, monkeypatch, error, code, message):
+def test_a_stopped_run_leaves_the_old_video(tmp_path, temposync, tiny_model, portrait, make_speech, monkeypatch, error, code, message):
     def stop(*_):
         raise error
 
-    audio, output = make_audio("a.wav"), tmp_path / "out.mp4"
+    audio, output = make_speech("a.wav"), tmp_path / "out.mp4"
     output.write_bytes(b"old")
     monkeypatch.setattr("temposync_pipeline.media.video.VideoWriter.write_planes", stop)
     before = sorted(os.listdir(tmp_path))

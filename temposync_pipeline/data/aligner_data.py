@@ -17,6 +17,7 @@ from ..face.blend import Blender
 from ..face.crop import CROP_SIZE, align_matrix, invert, transform_points
 from ..face.landmarks import GROUPS, MESH_INDICES, MIRROR, NUM_LANDMARKS
 from ..face.pose import Pyramid, compose, crop_matrix, landmark_pose, pose_matrix
+from ..face.tone import read_tone
 from ..media.image import load_image
 from ..media.video import stream_video
 from ..models.face_aligner import SIZE_UNIT, STRIDE
@@ -70,7 +71,9 @@ def load_speaking(portraits: list[LabelledFace], speaking: Path, seed: int = 0) 
             continue
         spoken, matrix = SpeakingPortrait.load(path), align_matrix(photograph.landmarks)
         frame = rng.integers(len(spoken.crops))
-        picture = Blender(photograph.image, matrix, reference_reconstruction=spoken.reference).paste(spoken.crops[frame])
+        tone = read_tone(spoken.reference)
+        reference, crop = (tone.to_known(picture) for picture in (spoken.reference, spoken.crops[frame]))
+        picture = Blender(photograph.image, matrix, reference_reconstruction=reference).paste(crop)
         landmarks = transform_points(invert(matrix), spoken.landmarks[frame])
         faces.append(LabelledFace(Pyramid(picture), landmarks.astype(np.float32), photograph.name))
     if not faces:
