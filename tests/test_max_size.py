@@ -14,7 +14,7 @@ from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.pipelines.portrait import fit_photo
 
-from .tiny_components import picture, tiny_pipeline, tone
+from .tiny_components import picture, spoken, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def pipeline():
     ({}, (1920, 960)), ({"max_size": 300}, (300, 150)), ({"max_size": 0}, (2400, 1200)), ({"max_size": 4000}, (2400, 1200))])
 def test_frames_are_no_larger(pipeline, caplog, settings, size):
     with caplog.at_level(logging.WARNING):
-        output = pipeline(picture(1200, 2400), tone(0.12), num_inference_steps=1, **settings)
+        output = pipeline(picture(1200, 2400), spoken(0.12), num_inference_steps=1, **settings)
     assert output.frames[0].size == size
     told = [record.getMessage() for record in caplog.records if "max_size" in record.getMessage()]
     assert len(told) == (size != (2400, 1200))
@@ -35,7 +35,7 @@ def test_frames_are_no_larger(pipeline, caplog, settings, size):
 
 
 def test_streams_and_latents_are_as_large(pipeline, tmp_path):
-    photo, sound = picture(600, 400), tone(0.12)
+    photo, sound = picture(600, 400), spoken(0.12)
     frames = np.concatenate(list(pipeline.stream(photo, sound, num_inference_steps=1, max_size=300)))
     assert frames.shape[1:] == (300, 200, 3)
     pipeline.latents_to_file(photo, sound, tmp_path / "a.safetensors", num_inference_steps=1, max_size=300, progress=False)
