@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from temposync_pipeline.data.speech_augmentation import augment, coloured_noise, impulse_response
+from temposync_pipeline.data.forced_alignment import force_align
+from temposync_pipeline.data.speech_augmentation import augment, coloured_noise, impulse_response, music, whispered
+from temposync_pipeline.data.speech_synthesis import speak_espeak, speak_flite
 from temposync_pipeline.data.viseme_corpus import Utterance, load_utterances, save_utterances
-from temposync_pipeline.data.viseme_crops import CropSampler
-from temposync_pipeline.data.viseme_labels import Phone, Segment, coverage, force_align, speak_espeak, speak_flite, viseme_segments
+from temposync_pipeline.data.viseme_crops import CropSampler, band_levels, played_at
+from temposync_pipeline.data.viseme_labels import Phone, Segment, coverage, viseme_segments
 from temposync_pipeline.models.visemes import ARPABET_VISEMES, VISEME_INDEX, VISEMES, arpabet_parts, ipa_parts
 
 SIL, PP, SS, AA, IH, OU = (VISEME_INDEX[name] for name in ("sil", "PP", "SS", "aa", "ih", "ou"))
@@ -82,18 +84,58 @@ def test_crops_keep_sound_and_label_together():
     item = Utterance("tone", "grid", (samples * 32767).astype(np.int16), [Segment(1.0, 2.0, AA)])
     frames = 99
     sampler = CropSampler([item], {"grid": 1.0}, 32_000, frames, 0.0, 0.02, np.random.default_rng(0))
-    waves, labels = sampler.batch(12)
+    waves, labels, levels = sampler.batch(12)
     energy = waves[:, : frames * 320].reshape(12, frames, 320).square().mean(-1).sqrt().numpy()
     voiced = labels[..., AA].numpy()
-    assert waves.shape == (12, 32_000) and labels.shape == (12, frames, 15)
+    assert waves.shape == (12, 32_000) and labels.shape == (12, frames, 15) and levels.shape == (12, frames, 12)
     assert voiced.max() == 1
     correlations = [np.corrcoef(e, v)[0, 1] for e, v in zip(energy, voiced, strict=True) if v.std() > 0.2]
     assert len(correlations) > 5 and np.median(correlations) > 0.8
 
 
 def test_noise_crops_are_labelled_silent():
-    _, labels = CropSampler([], {"noise": 1.0}, 16_000, 49, 0.0, 0.02, np.random.default_rng(0)).batch(2)
-    assert (labels[..., SIL] == 1).all()
+    _, labels, levels = CropSampler([], {"noise": 1.0}, 16_000, 49, 0.0, 0.02, np.random.default_rng(0)).batch(8)
+    assert (labels[..., SIL] == 1).all() and levels.max() == pytest.approx(-4)
+
+
+def test_band_levels_tell_when_and_in_which_band_it_is_loud():
+    samples = np.zeros(16_000, np.float32)
+    for start, hertz in ((4_000, 250), (10_000, 3_000)):
+        samples[start : start + 3_200] = 0.3 * np.sin(2 * np.pi * hertz * np.arange(3_200) / 16_000)
+    levels = band_levels(samples, 49, 0.0, 0.02)
+    assert levels[14:21].mean(0).argmax() < levels[33:40].mean(0).argmax()
+    assert levels[14:21].max(1).min() > 0 > -3 > levels[:10].max()
+
+
+def test_a_child_s_voice_is_the_same_speech_faster_and_higher():
+    tone = (10_000 * np.sin(2 * np.pi * 400 * np.arange(16_000) / 16_000)).astype(np.int16)
+    child = played_at(tone, 1.3)
+    assert len(child) == int(16_000 / 1.3)
+    assert np.abs(np.fft.rfft(child[:8_000])).argmax() * 2 == pytest.approx(520, abs=3)
+
+
+def test_whispering_removes_the_pitch_and_keeps_loudness_and_its_course():
+    time = np.arange(16_000) / 16_000
+    voice = sum(np.sin(2 * np.pi * 125 * harmonic * time) for harmonic in range(1, 30)) * (0.55 + 0.45 * np.sin(2 * np.pi * 3 * time))
+    whisper = whispered(voice.astype(np.float32), np.random.default_rng(0))
+
+    def periodicity(sound: np.ndarray) -> float:
+        return float(np.corrcoef(sound[:-128], sound[128:])[0, 1])
+
+    def course(sound: np.ndarray) -> np.ndarray:
+        return np.sqrt((sound[: 40 * 400].reshape(40, 400) ** 2).mean(1))
+
+    assert periodicity(voice) > 0.9 > 0.3 > periodicity(whisper)
+    assert np.corrcoef(course(voice), course(whisper))[0, 1] > 0.8
+    assert whisper.shape == voice.shape and whisper.std() == pytest.approx(voice.std(), rel=0.01)
+
+
+def test_music_is_tonal_and_of_unit_level():
+    generator = np.random.default_rng(0)
+    pieces = [music(32_000, generator) for _ in range(12)]
+    spectra = [np.abs(np.fft.rfft(piece)) ** 2 for piece in pieces]
+    assert all(np.sort(spectrum)[-160:].sum() > 0.3 * spectrum.sum() for spectrum in spectra)  # a hundredth of the bins holds most of it
+    assert 0.3 < np.mean([piece.std() for piece in pieces]) < 2
 
 
 def test_augmentation_keeps_length_and_timing():

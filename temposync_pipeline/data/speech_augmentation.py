@@ -1,4 +1,4 @@
-"""Random rooms, microphones and noise for speech crops; numpy only, one FFT per crop."""
+"""Random rooms, microphones, noise, music and whispering for speech crops; numpy and scipy, a few FFTs per crop."""
 
 from functools import lru_cache
 
@@ -23,6 +23,55 @@ def coloured_noise(length: int, exponent: float, generator: np.random.Generator)
     reel = _noise_reel(round(4 * exponent) / 4)
     start = generator.integers(len(reel) - length)
     return reel[start : start + length]
+
+
+@lru_cache(maxsize=8)
+def _music_reel(number: int) -> np.ndarray:
+    """Twenty seconds of plucked chords, a tune above them and a drum, unit variance."""
+    generator = np.random.default_rng(number)
+    reel = np.zeros(20 * SAMPLE_RATE, np.float32)
+    beat = SAMPLE_RATE * 60 / generator.uniform(70, 150)
+    root, decay = generator.uniform(45, 57), generator.uniform(0.15, 1.2)
+    for start in np.arange(0, len(reel) - beat, beat / 2):
+        time = np.arange(min(int(1.5 * SAMPLE_RATE), len(reel) - int(start))) / SAMPLE_RATE
+        sound = np.zeros(len(time))
+        chord = root + generator.choice((0, 5, 7, 9)) + np.array((0, 4, 7)) if start % (4 * beat) < 1 else np.zeros(0)
+        tune = root + 12 + generator.choice((0, 2, 4, 7, 9, 12), size=int(generator.random() < 0.7))
+        for note in (*chord, *tune):
+            frequency = 440 * 2 ** ((note - 69) / 12)
+            for harmonic in range(1, min(12, int(7000 / frequency)) + 1):
+                sound += np.sin(2 * np.pi * harmonic * frequency * time) * np.exp(-time / decay * harmonic**0.5) / harmonic
+        if generator.random() < 0.4:
+            sound += generator.standard_normal(len(time)) * np.exp(-time / 0.04)
+        reel[int(start) : int(start) + len(time)] += sound.astype(np.float32)
+    return reel / reel.std()
+
+
+def music(length: int, generator: np.random.Generator) -> np.ndarray:
+    """A piece of one of eight tunes, unit variance over the whole tune, float32 [length]."""
+    reel = _music_reel(int(generator.integers(8)))
+    start = generator.integers(len(reel) - length)
+    return reel[start : start + length]
+
+
+def whispered(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Speech without a voice: noise with the speech's spectral envelope, weak at low frequencies as breath is; float32 [N]."""
+    size, hop, quefrency = 512, 128, 36
+    window = np.hanning(size + 1)[:-1].astype(np.float32)
+    padded = np.pad(samples.astype(np.float32), (size, size))
+    noise = generator.standard_normal(len(padded)).astype(np.float32)
+    starts = np.arange(0, len(padded) - size + 1, hop)
+    frames = starts[:, None] + np.arange(size)
+    cepstrum = fft.irfft(np.log(np.abs(fft.rfft(padded[frames] * window, axis=1)) + 1e-4), axis=1)
+    cepstrum[:, quefrency : size - quefrency + 1] = 0
+    envelope = np.exp(fft.rfft(cepstrum, axis=1).real)
+    breath = np.minimum(np.arange(size // 2 + 1) * SAMPLE_RATE / size / 900, 1)
+    pieces = fft.irfft(fft.rfft(noise[frames] * window, axis=1) * envelope * breath, axis=1) * window
+    result = np.zeros(len(padded), np.float32)
+    for start, piece in zip(starts, pieces, strict=True):
+        result[start : start + size] += piece
+    result = result[size : size + len(samples)]
+    return result * np.float32(samples.std() / max(float(result.std()), 1e-9))
 
 
 def impulse_response(reverberation_time: float, direct_gain: float, generator: np.random.Generator) -> np.ndarray:
@@ -60,6 +109,8 @@ def augment(samples: np.ndarray, babble: np.ndarray, generator: np.random.Genera
     samples, babble: float32 [N]; babble is other people's speech, used as background in a fifth of the crops.
     """
     length = len(samples)
+    if generator.random() < 0.06:
+        samples = whispered(samples, generator)
     response = np.float32(1)
     size = 2 * length
     if generator.random() < 0.7:
@@ -75,4 +126,6 @@ def augment(samples: np.ndarray, babble: np.ndarray, generator: np.random.Genera
         samples = samples + noise * level * 10 ** (-generator.uniform(5, 45) / 20)
     if generator.random() < 0.2:
         samples = samples + babble / max(float(babble.std()), 1e-4) * level * 10 ** (-generator.uniform(5, 25) / 20)
+    if generator.random() < 0.1:
+        samples = samples + music(length, generator) * level * 10 ** (-generator.uniform(0, 25) / 20)
     return samples.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Speech with viseme segments: GRID talkers, read utterances and synthesised voices, cached in one .npz file."""
+"""Speech with viseme segments: GRID talkers, read utterances, synthesised voices and other languages, cached in one .npz file."""
 
 import random
 from collections.abc import Iterator
@@ -10,16 +10,10 @@ import soxr
 from tqdm import tqdm
 
 from ..media.audio import load_audio
-from .viseme_labels import (
-    GRID_PRONUNCIATIONS,
-    SAMPLE_RATE,
-    Phone,
-    Segment,
-    force_align,
-    speak_espeak,
-    speak_flite,
-    viseme_segments,
-)
+from .forced_alignment import GRID_PRONUNCIATIONS, force_align
+from .sentences import EVALUATION, TRAINING
+from .speech_synthesis import speak_espeak, speak_flite
+from .viseme_labels import SAMPLE_RATE, Phone, Segment, Speech, viseme_segments
 
 # GRID sentences are command, colour, preposition, letter, digit, adverb.
 _GRID_PLAN = (
@@ -36,7 +30,7 @@ _FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 
 
 class Utterance(NamedTuple):
-    """samples: int16 [N] at 16 kHz.  source: `grid`, `read` or `synthetic`."""
+    """samples: int16 [N] at 16 kHz.  source: `grid`, `read`, `voices`, `synthetic` or `foreign`."""
 
     name: str
     source: str
@@ -66,13 +60,13 @@ def grid_utterances(root: Path) -> Iterator[Utterance]:
         yield _utterance(f"{video.parent.name}_{video.stem}", "grid", samples, phones)
 
 
-def read_utterances(root: Path) -> Iterator[Utterance]:
+def read_utterances(root: Path, source: str = "read") -> Iterator[Utterance]:
     """Files `<root>/<id>.flac` with `metadata.csv` (id|text|...); those the aligner rejects are left out."""
     for line in tqdm((Path(root) / "metadata.csv").read_text(encoding="utf-8").splitlines(), desc=f"align {root}"):
         name, text = line.split("|")[0], line.split("|")[-1]
         samples = load_audio(Path(root) / f"{name}.flac").samples
         try:
-            yield _utterance(f"{Path(root).name}_{name}", "read", samples, force_align(samples, text))
+            yield _utterance(f"{Path(root).name}_{name}", source, samples, force_align(samples, text))
         except ValueError:
             continue  # numerals, foreign names, misreadings
 
@@ -95,10 +89,46 @@ def synthetic_utterances(
         if generator.random() < flite_share:
             speech = speak_flite(text, generator.choice(_FLITE_VOICES), round(generator.uniform(0.8, 1.3), 2))
         else:
-            voice = generator.choice(_ESPEAK_ACCENTS) + generator.choice(_ESPEAK_VARIANTS)
-            speech = speak_espeak(text, voice, generator.randrange(110, 230), generator.randrange(10, 90), generator.randrange(20, 90))
-        samples = soxr.resample(speech.samples, speech.sample_rate, SAMPLE_RATE).astype(np.float32)
-        yield _utterance(f"synthetic_{index}", "synthetic", samples, speech.phones)
+            speech = _speak_somehow(text, generator.choice(_ESPEAK_ACCENTS), generator)
+        yield _synthesised(f"synthetic_{index}", "synthetic", speech)
+
+
+def foreign_utterances(count: int, transcripts: list[str], seed: int = 0) -> Iterator[Utterance]:
+    """espeak-ng in other languages: the sentences of `sentences.TRAINING`, shuffled words of them, and English read as they would."""
+    generator = random.Random(seed)
+    english = sorted({word for text in transcripts for word in text.split()})
+    for index in tqdm(range(count), desc="other languages"):
+        voice = generator.choice([voice for voice in TRAINING if voice != "en-us"])
+        sentences = TRAINING[voice]
+        # Whatever is written in Latin letters has a pronunciation in every language that uses them, and so its sounds in new orders.
+        reads_english = english and max(sentences[0]) < "\u0250"
+        kind = generator.random()
+        if kind < 0.3:
+            text = generator.choice(sentences)
+        elif kind < 0.65 and reads_english:
+            text = " ".join(generator.choices(english, k=8))
+        else:
+            text = " ".join(generator.choices([word for sentence in sentences for word in sentence.split()], k=7))
+        yield _synthesised(f"{voice}_{index}", "foreign", _speak_somehow(text, voice, generator))
+
+
+def evaluation_utterances(voice: str) -> list[Utterance]:
+    """`sentences.EVALUATION` of a language, by a man's and a woman's voice at two rates."""
+    return [
+        _synthesised(f"{voice}{variant}_{rate}_{index}", "foreign", speak_espeak(text, voice + variant, rate))
+        for index, text in enumerate(EVALUATION[voice]) for variant in ("", "+f2") for rate in (140, 190)
+    ]
+
+
+def _speak_somehow(text: str, voice: str, generator: random.Random) -> Speech:
+    """espeak-ng at any everyday rate and pitch, in any of its timbres."""
+    voice += generator.choice(_ESPEAK_VARIANTS)
+    return speak_espeak(text, voice, generator.randrange(100, 300), generator.randrange(10, 99), generator.randrange(20, 90))
+
+
+def _synthesised(name: str, source: str, speech: Speech) -> Utterance:
+    samples = soxr.resample(speech.samples, speech.sample_rate, SAMPLE_RATE).astype(np.float32)
+    return _utterance(name, source, samples, speech.phones)
 
 
 def save_utterances(path: Path, utterances: list[Utterance]) -> None:

@@ -4,7 +4,7 @@ The first run aligns the real speech and synthesises the rest into `corpus` (poc
 installed); later runs read it from there.
 
     python -m temposync_pipeline.training.visemes --config examples/train/visemes.yaml --data DATA
-    python -m temposync_pipeline.training.visemes --config examples/train/visemes.yaml --evaluate runs/visemes/viseme_classifier
+    python -m temposync_pipeline.training.visemes --config examples/train/visemes.yaml --evaluate runs/visemes/viseme_classifier --languages
 """
 
 import argparse
@@ -20,10 +20,19 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.viseme_corpus import Utterance, grid_utterances, load_utterances, read_utterances, save_utterances, synthetic_utterances
-from ..data.viseme_crops import CropSampler
+from ..data.sentences import EVALUATION
+from ..data.viseme_corpus import (
+    Utterance,
+    foreign_utterances,
+    grid_utterances,
+    load_utterances,
+    read_utterances,
+    save_utterances,
+    synthetic_utterances,
+)
+from ..data.viseme_crops import NUM_BANDS, CropSampler
 from ..data.viseme_labels import SAMPLE_RATE
-from ..metrics.visemes import plot_confusion, score_visemes
+from ..metrics.visemes import figures_table, plot_confusion, score_conditions, score_languages, score_visemes
 from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
 from ..models.visemes import NUM_VISEMES
 from .checkpointing import save_weights
@@ -40,8 +49,12 @@ class Config(LoopConfig):
     # Folders under `data` with metadata.csv and .flac files; the last few utterances of each are held out.
     read_speech: list[str] = field(default_factory=lambda: ["speech/ljspeech", "speech/dc_tts"])
     read_holdout: int = 8
-    num_synthetic: int = 5000
-    source_weights: dict[str, float] = field(default_factory=lambda: {"grid": 0.3, "read": 0.36, "synthetic": 0.3, "noise": 0.04})
+    # More such folders, all of them for training: natural synthesisers that don't tell their phones' times.
+    voices: list[str] = field(default_factory=list)
+    num_synthetic: int = 1800
+    num_foreign: int = 1500
+    source_weights: dict[str, float] = field(default_factory=lambda: {
+        "grid": 0.2, "read": 0.34, "voices": 0.18, "synthetic": 0.11, "foreign": 0.11, "noise": 0.06})
     crop_seconds: float = 2.0
     batch_size: int = 12
     learning_rate: float = 1.5e-3
@@ -49,6 +62,8 @@ class Config(LoopConfig):
     warmup_steps: int = 300
     ema_decay: float = 0.998
     max_minutes: float = 45.0
+    # Weight of the loss by which the hidden state keeps how loud the speech is, band by band: lips follow that, too.
+    level_weight: float = 0.1
     # weight = frequency ** -power: rare visemes count more, without upsetting the posteriors.
     class_weight_power: float = 0.25
 
@@ -67,8 +82,10 @@ def prepare_corpus(config: Config) -> tuple[list[Utterance], list[Utterance]]:
             train += utterances[: -config.read_holdout]
             validation += utterances[-config.read_holdout :]
             lines = (data / root / "metadata.csv").read_text(encoding="utf-8").splitlines()
-            transcripts += [line.split("|")[-1] for line in lines]
+            transcripts += [line.split("|")[-1] for line in lines[: -2 * config.read_holdout]]
+        train += [item for root in config.voices for item in read_utterances(data / root, "voices")]
         train += synthetic_utterances(config.num_synthetic, transcripts, config.seed)
+        train += foreign_utterances(config.num_foreign, transcripts, config.seed)
         save_utterances(paths[0], train)
         save_utterances(paths[1], validation)
     return load_utterances(paths[0]), load_utterances(paths[1])
@@ -88,6 +105,21 @@ def class_weights(utterances: list[Utterance], power: float) -> Tensor:
 def soft_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Mean over frames of -sum_v w_v y_v log softmax(logits)_v; logits and labels [B, frames, 15], weights [15]."""
     return -(weights * labels * F.log_softmax(logits.float(), -1)).sum(-1).mean()
+
+
+class ClassifierWithLevels(nn.Module):
+    """A classifier whose hidden state must also tell the level of the clean speech in each band; the second head is for training only."""
+
+    def __init__(self, classifier: VisemeClassifier):
+        super().__init__()
+        self.classifier = classifier
+        self.levels = nn.Linear(classifier.config.hidden_size, NUM_BANDS)
+        nn.init.constant_(self.levels.bias, -2)  # about their mean
+
+    def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, frames, 15] and levels [B, frames, 12] of waveforms [B, N]."""
+        hidden = self.classifier.wav2vec2(samples).last_hidden_state
+        return self.classifier.head(self.classifier.dropout(hidden)), self.levels(hidden)
 
 
 def train(config: Config) -> dict[str, float]:
@@ -110,45 +142,56 @@ def train(config: Config) -> dict[str, float]:
     weights = class_weights(utterances, config.class_weight_power).to(accelerator.device)
 
     def compute_losses(model: nn.Module, progress: float) -> Losses:
-        samples, labels = (tensor.to(accelerator.device) for tensor in sampler.batch(config.batch_size))
-        return {"loss": soft_cross_entropy(model(samples).logits, labels, weights)}
+        samples, labels, levels = (tensor.to(accelerator.device) for tensor in sampler.batch(config.batch_size))
+        logits, heard = model(samples)
+        visemes, loudness = soft_cross_entropy(logits, labels, weights), F.mse_loss(heard.float(), levels)
+        return {"loss": visemes + config.level_weight * loudness, "visemes": visemes, "levels": loudness}
 
-    def save(model: VisemeClassifier) -> None:
-        save_weights(model, Path(config.output) / "viseme_classifier")
+    def save(model: ClassifierWithLevels) -> None:
+        save_weights(model.classifier, Path(config.output) / "viseme_classifier")
 
-    ema = copy.deepcopy(classifier)
-    return train_loop(config, accelerator, classifier, ema, compute_losses, lambda model: _figures(model, validation, "grid"), save,
-                      generators=[generator])
+    def validate(model: ClassifierWithLevels) -> dict[str, float]:
+        figures = {source: score_visemes(model.classifier, [item for item in validation if item.source == source]).figures()
+                   for source in dict.fromkeys(item.source for item in validation)}
+        return {f"{source}_{name}": value for source in figures for name, value in figures[source].items()}
+
+    student = ClassifierWithLevels(classifier)
+    return train_loop(config, accelerator, student, copy.deepcopy(student), compute_losses, validate, save, generators=[generator])
 
 
-def _figures(model: VisemeClassifier, validation: list[Utterance], source: str) -> dict[str, float]:
-    return score_visemes(model, [item for item in validation if item.source == source]).figures()
+def evaluate(config: Config, folder: str, languages: bool = False) -> dict[str, dict[str, float]]:
+    """Figures of a saved model on held-out talkers, on held-out read utterances in all conditions, and in other languages if asked for.
 
-
-def evaluate(config: Config, folder: str) -> dict[str, dict[str, float]]:
-    """Figures of a saved model on held-out talkers and on held-out read utterances; confusion_<source>.png beside the model."""
+    Writes visemes.md and confusion_<source>.png to `output`.
+    """
     torch.set_num_threads(config.threads or 2)
     model = VisemeClassifier.from_pretrained(folder).to(config.device).eval()
     _, validation = prepare_corpus(config)
-    results = {}
+    results, output = {}, Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
     for source in ("grid", "read"):
         score = score_visemes(model, [item for item in validation if item.source == source])
-        results[source] = score.figures() | {"times_real_time": score.times_real_time, "threads": torch.get_num_threads()}
-        plot_confusion(score, Path(config.output) / f"confusion_{source}.png")
+        results[source] = score.figures() | {"times_real_time": score.times_real_time}
+        plot_confusion(score, output / f"confusion_{source}.png")
+    results |= score_conditions(model, [item for item in validation if item.source == "read"])
+    if languages:
+        results |= score_languages(model, EVALUATION)
+    (output / "visemes.md").write_text(figures_table(results), encoding="utf-8")
     return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--config", help="YAML file with any of the settings below")
-    parser.add_argument("--evaluate", metavar="FOLDER", help="measure this saved model instead of training")
+    parser.add_argument("--evaluate", metavar="FOLDER", help="measure this saved model instead of training; writes visemes.md")
+    parser.add_argument("--languages", action="store_true", help="measure twelve other languages as well (needs espeak-ng)")
     for setting in dataclasses.fields(Config):
         parser.add_argument(f"--{setting.name}", type=str if setting.type is str else yaml.safe_load, default=argparse.SUPPRESS)
     given = vars(parser.parse_args())
-    own = {name: given.pop(name) for name in ("config", "evaluate")}
+    own = {name: given.pop(name) for name in ("config", "evaluate", "languages")}
     settings = yaml.safe_load(Path(own["config"]).read_text()) if own["config"] else {}
     config = Config(**settings | given)
-    print(json.dumps(evaluate(config, own["evaluate"]) if own["evaluate"] else train(config), indent=2))
+    print(json.dumps(evaluate(config, own["evaluate"], own["languages"]) if own["evaluate"] else train(config), indent=2))
 
 
 if __name__ == "__main__":
