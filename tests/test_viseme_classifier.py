@@ -225,7 +225,8 @@ def test_training_learns_two_vowels_stores_and_resumes(tmp_path):
     tone_corpus(tmp_path / "corpus")
     settings = dict(
         corpus=str(tmp_path / "corpus"), output=str(tmp_path / "run"), source_weights={"grid": 0.9, "noise": 0.1}, crop_seconds=1.0,
-        batch_size=4, max_minutes=10.0, warmup_steps=3, learning_rate=2e-3, ema_decay=0.9, mixed_precision="no", threads=1,
+        batch_size=4, max_minutes=10.0, validate_every_minutes=60.0, warmup_steps=3,
+        learning_rate=2e-3, ema_decay=0.9, mixed_precision="no", threads=1,
     )
     figures = train(Config(**settings, max_steps=100))
     assert set(figures) == {f"grid_{name}" for name in ("accuracy", "speech_accuracy", "silence_recall", "pbm_recall", "pbm_offset_ms")}

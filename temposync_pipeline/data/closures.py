@@ -8,20 +8,23 @@ every source goes through `fit_closures`.
 from typing import NamedTuple
 
 import numpy as np
+from scipy import signal
 
 from .viseme_labels import Phone
 
 _HOP, _WINDOW = 0.002, 0.008
+# Below this the hum of a voiced closure is as loud as a vowel, in hertz.
+_HUM = 400
 # Decibels: what counts as silence below the loudest sound nearby, and by how much a closure must lie below both of its sides.
 _DEEPEST, _SHALLOWEST = 45.0, 5.0
-_DROP = 12.0
+_DROP = 9.0
 # Lips and tongue take a moment to part after the release, in seconds.
 _RELEASE = 0.008
 # How far from the reported times a closure is looked for, and how short or long it may be, in seconds.
 _REACH, _SHORTEST, _LONGEST = 0.06, 0.012, 0.25
 
-VOICELESS_STOPS = frozenset("P T K p t k q c ʈ".split())
-CLOSURES = VOICELESS_STOPS | frozenset("B D G M N NG DX EN b d g ɡ m n ɲ ŋ ɖ ɟ ɳ ɾ ɱ".split())
+_NASALS = frozenset("M N NG EN m n ɲ ŋ ɳ ɱ".split())
+_CLOSURES = _NASALS | frozenset("P T K B D G DX p t k q c ʈ b d g ɡ ɖ ɟ ɾ".split())
 
 
 class Level(NamedTuple):
@@ -31,17 +34,21 @@ class Level(NamedTuple):
 
     @classmethod
     def of(cls, samples: np.ndarray, sample_rate: int) -> "Level":
-        """Of the signal differentiated twice: the hum of a voiced closure counts little, the formants it cuts off count much."""
-        power = np.concatenate([[0.0], np.cumsum(np.diff(samples.astype(np.float64), 2, prepend=np.repeat(samples[:1], 2)) ** 2)])
+        """Of what lies above 400 Hz: the hum of a voiced closure counts little, the formants it cuts off count much."""
+        long_enough = len(samples) > 100  # for the filter's edges
+        high = signal.sosfiltfilt(signal.butter(4, _HUM, "high", fs=sample_rate, output="sos"), samples) if long_enough else samples
+        power = np.concatenate([[0.0], np.cumsum(np.square(high, dtype=np.float64))])
         centres = np.arange(int(len(samples) / sample_rate / _HOP) + 1) * _HOP
         first, last = (np.clip(((centres + shift) * sample_rate).astype(int), 0, len(samples)) for shift in (-_WINDOW / 2, _WINDOW / 2))
         return cls(10 * np.log10((power[last] - power[first]) / np.maximum(last - first, 1) + 1e-10))
 
-    def closure(self, earliest: float, latest: float, nominal: tuple[float, float]) -> tuple[float | None, float | None]:
+    def closure(
+        self, earliest: float, latest: float, nominal: tuple[float, float], bursts: bool = True
+    ) -> tuple[float | None, float | None]:
         """Start and end of the dip between two times (None where the sound is as low up to that side); (None, None) without a dip.
 
         It begins half-way, in decibels, down from the loudest sound before it, but not beyond _DROP, since the hum of b, d, g dies away
-        slowly; it ends a third of the way up, since a burst is not loud.
+        slowly.  It ends a third of the way up if it `bursts`, since a burst is not loud; else as it began, since a murmur wavers.
         """
         offset = max(0, round(earliest / _HOP))
         piece = self.decibels[offset : round(latest / _HOP) + 1]
@@ -53,7 +60,9 @@ class Level(NamedTuple):
         lowest = piece[first : last + 1].min()
         bottom = first + int(np.flatnonzero(piece[first : last + 1] <= lowest + 1)[-1])
         edges: list[float | None] = []
-        for side, share, drop in ((piece[: bottom + 1][::-1], 1 / 2, _DROP), (piece[bottom:], 2 / 3, np.inf)):
+        until_loud, until_burst = (1 / 2, _DROP), (2 / 3, np.inf)
+        sides = (piece[: bottom + 1][::-1], until_loud), (piece[bottom:], until_burst if bursts else until_loud)
+        for side, (share, drop) in sides:
             rise = side.max() - lowest
             crossed = np.flatnonzero(side > side.max() - min(share * rise, drop)) if rise >= _SHALLOWEST else []
             edges.append(float(crossed[0]) if len(crossed) else None)
@@ -73,13 +82,15 @@ def fit_closures(phones: list[Phone], samples: np.ndarray, sample_rate: int, typ
     level = Level.of(samples, sample_rate)
     fitted = list(phones)
     for index, phone in enumerate(fitted):
-        if phone.symbol.strip("ːʰʲˈˌ̪̩") not in CLOSURES:
+        symbol = phone.symbol.strip("ːʰʲˈˌ̪̩")
+        if symbol not in _CLOSURES:
             continue
         before = fitted[index - 1] if index else None
         after = fitted[index + 1] if index + 1 < len(fitted) else None
         earliest = max(phone.start - _REACH, (before.start + before.end) / 2 if before else 0.0)
         latest = min(phone.end + _REACH, (after.start + after.end) / 2 if after else phone.end)
-        start, end = level.closure(earliest, latest, (max(phone.start - _REACH / 2, earliest), min(phone.end, latest)))
+        nominal = max(phone.start - _REACH / 2, earliest), min(phone.end, latest)
+        start, end = level.closure(earliest, latest, nominal, bursts=symbol not in _NASALS)
         if end is None:
             continue
         end = min(end + _RELEASE, latest)

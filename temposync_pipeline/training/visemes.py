@@ -34,7 +34,7 @@ from ..data.viseme_crops import NUM_BANDS, CropSampler
 from ..data.viseme_labels import SAMPLE_RATE
 from ..metrics.visemes import figures_table, plot_confusion, score_conditions, score_languages, score_visemes
 from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
-from ..models.visemes import NUM_VISEMES
+from ..models.visemes import NUM_VISEMES, VISEME_INDEX
 from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 
@@ -66,6 +66,8 @@ class Config(LoopConfig):
     level_weight: float = 0.1
     # weight = frequency ** -power: rare visemes count more, without upsetting the posteriors.
     class_weight_power: float = 0.25
+    # p, b, m count this many times more: a mouth that stays open in them is seen at once, one shut too often hardly.
+    closure_weight: float = 2.5
 
 
 def prepare_corpus(config: Config) -> tuple[list[Utterance], list[Utterance]]:
@@ -91,15 +93,17 @@ def prepare_corpus(config: Config) -> tuple[list[Utterance], list[Utterance]]:
     return load_utterances(paths[0]), load_utterances(paths[1])
 
 
-def class_weights(utterances: list[Utterance], power: float) -> Tensor:
-    """frequency ** -power per viseme, scaled so that the mean over time is 1; float32 [15]."""
+def class_weights(utterances: list[Utterance], power: float, closure_weight: float) -> Tensor:
+    """frequency ** -power per viseme, scaled so that the mean over time is 1, PP's then times `closure_weight`; float32 [15]."""
     seconds = np.full(NUM_VISEMES, 1e-3)
     for item in utterances:
         for segment in item.segments:
             seconds[segment.viseme] += segment.end - segment.start
     frequency = seconds / seconds.sum()
     weights = frequency**-power
-    return torch.from_numpy(weights / (weights * frequency).sum()).float()
+    weights /= (weights * frequency).sum()
+    weights[VISEME_INDEX["PP"]] *= closure_weight
+    return torch.from_numpy(weights).float()
 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -139,7 +143,7 @@ def train(config: Config) -> dict[str, float]:
     generator = np.random.default_rng(config.seed)
     frame_seconds = classifier.hop / SAMPLE_RATE
     sampler = CropSampler(utterances, config.source_weights, length, num_frames, classifier.frame_offset, frame_seconds, generator)
-    weights = class_weights(utterances, config.class_weight_power).to(accelerator.device)
+    weights = class_weights(utterances, config.class_weight_power, config.closure_weight).to(accelerator.device)
 
     def compute_losses(model: nn.Module, progress: float) -> Losses:
         samples, labels, levels = (tensor.to(accelerator.device) for tensor in sampler.batch(config.batch_size))
