@@ -1,7 +1,7 @@
 """Are the lips shut where p, b and m are spoken?  What an eye notices first, and a correlation hardly.
 
-When they are spoken comes from forced alignment of a clip's sound with its words (`data.viseme_labels`), not from the classifier that the
-generated lips follow.
+When they are spoken comes from forced alignment of a clip's sound with its words (`data.forced_alignment`), not from the classifier that
+the generated lips follow.
 """
 
 import re
@@ -9,8 +9,9 @@ from collections import defaultdict
 
 import numpy as np
 
+from ..data.forced_alignment import GRID_PRONUNCIATIONS, force_align
 from ..data.manifest import Clip
-from ..data.viseme_labels import GRID_PRONUNCIATIONS, Phone, force_align
+from ..data.viseme_labels import Phone
 from ..errors import InvalidInputError
 from ..face.landmarks import CLOSED_OPENING
 from ..media.video import FPS
