@@ -9,7 +9,15 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from temposync_pipeline.data.viseme_corpus import Utterance, save_utterances
 from temposync_pipeline.data.viseme_labels import Segment
-from temposync_pipeline.metrics.visemes import VisemeScore, plot_confusion, score_visemes
+from temposync_pipeline.metrics.visemes import (
+    CONDITIONS,
+    VisemeScore,
+    closure_offsets,
+    figures_table,
+    heard_in,
+    plot_confusion,
+    score_visemes,
+)
 from temposync_pipeline.models.viseme_classifier import (
     VisemeClassifier,
     VisemeClassifierConfig,
@@ -205,6 +213,30 @@ def test_score_counts_frames_and_draws_them(tmp_path):
     assert (score.accuracy, score.speech_accuracy, score.recall[SIL], score.times_real_time) == pytest.approx((0.75, 0.6, 0.9, 20))
     plot_confusion(score, tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").stat().st_size > 5000
+
+
+def test_closures_heard_late_are_told_by_how_much_and_those_not_heard_are_left_out():
+    segments = [Segment(0.5, 0.6, PP), Segment(1.0, 1.1, AA), Segment(1.5, 1.6, PP)]
+    times = (np.arange(200) + 0.5) / 100
+    closed = np.where(np.abs(times - 0.57) < 0.04, 0.9, 0.0)  # the first is heard 20 ms late, the second not at all
+    assert closure_offsets(closed, segments) == [pytest.approx(0.02, abs=0.006)]
+
+
+@pytest.mark.parametrize("condition", [*CONDITIONS, "child"])
+def test_conditions_change_the_sound_and_leave_what_is_said_in_time(condition):
+    samples = np.zeros(2 * RATE)
+    samples[RATE // 2 : RATE] = 0.3 * np.sign(np.sin(2 * np.pi * 150 * np.arange(RATE // 2) / RATE))
+    item = Utterance("buzz", "read", (samples * 32767).astype(np.int16), [Segment(0.5, 1.0, AA)])
+    (heard,) = heard_in(condition, [item])
+    assert np.array_equal(heard.samples, item.samples) == (condition == "clean")
+    start, end, viseme = heard.segments[0]
+    buzz, rest = heard.samples[int(start * RATE) : int(end * RATE)], heard.samples[int((end + 0.3) * RATE) :]
+    assert viseme == AA and np.std(buzz.astype(float)) > 2 * np.std(rest.astype(float))
+
+
+def test_figures_are_printed_in_their_units():
+    table = figures_table({"clean": {"accuracy": 0.5, "pbm_offset_ms": 3.2}, "hi": {"accuracy": 0.25, "of_english": 0.5}})
+    assert table.splitlines()[2:] == ["| clean | 50.0% | 3 |  |", "| hi | 25.0% |  | 0.50 |"]
 
 
 def tone_corpus(folder) -> None:

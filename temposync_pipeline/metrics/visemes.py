@@ -123,7 +123,11 @@ def heard_in(condition: str, utterances: Iterable[Utterance]) -> list[Utterance]
             segments=[Segment(start / _CHILD, end / _CHILD, viseme) for start, end, viseme in item.segments]) for item in utterances]
     generator = np.random.default_rng(0)
     changed = ((item, CONDITIONS[condition](item.samples.astype(np.float32) / 32768, generator)) for item in utterances)
-    return [item._replace(samples=(samples / max(1.0, np.abs(samples).max()) * 32767).astype(np.int16)) for item, samples in changed]
+    return [item._replace(samples=_int16(samples)) for item, samples in changed]
+
+
+def _int16(samples: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(samples / max(1.0, np.abs(samples).max()) * 32768), -32768, 32767).astype(np.int16)
 
 
 def score_conditions(model: VisemeClassifier, utterances: list[Utterance]) -> dict[str, dict[str, float]]:
