@@ -89,7 +89,6 @@ def try_with_torch(python: Path, folder: Path, wheel: Path, resolution: str, tor
     install(python, wheel, declared(), "--resolution", resolution, "--constraint", folder / "torch.txt")
     run(*UV, "pip", "check", "--python", python)
     (folder / "readme.py").write_text(readme_script())
-    shutil.copytree(ROOT / "examples" / "media", folder / "examples" / "media")
     run(python, "readme.py", cwd=folder)
     run(python, "-c", CHECK, cwd=folder)
 
@@ -125,6 +124,7 @@ def try_row(version: str, program: Path, wheel: Path, resolution: str, quick: bo
         python = folder / "environment" / "bin" / "python"
         try:
             run(program, "-m", "venv", folder / "environment")
+            shutil.copytree(ROOT / "examples" / "media", folder / "examples" / "media")
             if with_torch:
                 try_with_torch(python, folder, wheel, resolution, torch_version(resolution, pinned=quick))
             else:

@@ -233,7 +233,9 @@ def _decode_video(path: Path, fps: float | None) -> Iterator:
     with open_container(path, InvalidVideoError) as container:
         stream = _video_stream(container, path.name)
         width, height = stream.codec_context.width, stream.codec_context.height
-        rate = stream.average_rate or stream.base_rate or Fraction(0)
+        # Of a Matroska file without a rate of its own, PyAV 19 takes the clock's 1,000 ticks a second for the mean rate.
+        rates = [rate for rate in (stream.average_rate, stream.base_rate) if rate] or [Fraction(0)]
+        rate = next((rate for rate in rates if MIN_FPS <= rate <= MAX_FPS), rates[0])
         if not MIN_FPS <= rate <= MAX_FPS:
             raise InvalidVideoError(f"{path.name}: {float(rate):g} frames a second, outside the limits of {MIN_FPS} to {MAX_FPS}")
         yield float(rate) if fps is None else fps
