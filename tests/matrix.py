@@ -28,10 +28,8 @@ RESOLUTIONS = ("highest", "lowest-direct")
 UV = (sys.executable, "-m", "uv", "--quiet")
 # What media files, faces and pictures need is tested without these.
 NEED_TORCH = {"torch", "diffusers", "transformers", "accelerate"}
-TESTS_WITHOUT_TORCH = sorted(
-    path.name for pattern in (
-        "test_media_*.py", "test_video_time.py", "test_planes.py", "test_blend.py", "test_warp.py", "test_tone.py", "test_colour_profile.py")
-    for path in (ROOT / "tests").glob(pattern))
+PATTERNS = ("test_media_*.py", "test_video_time.py", "test_planes.py", "test_blend.py", "test_warp.py", "test_tone.py", "test_colour_*.py")
+TESTS_WITHOUT_TORCH = sorted(path.name for pattern in PATTERNS for path in (ROOT / "tests").glob(pattern))
 # What the video of the README's script should be: 6.54 s at 25 frames a second.
 CHECK = 'import av; video = av.open("talking.mp4").streams.video[0]; assert video.frames == 164, video.frames'
 
