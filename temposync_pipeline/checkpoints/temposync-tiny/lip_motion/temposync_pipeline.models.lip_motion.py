@@ -1,1 +1,1 @@
-from temposync_pipeline.models.lip_motion import TempoSyncDenoiser  # noqa: F401
+from temposync_pipeline.models.lip_motion import LipMotion  # noqa: F401
