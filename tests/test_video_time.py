@@ -106,7 +106,8 @@ def test_streams_that_start_at_different_times(tmp_path, name):
     late_pictures = write_clip(tmp_path / name, steady(25), pictures_late=0.5)
     assert flash(late_pictures) == MOMENT and beep(late_pictures) == pytest.approx(MOMENT - 0.5, abs=0.01)
     assert load_soundtrack(late_pictures).duration == pytest.approx(2.5, abs=0.07)
-    assert load_audio(late_pictures).duration == pytest.approx(3.0, abs=0.07)
+    # In whole frames of AAC, 64 ms each, of which older FFmpegs keep the padding in Matroska.
+    assert load_audio(late_pictures).duration == pytest.approx(3.0, abs=0.08)
 
 
 @pytest.mark.parametrize(("name", "options"), [("cut.mp4", {}), ("cut.mkv", {}), ("cut.ts", {}), ("cut.mov", {}),
