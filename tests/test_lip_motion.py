@@ -11,9 +11,9 @@ from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifier, VisemeClassifierConfig
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.training.denoising import told_of_lips
 from temposync_pipeline.training.lip_corpus import MAX_FRAMES, Recording, hear, load_recordings, save_recordings
 from temposync_pipeline.training.lips import Config, RecordingSampler, motion_loss, performer_curves, shut_lips, train
-from temposync_pipeline.training.student import told_of_lips
 from tests.test_viseme_classifier import TINY
 from tests.tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 

@@ -78,6 +78,17 @@ def load_component(model_class: type, folder: str, subfolder: str, device: torch
     return model.to(device).requires_grad_(False).eval()
 
 
+def told_of_lips(denoiser: TempoSyncDenoiser, values: int) -> TempoSyncDenoiser:
+    """The denoiser ready for training; one that was not told of the lips' shape gets the inputs for it, with the same output at first."""
+    if values and not denoiser.config.lip_shape_values:
+        # What was a default when the weights were saved, from_config would take from the defaults again.
+        config = {name: value for name, value in denoiser.config.items() if not name.startswith("_")}
+        grown = TempoSyncDenoiser(**config | {"lip_shape_values": values})
+        grown.load_state_dict(grown.state_dict() | denoiser.state_dict())
+        denoiser = grown
+    return denoiser.requires_grad_(True).train()
+
+
 def measure_residual_scale(cache: LatentCache, weight: torch.Tensor) -> float:
     """Standard deviation of the residual in the mouth's cells, the unit of the diffused variable."""
     residual = torch.cat([cache.draw(64).residual for _ in range(16)])

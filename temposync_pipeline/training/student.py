@@ -39,6 +39,7 @@ from .denoising import (
     raw_target,
     replace_references,
     sampling_figures,
+    told_of_lips,
     weighted_total,
 )
 from .distillation import discretization_at, equal_change_sigmas, estimate_changes, neighbouring_sigmas, teacher_ode_step
@@ -103,17 +104,6 @@ def make_student(config: Config, teacher: TempoSyncDenoiser | None, cache: Laten
         block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block, mid_layers=config.mid_layers,
         embedding_channels=config.embedding_channels, residual_scale=residual_scale,
         lip_shape_values=config.lip_shape_values)
-
-
-def told_of_lips(denoiser: TempoSyncDenoiser, values: int) -> TempoSyncDenoiser:
-    """The denoiser ready for training; one that was not told of the lips' shape gets the inputs for it, with the same output at first."""
-    if values and not denoiser.config.lip_shape_values:
-        # What was a default when the weights were saved, from_config would take from the defaults again.
-        config = {name: value for name, value in denoiser.config.items() if not name.startswith("_")}
-        grown = TempoSyncDenoiser(**config | {"lip_shape_values": values})
-        grown.load_state_dict(grown.state_dict() | denoiser.state_dict())
-        denoiser = grown
-    return denoiser.requires_grad_(True).train()
 
 
 class StudentModel(nn.Module):

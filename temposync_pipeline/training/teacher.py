@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.identity_encoder import IdentityEncoder
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
@@ -25,6 +26,7 @@ from .denoising import (
     measure_residual_scale,
     perturb_visemes,
     sampling_figures,
+    told_of_lips,
     weighted_total,
 )
 from .latent_cache import LatentCache, latent_mouth_weight
@@ -39,6 +41,8 @@ class Config(DenoiserConfig):
     layers_per_block: tuple[int, int] = (2, 1)
     mid_layers: int = 4
     embedding_channels: int = 384
+    # 0 leaves the shape of the lips to the visemes.
+    lip_shape_values: int = NUM_LIP_SHAPE
     # Standard deviation of the residual; 0 measures it on the data.
     residual_scale: float = 0.0
     validation_steps: tuple[int, ...] = field(default=(25,))
@@ -46,10 +50,10 @@ class Config(DenoiserConfig):
 
 def make_teacher(config: Config, cache: LatentCache, weight: torch.Tensor) -> TempoSyncDenoiser:
     if config.init:
-        return load_component(TempoSyncDenoiser, config.init, "denoiser", "cpu").requires_grad_(True).train()
+        return told_of_lips(load_component(TempoSyncDenoiser, config.init, "denoiser", "cpu"), config.lip_shape_values)
     return TempoSyncDenoiser(
         block_out_channels=config.block_out_channels, layers_per_block=config.layers_per_block, mid_layers=config.mid_layers,
-        embedding_channels=config.embedding_channels,
+        embedding_channels=config.embedding_channels, lip_shape_values=config.lip_shape_values,
         residual_scale=config.residual_scale or measure_residual_scale(cache, (weight >= 1).float()))
 
 
@@ -67,6 +71,7 @@ def train(config: Config) -> dict[str, float]:
     def compute_losses(prepared: nn.Module, progress: float) -> Losses:
         batch = cache.draw(config.batch_size)
         batch.visemes = perturb_visemes(batch.visemes, config.viseme_noise)
+        batch.lips = batch.lips + config.lip_noise * torch.randn_like(batch.lips)
         clean = batch.residual / scale
         sigmas = draw_sigmas(len(clean), config, scheduler, device)
         noisy = scheduler.corrupt(clean, torch.randn_like(clean), sigmas)
