@@ -53,7 +53,7 @@ def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return squared * np.log(squared + 1e-3)
 
 
-def _spline(points: np.ndarray, values: np.ndarray, smoothing: float) -> np.ndarray:
+def thin_plate_spline(points: np.ndarray, values: np.ndarray, smoothing: float) -> np.ndarray:
     """Coefficients [N + 3, 2] of the smoothing thin-plate spline through `values` [N, 2] at `points` [N, 2]."""
     n = len(points)
     system = np.zeros((n + 3, n + 3))
@@ -62,6 +62,11 @@ def _spline(points: np.ndarray, values: np.ndarray, smoothing: float) -> np.ndar
     system[:n, n + 1:] = points
     system[n + 1:, :n] = points.T
     return np.linalg.solve(system, np.vstack([values, np.zeros((3, 2))]))
+
+
+def thin_plate_basis(places: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """What a spline through `points` [N, 2] is made of at `places` float32 [M, 2]: [M, N + 3], to be multiplied by its coefficients."""
+    return np.hstack([_kernel(places, points.astype(np.float32)), np.ones((len(places), 1), np.float32), places])
 
 
 def warp_fields(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,10 +83,9 @@ def warp_fields(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.
     lip, everything = len(_UPPER_LIP), np.arange(len(points))
     weights = np.zeros((2, len(points) + 3, 2), np.float32)
     for weight, used in zip(weights, (np.r_[everything[:lip], everything[2 * lip:]], everything[lip:])):
-        solution = _spline(points[used], shifts[used], smoothing=1.0)
+        solution = thin_plate_spline(points[used], shifts[used], smoothing=1.0)
         weight[used], weight[-3:] = solution[:-3], solution[-3:]
-    basis = np.hstack([_kernel(_COARSE, points.astype(np.float32)), np.ones((len(_COARSE), 1), np.float32), _COARSE])
-    coarse = (basis @ np.hstack([weights[0], weights[1]])).reshape(*XS[::_STRIDE, ::_STRIDE].shape, 4)
+    coarse = (thin_plate_basis(_COARSE, points) @ np.hstack([weights[0], weights[1]])).reshape(*XS[::_STRIDE, ::_STRIDE].shape, 4)
     # Sample k of the coarse grid is pixel k·stride, unlike cv2.resize's.
     to_coarse = np.float32([[1 / _STRIDE, 0, 0], [0, 1 / _STRIDE, 0]])
     shift = cv2.warpAffine(coarse, to_coarse, XS.shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,

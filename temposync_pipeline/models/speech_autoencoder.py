@@ -1,0 +1,78 @@
+"""The speech autoencoder: what is heard during 8k + 1 video frames <-> k + 1 codes, one for each latent frame of the picture (READ,
+arXiv 2508.03457)."""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import nn
+from torch.nn import functional as F
+
+from .autoencoder_temporal import FRAMES, latent_frames, with_lead
+
+
+class CausalConv(nn.Module):
+    """Residual convolution over time that looks back only; [B, T, C] in and out."""
+
+    def __init__(self, channels: int, kernel_size: int = 3):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.conv = nn.Conv1d(channels, channels, kernel_size)
+        self.reach = kernel_size - 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = F.pad(self.norm(x).transpose(1, 2), (self.reach, 0), mode="replicate")
+        return x + F.gelu(self.conv(hidden)).transpose(1, 2)
+
+
+class SpeechAutoencoder(ModelMixin, ConfigMixin):
+    """Frozen speech features of each video frame, made as sparse in time as the picture's latents.
+
+    A code keeps the course of its 8 frames in `tokens` tokens of `code_channels` values: lips do several things in a third of a second.
+
+    Args:
+        features: of a video frame. channels: of the network. tokens, code_channels: of a code.
+        features_mean, features_std: of the training data, per feature; None = 0 and 1.
+    """
+
+    @register_to_config
+    def __init__(
+        self, features: int = 213, channels: int = 96, tokens: int = 8, code_channels: int = 32,
+        features_mean: list[float] | None = None, features_std: list[float] | None = None,
+    ):
+        super().__init__()
+        size = tokens * code_channels
+        self.enter = nn.Linear(features, channels)
+        self.encoder = nn.Sequential(CausalConv(channels), CausalConv(channels))
+        self.shrink = nn.Linear(FRAMES * channels, size)
+        self.enlarge = nn.Linear(size, FRAMES * channels)
+        self.decoder = nn.Sequential(CausalConv(channels), CausalConv(channels))
+        self.leave = nn.Linear(channels, features)
+
+    def normalise(self, features: torch.Tensor) -> torch.Tensor:
+        """Features [..., F] with zero mean and unit variance over the training data."""
+        mean, std = (torch.tensor(values or [default], dtype=features.dtype, device=features.device)
+                     for values, default in ((self.config.features_mean, 0.0), (self.config.features_std, 1.0)))
+        return (features - mean) / std
+
+    def encode_normalised(self, features: torch.Tensor) -> torch.Tensor:
+        count = latent_frames(features.shape[1])
+        x = self.encoder(self.enter(with_lead(features, 1)))
+        return self.shrink(x.unflatten(1, (count, FRAMES)).flatten(2)).unflatten(2, (self.config.tokens, -1))
+
+    @apply_forward_hook
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """Codes [B, k + 1, tokens, code_channels] of features [B, 8k + 1, F]; code i hears nothing after video frame 8i.
+
+        Raises ValueError where the number of frames is not 8k + 1.
+        """
+        return self.encode_normalised(self.normalise(features))
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Normalised features [B, 8k + 1, F] of codes."""
+        x = self.enlarge(codes.flatten(2)).unflatten(2, (FRAMES, -1)).flatten(1, 2)
+        return self.leave(self.decoder(x))[:, FRAMES - 1:]
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Reconstruction of the normalised features, same shape."""
+        return self.decode(self.encode(features))

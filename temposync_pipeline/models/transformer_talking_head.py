@@ -1,0 +1,128 @@
+"""A2V-DiT: how a talking face's latents move, told by its picture and by speech (READ, arXiv 2508.03457, section 3.3).
+
+Tokens are the cells of the reference and of every latent frame.  All attend to one another; the cells of latent frame i then listen to
+code i of the speech and to no other, so that lips follow what is said at that moment.  Each frame has a noise level of its own.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
+    """Attention of tokens [B, N, C] to tokens [B, M, C]; [B, N, C]."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+class TalkingBlock(nn.Module):
+    """Self-attention, attention of each frame to its own speech, and an MLP, modulated by each frame's noise level (adaLN)."""
+
+    def __init__(self, channels: int, heads: int, speech_channels: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels, elementwise_affine=False, eps=1e-6) for _ in range(3))
+        self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        self.query, self.key_value = nn.Linear(channels, channels), nn.Linear(speech_channels, 2 * channels)
+        self.heard = nn.Linear(channels, channels)
+        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(approximate="tanh"), nn.Linear(4 * channels, channels))
+        # Added to what all blocks share (adaLN-single of PixArt-α, arXiv 2310.00426).
+        self.modulation = nn.Parameter(torch.randn(6, channels) / channels**0.5)
+        nn.init.zeros_(self.heard.weight)
+        nn.init.zeros_(self.heard.bias)
+
+    def hear(self, x: torch.Tensor, speech: torch.Tensor) -> torch.Tensor:
+        """What cells [B, F, N, C] of frames hear in codes [B, F, n, c], each frame in its own."""
+        key, value = self.key_value(speech.flatten(0, 1)).chunk(2, -1)
+        heard = attend(self.query(self.norm2(x).flatten(0, 1)), key, value, self.heads)
+        return self.heard(heard).unflatten(0, x.shape[:2])
+
+    def forward(self, x: torch.Tensor, speech: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """x [B, 1 + F, N, C], the reference first; speech [B, F, n, c]; level [B, 1 + F, 6, C]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (level + self.modulation).unsqueeze(3).unbind(2)
+        normal = self.norm1(x) * (1 + scale1) + shift1
+        query, key, value = self.qkv(normal.flatten(1, 2)).chunk(3, -1)
+        x = x + gate1 * self.out(attend(query, key, value, self.heads)).unflatten(1, x.shape[1:3])
+        x = torch.cat([x[:, :1], x[:, 1:] + self.hear(x[:, 1:], speech)], 1)
+        return x + gate2 * self.mlp(self.norm3(x) * (1 + scale2) + shift2)
+
+
+@dataclass
+class TalkingHeadOutput(BaseOutput):
+    """sample: velocity ε - z, [B, c, F, h, w]."""
+
+    sample: torch.Tensor
+
+
+class TalkingHeadTransformer(ModelMixin, ConfigMixin):
+    """Velocity of a clip's latents.
+
+    Args:
+        latent_channels: of a latent frame (`AutoencoderTemporal`). reference_channels: of the reference's ÷16 latents.
+        sample_size: cells a side. channels, num_layers, num_heads: of the transformer. speech_channels: of a speech token.
+        max_frames: latent frames of a clip at most.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["TalkingBlock"]
+    _repeated_blocks = ["TalkingBlock"]
+
+    @register_to_config
+    def __init__(
+        self, latent_channels: int = 128, reference_channels: int = 32, sample_size: int = 8, channels: int = 256, num_layers: int = 4,
+        num_heads: int = 4, speech_channels: int = 32, max_frames: int = 16,
+    ):
+        super().__init__()
+        self.gradient_checkpointing = False
+        cells = sample_size**2
+        self.enter = nn.Linear(latent_channels, channels)
+        self.enter_reference = nn.Linear(4 * reference_channels, channels)
+        self.place = nn.Parameter(0.02 * torch.randn(cells, channels))
+        self.moment = nn.Parameter(0.02 * torch.randn(1 + max_frames, channels))
+        # What stands for a condition that is not given (classifier-free guidance).
+        self.no_reference = nn.Parameter(torch.zeros(cells, channels))
+        self.no_speech = nn.Parameter(torch.zeros(speech_channels))
+        self.level = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 6 * channels))
+        self.blocks = nn.ModuleList(TalkingBlock(channels, num_heads, speech_channels) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(channels, elementwise_affine=False, eps=1e-6)
+        self.leave = nn.Linear(channels, latent_channels)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, reference: torch.Tensor, speech: torch.Tensor,
+        given_reference: torch.Tensor | None = None, given_speech: torch.Tensor | None = None, return_dict: bool = True,
+    ) -> TalkingHeadOutput | tuple[torch.Tensor]:
+        """Velocity ε - z of a noisy clip.
+
+        Args:
+            sample: latents [B, c, F, h, w], frame i at noise level timestep[:, i]. timestep: [B, F] in [0, 1].
+            reference: ÷16 latents of the portrait, [B, C, 2h, 2w]. speech: codes [B, F, n, d] (`SpeechAutoencoder.encode`).
+            given_reference, given_speech: bool [B], whether a condition is given at all; None = to all.
+        """
+        x = self.enter(sample.permute(0, 2, 3, 4, 1).flatten(2, 3))
+        portrait = self.enter_reference(F.pixel_unshuffle(reference, 2).flatten(2).transpose(1, 2))
+        if given_reference is not None:
+            portrait = torch.where(given_reference[:, None, None], portrait, self.no_reference.to(portrait.dtype))
+        if given_speech is not None:
+            speech = torch.where(given_speech[:, None, None, None], speech, self.no_speech.to(speech.dtype))
+        x = torch.cat([portrait[:, None], x], 1) + self.place + self.moment[:x.shape[1] + 1, None]
+        levels = torch.cat([torch.zeros_like(timestep[:, :1]), timestep], 1)
+        embedded = get_timestep_embedding(1000 * levels.flatten(), self.config.channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+        level = self.level(embedded.to(x.dtype)).unflatten(0, levels.shape).unflatten(-1, (6, -1))
+        for block in self.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, speech, level, use_reentrant=False)
+            else:
+                x = block(x, speech, level)
+        size = math.isqrt(x.shape[2])
+        velocity = self.leave(self.norm(x[:, 1:])).unflatten(2, (size, size)).permute(0, 4, 1, 2, 3)
+        return TalkingHeadOutput(sample=velocity) if return_dict else (velocity,)
