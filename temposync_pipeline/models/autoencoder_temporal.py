@@ -1,4 +1,4 @@
-"""The temporal autoencoder: 8k + 1 frames of ÷16 latents <-> k + 1 latent frames of 8 × 8 cells; a cell stands for 32 × 32 pixels and 8 frames.
+"""The temporal autoencoder: 8k + 1 frames of ÷16 latents <-> k + 1 latent frames of 8 × 8 cells of 32 × 32 pixels and 8 frames.
 
 What a person looks like is not coded at all: the autoencoder codes the residual to a reference picture, which its decoder is given again
 (READ, arXiv 2508.03457, codes whole pictures with an autoencoder many times the size).  A clip that is its reference has latents of
@@ -96,7 +96,7 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, channels: int = 32, latent_channels: int = 128, frame_channels: int = 96, width: int = 160,
+        self, channels: int = 32, latent_channels: int = 128, frame_channels: int = 72, width: int = 128,
         latents_mean: list[float] | None = None, latents_std: list[float] | None = None,
     ):
         super().__init__()

@@ -37,7 +37,7 @@ class SpeechAutoencoder(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, features: int = 213, channels: int = 96, tokens: int = 8, code_channels: int = 32,
+        self, features: int = 213, channels: int = 64, tokens: int = 8, code_channels: int = 32,
         features_mean: list[float] | None = None, features_std: list[float] | None = None,
     ):
         super().__init__()

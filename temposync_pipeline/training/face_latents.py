@@ -60,7 +60,7 @@ class FaceLatentsWriter:
         self.heard.append(torch.from_numpy(features).half())
 
     def add(self, reference: np.ndarray, crops: np.ndarray, openness: np.ndarray, clip: str, start: int, person: int) -> None:
-        """A sequence of crops [T, 256, 256, 3] in the crop of its reference [256, 256, 3], that speaks like a clip from frame `start` on."""
+        """Crops [T, 256, 256, 3] in the crop of their reference [256, 256, 3], that speak like a clip from its frame `start` on."""
         latents = encode_crops(self.vae, np.concatenate([reference[None], crops]))
         quantised = (UNITS * latents.float()).round().clamp(-127, 127).to(torch.int8).contiguous()
         self.references.append(quantised[:1])
