@@ -9,12 +9,18 @@ import torch
 from temposync_pipeline.face.crop import RIGID, TEMPLATE
 from temposync_pipeline.face.landmarks import GROUPS, LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS
 from temposync_pipeline.media.audio import load_audio
+from temposync_pipeline.models.autoencoder_temporal import AutoencoderTemporal
 from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
 from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
 from temposync_pipeline.models.face_aligner import Face, FaceAligner
 from temposync_pipeline.models.identity_encoder import IdentityEncoder
+from temposync_pipeline.models.lip_motion import LipMotion
+from temposync_pipeline.models.speech_autoencoder import SpeechAutoencoder
+from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer
 from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifier, VisemeClassifierConfig
+from temposync_pipeline.pipelines.pipeline_read import ReadPipeline
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 
 MEDIA = Path(__file__).parent.parent / "examples" / "media"
@@ -80,6 +86,22 @@ def tiny_pipeline() -> TempoSyncPipeline:
     pipeline = TempoSyncPipeline(
         vae=tiny_vae(), denoiser=tiny_denoiser(), identity_encoder=IdentityEncoder(channels=(8, 8, 8)).eval(),
         viseme_classifier=tiny_viseme_classifier(), face_aligner=tiny_face_aligner(), scheduler=TempoSyncScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_read_pipeline() -> ReadPipeline:
+    """Output layers that start at zero are random here, so that faces move."""
+    torch.manual_seed(5)
+    transformer = TalkingHeadTransformer(latent_channels=8, channels=16, num_layers=1, num_heads=2, speech_channels=4)
+    for layer in (transformer.leave, transformer.blocks[0].heard):
+        torch.nn.init.normal_(layer.weight, std=0.5)
+    pipeline = ReadPipeline(
+        vae=tiny_vae(), temporal_vae=AutoencoderTemporal(latent_channels=8, frame_channels=8, width=8).eval(),
+        speech_autoencoder=SpeechAutoencoder(features=32 + 6 + 15, channels=8, tokens=2, code_channels=4).eval(),
+        transformer=transformer.eval(), viseme_classifier=tiny_viseme_classifier(),
+        lip_motion=LipMotion(hidden_channels=32, channels=8, num_layers=1).eval(), face_aligner=tiny_face_aligner(),
+        scheduler=AsyncFlowMatchScheduler(), clip_frames=2)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -1,6 +1,7 @@
 """The speech autoencoder: what is heard during 8k + 1 video frames <-> k + 1 codes, one for each latent frame of the picture (READ,
 arXiv 2508.03457)."""
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -9,6 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from .autoencoder_temporal import FRAMES, latent_frames, with_lead
+from .viseme_classifier import Hearing
+
+
+def speech_features(hearing: Hearing, lips: np.ndarray) -> np.ndarray:
+    """What `SpeechAutoencoder` is given of T video frames, float32 [T, hidden + 6 + 15]: hidden state, shapes of the lips
+    (`LipMotion.predict`), visemes."""
+    return np.concatenate([hearing.hidden, lips, hearing.visemes], axis=1).astype(np.float32)
 
 
 class CausalConv(nn.Module):

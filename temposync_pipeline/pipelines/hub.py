@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline, PipelineQuantizationConfig
+from diffusers import DiffusionPipeline, ModelMixin, PipelineQuantizationConfig
 
 from ..checkpoints import checkpoint_folder
 from ..errors import InvalidInputError
-from ..models.denoiser_temposync import TempoSyncDenoiser
-from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .loading import LOADER_OPTIONS, DTypes, component_classes, load_pipeline_parts
 from .publishing import add_code, clean_configs, push_pipeline
 
@@ -25,7 +23,6 @@ class HubPipeline(DiffusionPipeline):
         cls,
         pretrained_model_name_or_path: str | PathLike,
         *,
-        denoiser: str | TempoSyncDenoiser = "denoiser",
         dtype: DTypes = torch.float32,
         variant: str | None = None,
         revision: str | None = None,
@@ -38,21 +35,20 @@ class HubPipeline(DiffusionPipeline):
         quantization_config: PipelineQuantizationConfig | None = None,
         **overrides: Any,
     ) -> Self:
-        """Load a bundled checkpoint by name ("temposync-tiny", no network), else a directory, else org/name from the Hub.
+        """Load a bundled checkpoint by name (`checkpoints.BUNDLED`, no network), else a directory, else org/name from the Hub.
 
         Files from the Hub stay in its cache and are checked against their published hashes; once complete, the cache is enough without
         a network. Only safetensors are read, and no code of a repository is run. Move the result with `.to("cuda")`.
 
         Args:
-            denoiser: folder of the denoiser: "denoiser" is the student, "teacher" the teacher, which comes with its own sampler (give it
-                `num_inference_steps=25`). Or a loaded denoiser.
             dtype: of all weights, or {component: dtype}, where "default" stands for those not named.
             variant: "fp16" reads `*.fp16.safetensors` where they exist. revision: branch, tag or commit.
             cache_dir, token, local_files_only, force_download: as everywhere in huggingface_hub.
             device_map: "cuda" loads straight there, "balanced" spreads the components over several accelerators, within `max_memory`.
             quantization_config: of diffusers, for the components that it names.
             overrides: components and settings by name, in place of the checkpoint's (`vae=…`, `mouth_amplitude=1.0`), and diffusers'
-                `low_cpu_mem_usage`, `offload_folder` and `offload_state_dict`.
+                `low_cpu_mem_usage`, `offload_folder` and `offload_state_dict`.  Of `TempoSyncPipeline`, `denoiser` may name a folder:
+                "denoiser" is the student, "teacher" the teacher, which comes with its own sampler (give it `num_inference_steps=25`).
 
         Raises:
             InvalidInputError: no such checkpoint, revision, variant or component, an argument that nothing here knows, or files that are
@@ -65,12 +61,9 @@ class HubPipeline(DiffusionPipeline):
         loader_options = {name: overrides.pop(name) for name in LOADER_OPTIONS if name in overrides}
         if unknown := sorted(set(overrides) - set(signature(cls).parameters)):
             raise InvalidInputError(f"{cls.__name__}.from_pretrained does not know {', '.join(unknown)}")
-        if not isinstance(denoiser, str):
-            overrides["denoiser"] = denoiser
-        elif denoiser == "teacher":
-            overrides.setdefault("scheduler", TempoSyncScheduler(prediction="sde"))
+        subfolders = cls._take_folders(overrides)
         parts, placed = load_pipeline_parts(
-            cls, pretrained_model_name_or_path, subfolders={"denoiser": str(denoiser)}, given=overrides, dtype=dtype, variant=variant,
+            cls, pretrained_model_name_or_path, subfolders=subfolders, given=overrides, dtype=dtype, variant=variant,
             revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only, force_download=force_download,
             device_map=device_map, max_memory=max_memory, quantization_config=quantization_config, loader_options=loader_options)
         pipeline = cls(**parts | overrides)
@@ -79,6 +72,11 @@ class HubPipeline(DiffusionPipeline):
         if quantization_config is not None:
             pipeline.quantization_config = quantization_config
         return pipeline
+
+    @classmethod
+    def _take_folders(cls, overrides: dict[str, Any]) -> dict[str, str]:
+        """{component: folder} where it is not called like the component, taken out of `overrides`."""
+        return {}
 
     @classmethod
     def download(cls, pretrained_model_name: str, *, variant: str | None = None, **hub_options: Any) -> str:
@@ -110,7 +108,7 @@ class HubPipeline(DiffusionPipeline):
         self,
         repo_id: str,
         *,
-        teacher: TempoSyncDenoiser | None = None,
+        teacher: ModelMixin | None = None,
         model_card: str | PathLike | None = None,
         variant: str | None = None,
         commit_message: str | None = None,

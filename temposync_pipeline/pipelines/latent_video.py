@@ -4,7 +4,7 @@ The file is safetensors, so it holds numbers and strings only and is safe to ope
 
 | tensor | | |
 |---|---|---|
-| `latents` | float32 [T, C, h, w] | generated latents of the mouth's block (`face.crop.LATENT_WINDOW`), one a video frame |
+| `latents` | float32 [T, C, h, w] | generated latents of the mouth's block (`face.crop.LATENT_WINDOW`) or of the crop, one a video frame |
 | `portrait_latents` | float32 [1, C, 16, 16] | the portrait's crop, encoded |
 | `matrix` | float32 [2, 3] | affine from photo to crop pixels |
 | `visemes` | float32 [T, 15] | the probabilities the lips followed |
@@ -12,8 +12,8 @@ The file is safetensors, so it holds numbers and strings only and is safe to ope
 | `audio` | uint8 [n] | the recording: the bytes of its file, or a WAV made of samples |
 
 Metadata: `format` = "temposync-latents", `version` = "1", `fps`, `chunk_size` (frames decoded together: the same number rounds the
-same way, so that frames are bit-identical to those decoded at once), `model` (the checkpoint's name), `autoencoder` (SHA-256 of its
-weights).
+same way, so that frames are bit-identical to those decoded at once), `composition` (`rendering.COMPOSITIONS`; "mouth", that of the
+mouth's block, where it is missing), `model` (the checkpoint's name), `autoencoder` (SHA-256 of its weights).
 """
 
 import hashlib
@@ -38,6 +38,7 @@ from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.visemes import NUM_VISEMES
+from .rendering import COMPOSITIONS
 
 FORMAT, VERSION = "temposync-latents", "1"
 GRID = 16
@@ -73,6 +74,7 @@ class LatentVideo:
     chunk_size: int
     model: str
     autoencoder: str
+    composition: str = "mouth"
 
     def save(self, path: str | PathLike) -> None:
         """Write the file; under a hidden name first, so that a file of this name is always whole."""
@@ -84,7 +86,7 @@ class LatentVideo:
             "matrix": torch.from_numpy(np.array(self.matrix, np.float32)), "visemes": torch.from_numpy(np.array(self.visemes, np.float32)),
             "photo": _tensor_of(picture.getvalue()), "audio": _tensor_of(audio_bytes(self.audio))}
         metadata = {"format": FORMAT, "version": VERSION, "fps": str(self.fps), "chunk_size": str(self.chunk_size), "model": self.model,
-                    "autoencoder": self.autoencoder}
+                    "autoencoder": self.autoencoder, "composition": self.composition}
         temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.safetensors")
         open(temporary, "xb").close()
         permissions = temporary.stat().st_mode  # as the umask has them; safetensors would let nobody else read the file
@@ -115,7 +117,8 @@ class LatentVideo:
                 tensors = {name: file.get_tensor(name) for name in (*_NUMBERS, *_BYTES)}
             fps, chunk_size = float(metadata["fps"]), int(metadata["chunk_size"])
             fps = int(fps) if fps.is_integer() else fps
-            _check(tensors, fps, chunk_size)
+            composition = metadata.get("composition", "mouth")
+            _check(tensors, fps, chunk_size, composition)
         except SafetensorError as error:
             raise InvalidInputError(f"{path.name}: not a safetensors file with a video's latents, or a damaged one") from error
         except (KeyError, ValueError) as error:
@@ -125,10 +128,11 @@ class LatentVideo:
         return cls(
             latents=tensors["latents"], portrait_latents=tensors["portrait_latents"], matrix=tensors["matrix"].numpy(),
             visemes=tensors["visemes"].numpy(), photo=_read_photo(path.name, tensors["photo"]), audio=tensors["audio"].numpy().tobytes(),
-            fps=fps, chunk_size=chunk_size, model=metadata.get("model", ""), autoencoder=metadata.get("autoencoder", ""))
+            fps=fps, chunk_size=chunk_size, model=metadata.get("model", ""), autoencoder=metadata.get("autoencoder", ""),
+            composition=composition)
 
 
-def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int) -> None:
+def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int, composition: str) -> None:
     """Raises ValueError where tensors do not fit together."""
     for name, dimensions in _NUMBERS.items():
         tensor = tensors[name]
@@ -138,7 +142,10 @@ def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int) -> Non
         if tensors[name].dtype != torch.uint8 or tensors[name].ndim != 1:
             raise ValueError(f"{name} should be bytes")
     frames, channels = tensors["latents"].shape[:2]
-    expected = {"latents": (max(frames, 1), channels, *LATENT_WINDOW[2:]), "portrait_latents": (1, channels, GRID, GRID), "matrix": (2, 3),
+    if composition not in COMPOSITIONS:
+        raise ValueError(f"a composition {composition!r} that is not known here")
+    grid = LATENT_WINDOW[2:] if composition == "mouth" else (GRID, GRID)
+    expected = {"latents": (max(frames, 1), channels, *grid), "portrait_latents": (1, channels, GRID, GRID), "matrix": (2, 3),
                 "visemes": (frames, NUM_VISEMES)}
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:

@@ -1,26 +1,35 @@
 """Audio + portrait -> frames: inference of TempoSyncDiff (algorithm 3 of arXiv 2603.06057)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import InvalidInputError
-from ..face.crop import LATENT_WINDOW
+from ..face.crop import LATENT_WINDOW, mask_mouth
 from ..face.lip_shape import NUM_LIP_SHAPE
-from ..media.audio import load_audio
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import gaussian_kernel, latent_window, quiet_faint_motion, silent_windows, smooth_latents, viseme_windows
+from ..models.conditioning import (
+    gaussian_kernel,
+    latent_window,
+    quiet_faint_motion,
+    silent_windows,
+    smooth_latents,
+    smooth_visemes,
+    viseme_windows,
+)
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
 from ..models.lip_motion import LipMotion
 from ..models.precision import has_fast_bfloat16, inference_autocast
-from ..models.viseme_classifier import VisemeClassifier
+from ..models.viseme_classifier import Hearing, VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
-from .inputs import AudioInput, ImageInput, as_batch
-from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput, convert_frames
+from .inputs import AudioInput, ImageInput
+from .lora import LoraLoaderMixin
+from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
 from .portrait import MAX_SIZE, Portrait
 from .sampling import Sampling, StepCallback
 from .settings import Setting
@@ -28,7 +37,7 @@ from .speech import Speech
 from .talking_head import TalkingHeadPipeline
 
 
-class TempoSyncPipeline(TalkingHeadPipeline):
+class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
     """Makes the person in a portrait speak a recording.
 
     Only the lower face is generated, in the aligned crop; it is put back into the photo at the photo's own resolution, and
@@ -61,6 +70,8 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         "motion_floor": Setting(0.0, most=1)}
     model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->identity_encoder->denoiser->vae"
     _optional_components = ["lip_motion"]
+    _callback_tensor_inputs = ["latents", "reference", "context", "visemes", "lips", "identity"]
+    default_steps = 4
 
     def __init__(
         self,
@@ -85,6 +96,16 @@ class TempoSyncPipeline(TalkingHeadPipeline):
             fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, latent_smoothing=latent_smoothing,
             motion_floor=motion_floor)
         self.use_bfloat16 = has_fast_bfloat16()
+
+    @classmethod
+    def _take_folders(cls, overrides: dict[str, Any]) -> dict[str, str]:
+        folder = overrides.get("denoiser", "denoiser")
+        if not isinstance(folder, str):
+            return {}
+        overrides.pop("denoiser", None)
+        if folder == "teacher":
+            overrides.setdefault("scheduler", TempoSyncScheduler(prediction="sde"))
+        return {"denoiser": folder}
 
     @torch.inference_mode()
     def __call__(
@@ -130,32 +151,19 @@ class TempoSyncPipeline(TalkingHeadPipeline):
         # 1. Check inputs
         sampling = self._sampling(
             num_inference_steps, chunk_size, mouth_amplitude, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        images, recordings, batched = as_batch(image, audio)
-        count = max(len(images), len(recordings))
-        with self._running(sampling), self._returning_models():
-            # 2. Listen to the recordings, find and encode the faces
-            speeches = [self._hear(load_audio(recording)) for recording in recordings] * (count // len(recordings))
-            portraits = [self.prepare_portrait(image, face_index, max_size) for image in images] * (count // len(images))
-            recordings *= count // len(recordings)
-            # 3. Prepare latents
-            noises = self._noises(count, num_inference_steps, generator, latents)
-            videos = []
-            with self._bar(sum(map(len, speeches))) as bar:
-                for portrait, speech, recording, noise in zip(portraits, speeches, recordings, noises):
-                    # 4. Denoise chunk by chunk, 5. decode, and put the mouth into the photo
-                    chunks = self._latent_chunks(portrait, speech, noise, sampling)
-                    frames = self._collect(portrait, chunks, len(speech), output_type, bar)
-                    video = TempoSyncPipelineOutput(
-                        convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording)
-                    if output_type == "latent":
-                        video.latent_video = self._latent_video(portrait, frames, video.visemes, recording, chunk_size)
-                    videos.append(video)
-                    if sampling.interrupted:
-                        break
-        output: TempoSyncPipelineOutput | TempoSyncBatchOutput = videos[0]
-        if batched:
-            output = TempoSyncBatchOutput([video.frames for video in videos], [video.visemes for video in videos], self.config.fps, videos)
-        return output if return_dict else (output.frames, output.visemes)
+        return self._make_videos(image, audio, sampling, generator, latents, output_type, return_dict, face_index, max_size)
+
+    def _sampling(self, *arguments: Any, **options: Any) -> Sampling:
+        sampling = super()._sampling(*arguments, **options)
+        self.scheduler.check_steps(sampling.num_inference_steps)
+        return sampling
+
+    def _to_speech(self, hearing: Hearing) -> Speech:
+        lips = self.lip_motion.predict(hearing) if self.lip_motion else None
+        return Speech(smooth_visemes(hearing.visemes, self.config.viseme_smoothing), lips)
+
+    def _conditions(self, crop: np.ndarray, latents: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        return {"context": latent_window(self._encode(mask_mouth(crop))), "identity": self.identity_encoder(latents)}
 
     def prepare_latents(self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None) -> torch.Tensor:
         """Unit noise of every step, [steps, 1, C, h, w], one tensor for all frames, so that the noise itself does not flicker.

@@ -24,9 +24,9 @@ tags: [talking-head, lip-sync, audio-driven, diffusion, temposync]
 Makes the person in a portrait speak a recording. `pip install temposync-pipeline`, then
 
 ```python
-from temposync_pipeline import TempoSyncPipeline
+from temposync_pipeline import {pipeline}
 
-pipe = TempoSyncPipeline.from_pretrained("{repo_id}")
+pipe = {pipeline}.from_pretrained("{repo_id}")
 pipe("portrait.jpg", "speech.wav").save("talking.mp4")
 ```
 """
@@ -65,7 +65,7 @@ def push_pipeline(
             model.save_pretrained(folder / name, variant=variant)
         clean_configs(folder)
         if card is None and not api.file_exists(repo_id, "README.md"):
-            card = CARD.format(name=repo_id.split("/")[-1], repo_id=repo_id)
+            card = CARD.format(name=repo_id.split("/")[-1], repo_id=repo_id, pipeline=type(pipeline).__name__)
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8")
         message = commit_message or f"Upload {type(pipeline).__name__}"

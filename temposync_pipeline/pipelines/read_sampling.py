@@ -9,6 +9,10 @@ from ..models.transformer_talking_head import TalkingHeadTransformer
 from ..schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler, waves
 
 
+# (number of the step, noise levels [clips, F] after it, latents [clips, c, F, h, w]) -> (latents to go on with, whether to)
+Report = Callable[[int, torch.Tensor, torch.Tensor], tuple[torch.Tensor, bool]]
+
+
 @dataclass(frozen=True)
 class Guidance:
     """How far conditions are followed beyond what the model says (READ, arXiv 2508.03457, equation 8); 1 costs nothing.
@@ -44,18 +48,21 @@ def clip_count(frames: int, clip_frames: int) -> int:
 def denoise_clips(
     transformer: TalkingHeadTransformer, scheduler: AsyncFlowMatchScheduler, reference: torch.Tensor, codes: torch.Tensor,
     draw_noise: Callable[[], torch.Tensor], num_steps: int, clip_frames: int, guidance: Guidance = Guidance(), together: bool = True,
+    report: Report | None = None,
 ) -> Iterator[torch.Tensor]:
     """Latents [1, c, n, h, w] in the order of time: `clip_frames` of the first clip, one fewer of each later one.
 
     Args:
         reference: ÷16 latents of the portrait, [1, C, 2h, 2w]. codes: of the speech, [1, F, n, d], F = 1 + k·(clip_frames - 1).
         draw_noise: a clip's noise, [1, c, clip_frames, h, w]; called once a clip, in the order of time.
+        report: is told of each step, and says what to go on with and whether to; where not, the clip that would be finished next ends as the
+            estimate it is.
         together: False finishes each clip before the next one begins, with a clean motion frame (what ANS is measured against).
     """
     count, levels = clip_count(codes.shape[1], clip_frames), scheduler.levels(num_steps, codes.device)
     clips: dict[int, torch.Tensor] = {}
     order = waves(count, num_steps) if together else ([(clip, step)] for clip in range(count) for step in range(num_steps))
-    for wave in order:
+    for number, wave in enumerate(order):
         for clip, step in wave:
             if step == 0:
                 clips[clip] = draw_noise()
@@ -73,7 +80,12 @@ def denoise_clips(
             given = (torch.full((len(sample),), value, device=sample.device) for value in (portrait, heard))
             return transformer(sample, now, reference.expand(len(sample), -1, -1, -1), speech, *given).sample.float()
 
-        sample = scheduler.step(guidance(velocity), now, sample, following).prev_sample
+        sample, estimate = scheduler.step(guidance(velocity), now, sample, following, return_dict=False)
+        if report is not None:
+            sample, go_on = report(number, following, sample)
+            if not go_on:
+                yield estimate[:1, :, wave[0][0] > 0:]
+                return
         for row, (clip, _) in enumerate(wave):
             clips[clip] = sample[row:row + 1]
         for clip, step in wave:

@@ -1,4 +1,4 @@
-"""Latents of the mouth's block to frames: the photo with that mouth, as the patches by which each frame differs from it."""
+"""Latents to frames: the photo with that mouth or that face, as the patches by which each frame differs from it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ import torch
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
 from ..face.mouth_box import Patch
+from ..face.moving_photo import MovingPhoto
 from ..face.tone import known_crop
 from ..face.warp import PhotoWarp, inner_cells
 from ..models.autoencoder_temposync import AutoencoderTempoSync
@@ -16,6 +17,9 @@ from ..models.conditioning import latent_window
 from ..models.devices import execution_device
 from ..models.precision import inference_autocast
 
+# What of a frame comes into the photo: "mouth", of latents of the mouth's block, in a head that is as in the photo; "face", all that moves
+# in latents of the whole crop; "still", of these the mouth alone, the head held still.
+COMPOSITIONS = ("mouth", "face", "still")
 # Where it is in doubt, a decoder's flow is the mean of what may be, which is smaller: without this, mouths of six photographs opened 0.8
 # times as far as their drivers'.
 FLOW_GAIN = 1.15
@@ -33,7 +37,7 @@ class Renderer(Protocol):
     """Makes frames of one photo: first what the networks say, of many frames at once, then the pixels, frame by frame."""
 
     def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[Any]:
-        """What `patch` takes, of each frame, given latents [n, C, h, w] of the mouth's block."""
+        """What `patch` takes, of each frame, given latents [n, C, h, w] (`rendered_part`)."""
 
     def patch(self, decoded: Any) -> Patch:
         """What one frame changes in the photo."""
@@ -82,10 +86,38 @@ class MotionRenderer:
         return self._warp.patch(*decoded)
 
 
+class FaceRenderer:
+    """The photo's own pixels along the motion between two decoded crops, and the decoder's colours where they do not show what the frame
+    does.
+
+    Args:
+        vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
+        still: the mouth alone.
+    """
+
+    def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool,
+                 still: bool):
+        self.vae = vae
+        self._photo = MovingPhoto(photo, matrix, decode_block(vae, latents, use_bfloat16)[0], still)
+
+    def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[np.ndarray]:
+        return list(decode_block(self.vae, latents, use_bfloat16))
+
+    def patch(self, decoded: np.ndarray) -> Patch:
+        return self._photo.patch(decoded)
+
+
+def rendered_part(latents: torch.Tensor, composition: str) -> torch.Tensor:
+    """What `Renderer.decode` takes of latents [n, C, 16, 16]: the mouth's block, or all."""
+    return latent_window(latents) if composition == "mouth" else latents
+
+
 def make_renderer(
-    vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool
+    vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool, composition: str = "mouth"
 ) -> Renderer:
-    """The renderer that fits the autoencoder; `latents` are those of the photo's crop, [1, C, 16, 16]."""
+    """The renderer for one of `COMPOSITIONS` that fits the autoencoder; `latents` are those of the photo's crop, [1, C, 16, 16]."""
+    if composition != "mouth":
+        return FaceRenderer(vae, photo, matrix, latents, use_bfloat16, composition == "still")
     if vae.knows_motion:
         return MotionRenderer(vae, photo, matrix, latents)
     return ColourRenderer(vae, photo, matrix, latents, use_bfloat16)

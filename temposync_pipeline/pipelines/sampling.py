@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from ..schedulers.scheduling_temposync import TempoSyncScheduler
-
 Tensors = dict[str, torch.Tensor]
 StepCallback = Callable[[Any, int, torch.Tensor, Tensors], Tensors | None]
 
@@ -18,13 +16,16 @@ StepCallback = Callable[[Any, int, torch.Tensor, Tensors], Tensors | None]
 class Sampling:
     """How a call samples; `mouth_amplitude` None stands for the pipeline's own.
 
-    `scheduler` is the call's own copy, whose step counter nobody else moves. `callback` is given the tensors named in `tensor_inputs`.
+    `scheduler` is the call's own copy, whose step counter nobody else moves. `composition` is one of `rendering.COMPOSITIONS`,
+    `guidance` the method's own. `callback` is given the tensors named in `tensor_inputs`.
     """
 
-    scheduler: TempoSyncScheduler
+    scheduler: Any
     num_inference_steps: int
     mouth_amplitude: float | None
     chunk_size: int
+    composition: str
+    guidance: Any = None
     callback: StepCallback | None = None
     tensor_inputs: Sequence[str] = ("latents",)
     interrupted: bool = False

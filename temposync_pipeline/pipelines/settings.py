@@ -17,17 +17,18 @@ class Setting(NamedTuple):
 class PipelineSettings:
     """For a pipeline whose class says which `SETTINGS` its constructor takes.
 
-    diffusers' users make pipelines as `Pipeline(**pipe.components)`, and `components` holds modules only. So the denoiser, which the
-    settings were found for, carries along what the pipeline that last listed it was set to; a constructor takes from there what it is not
+    diffusers' users make pipelines as `Pipeline(**pipe.components)`, and `components` holds modules only. So the network that denoises, which
+    the settings were found for, carries along what the pipeline that last listed it was set to; a constructor takes from there what it is not
     given.
     """
 
     SETTINGS: dict[str, Setting] = {}
+    _settings_carrier = "denoiser"
     config: Any
 
     def register_settings(self, **given: float | None) -> None:
         """Check settings and put them into the config; raises InvalidInputError for one outside its limits."""
-        carried = getattr(self.denoiser, "pipeline_settings", {})  # type: ignore[attr-defined]
+        carried = getattr(getattr(self, self._settings_carrier), "pipeline_settings", {})
         chosen = {}
         for name, setting in self.SETTINGS.items():
             value = chosen[name] = carried.get(name, setting.default) if given[name] is None else given[name]
@@ -39,6 +40,6 @@ class PipelineSettings:
     def components(self) -> dict[str, Any]:
         """The modules, by their names in the constructor."""
         parts = super().components  # type: ignore[misc]
-        if parts.get("denoiser") is not None:
-            parts["denoiser"].pipeline_settings = {name: self.config[name] for name in self.SETTINGS if name in self.config}
+        if parts.get(self._settings_carrier) is not None:
+            parts[self._settings_carrier].pipeline_settings = {name: self.config[name] for name in self.SETTINGS if name in self.config}
         return parts

@@ -8,16 +8,17 @@ import numpy as np
 @dataclass
 class Speech:
     """A recording of T video frames: probabilities of visemes [T, 15] and shapes of the lips [T, 6] (`face.lip_shape`, in units of
-    TYPICAL_MOTION, 0 = at rest), None where only visemes are known."""
+    TYPICAL_MOTION, 0 = at rest), None where only visemes are known; `features` [T, F] for methods that follow more of what was heard."""
 
     visemes: np.ndarray
     lips: np.ndarray | None = None
+    features: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.visemes)
 
     def __getitem__(self, frames: slice) -> "Speech":
-        return Speech(self.visemes[frames], None if self.lips is None else self.lips[frames])
+        return Speech(*(None if track is None else track[frames] for track in (self.visemes, self.lips, self.features)))
 
     def extended(self, margin: int) -> "Speech":
         """The same with its first and last frame `margin` times more."""

@@ -1,11 +1,12 @@
 """What every talking-head method needs: inputs, listening, the portrait, frames into the photo, streams and files."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from tqdm.auto import tqdm
 
 from ..errors import InvalidInputError
-from ..face.crop import align_matrix, mask_mouth
+from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
 from ..face.mouth_box import Patch
 from ..face.tone import known_crop
@@ -22,49 +23,87 @@ from ..media.image import load_image
 from ..media.planes import StillPlanes
 from ..media.video import VideoWriter
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import latent_window, smooth_visemes
-from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
-from ..models.identity_encoder import IdentityEncoder
 from ..models.lip_motion import LipMotion
 from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
-from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .face_search import find_face
 from .hub import HubPipeline
-from .inputs import AudioInput, ImageInput, as_audio, as_image
+from .inputs import AudioInput, ImageInput, as_audio, as_batch, as_image
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
-from .lora import LoraLoaderMixin
-from .pipeline_output import OUTPUT_TYPES, check_video_name
+from .pipeline_output import OUTPUT_TYPES, TempoSyncBatchOutput, TempoSyncPipelineOutput, check_video_name, convert_frames
 from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_close
-from .rendering import Renderer, make_renderer
+from .rendering import Renderer, make_renderer, rendered_part
 from .sampling import RunningCalls, Sampling, StepCallback
 from .settings import PipelineSettings
 from .speech import Speech
 
 
-class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPipeline):
-    """Base of the pipelines: a method adds its constructor, `__call__`, `prepare_latents` and `_latent_chunks`.
+class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
+    """Base of the pipelines: a method adds its constructor, `__call__`, `prepare_latents`, `_latent_chunks` and `_to_speech`.
 
-    Its constructor registers `vae`, `denoiser`, `identity_encoder`, `viseme_classifier`, `face_aligner` and `scheduler`, and its
-    `SETTINGS`, `fps`, `mouth_amplitude` and `viseme_smoothing` among them, and sets `use_bfloat16`.
+    Its constructor registers `vae`, `viseme_classifier`, `lip_motion`, `face_aligner` and `scheduler`, and its `SETTINGS`, `fps` and
+    `mouth_amplitude` among them, and sets `use_bfloat16`.  `options` of the methods here are further arguments of its `__call__`.
 
     One pipeline may be called from several threads: what changes during a call belongs to the call (`sampling`).
     """
 
     vae: AutoencoderTempoSync
-    denoiser: TempoSyncDenoiser
-    identity_encoder: IdentityEncoder
     viseme_classifier: VisemeClassifier
     lip_motion: LipMotion | None
     face_aligner: FaceAligner
-    scheduler: TempoSyncScheduler
+    scheduler: Any
     use_bfloat16: bool
-    _callback_tensor_inputs = ["latents", "reference", "context", "visemes", "lips", "identity"]
+    # Of a call that does not say.
+    default_steps: int
+    default_composition = "mouth"
+    _callback_tensor_inputs: list[str]
 
-    def prepare_latents(self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None) -> torch.Tensor:
-        """Unit noise of every step, [steps, 1, C, h, w]; `latents` [1, C, h, w] is that of the first."""
+    def prepare_latents(self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None) -> Any:
+        """The unit noise that `_latent_chunks` starts from; `latents`, in the shape that the method says, takes the place of the first."""
         raise NotImplementedError
+
+    def _to_speech(self, hearing: Hearing) -> Speech:
+        """What the method follows of what was heard."""
+        raise NotImplementedError
+
+    def _conditions(self, crop: np.ndarray, latents: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Fields of the `Portrait` that only this method needs, of its crop uint8 [256, 256, 3] and the crop's latents [1, C, 16, 16]."""
+        return {}
+
+    def _make_videos(
+        self, image: ImageInput | list[ImageInput], audio: AudioInput | list[AudioInput], sampling: Sampling,
+        generator: torch.Generator | list[torch.Generator] | None, latents: torch.Tensor | None, output_type: str, return_dict: bool,
+        face_index: int, max_size: int,
+    ) -> TempoSyncPipelineOutput | TempoSyncBatchOutput | tuple:
+        """`__call__` from its second step on."""
+        images, recordings, batched = as_batch(image, audio)
+        count = max(len(images), len(recordings))
+        with self._running(sampling), self._returning_models():
+            # 2. Listen to the recordings, find and encode the faces
+            speeches = [self._hear(load_audio(recording)) for recording in recordings] * (count // len(recordings))
+            portraits = [self.prepare_portrait(image, face_index, max_size, sampling.composition) for image in images]
+            portraits *= count // len(images)
+            recordings *= count // len(recordings)
+            # 3. Prepare latents
+            noises = self._noises(count, sampling.num_inference_steps, generator, latents)
+            videos = []
+            with self._bar(sum(map(len, speeches))) as bar:
+                for portrait, speech, recording, noise in zip(portraits, speeches, recordings, noises):
+                    # 4. Denoise chunk by chunk, 5. decode, and put the frames into the photo
+                    chunks = self._latent_chunks(portrait, speech, noise, sampling)
+                    frames = self._collect(portrait, chunks, len(speech), output_type, bar)
+                    video = TempoSyncPipelineOutput(
+                        convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording)
+                    if output_type == "latent":
+                        video.latent_video = self._latent_video(portrait, frames, video.visemes, recording, sampling.chunk_size)
+                    videos.append(video)
+                    if sampling.interrupted:
+                        break
+        output: TempoSyncPipelineOutput | TempoSyncBatchOutput = videos[0]
+        if batched:
+            output = TempoSyncBatchOutput([video.frames for video in videos], [video.visemes for video in videos], self.config.fps, videos)
+        return output if return_dict else (output.frames, output.visemes)
 
     def _noises(
         self, count: int, steps: int, generator: torch.Generator | list[torch.Generator] | None, latents: torch.Tensor | None
@@ -78,26 +117,26 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         starts = [None] * count if latents is None else latents.expand(count, *latents.shape[1:]).split(1)
         return [self.prepare_latents(steps, *each) for each in zip(generators, starts)]
 
-    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: torch.Tensor, sampling: Sampling) -> Iterator[torch.Tensor]:
+    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames."""
         raise NotImplementedError
 
     @torch.inference_mode()
     def stream(
-        self, image: ImageInput, audio: AudioInput, num_inference_steps: int = 4, generator: torch.Generator | None = None,
-        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE,
+        self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
+        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE, **options: Any,
     ) -> Iterator[np.ndarray]:
         """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
-        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
+        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         with self._returning_models():
             speech = self._hear(load_audio(as_audio(audio)))
-            portrait = self.prepare_portrait(image, face_index, max_size)
-            noise = self.prepare_latents(num_inference_steps, generator)
+            portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
+            noise = self.prepare_latents(sampling.num_inference_steps, generator)
             for latents in self._latent_chunks(portrait, speech, noise, sampling):
                 yield np.stack(self._render(portrait, latents))
 
     def generate_to_file(
-        self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int = 4,
+        self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, progress: bool = True, **kwargs,
     ) -> dict[str, float | str]:
         """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}."""
@@ -110,16 +149,16 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
 
     @torch.inference_mode()
     def stream_to_file(
-        self, image: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int = 4,
+        self, image: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
-        max_size: int = MAX_SIZE,
+        max_size: int = MAX_SIZE, **options: Any,
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
 
         The stages are "listening" (after every few seconds of sound), "visemes", "portrait", "frames" (after every chunk) and "video",
         the finished file. Closing the generator before its end stops the work where it is and leaves no file.
         """
-        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
+        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         check_video_name(output_path, (".mp4",))
         audio = as_audio(audio_path)
         with self._returning_models():
@@ -127,21 +166,24 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
                 if speech is None:
                     yield "listening", 0, 0
             yield "visemes", 0, len(speech)
-            portrait = self.prepare_portrait(image, face_index, max_size)
+            portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             yield "portrait", 0, len(speech)
-            noise = self.prepare_latents(num_inference_steps, generator)
+            noise = self.prepare_latents(sampling.num_inference_steps, generator)
             planes = StillPlanes(portrait.photo)
             with VideoWriter(output_path, fps=self.config.fps, audio_path=audio) as writer:
                 for latents in self._latent_chunks(portrait, speech, noise, sampling):
-                    for patch in self._patches(portrait.renderer, latent_window(latents)):
+                    for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition)):
                         writer.write_planes(planes.with_change(*patch))
                     yield "frames", writer.num_frames, len(speech)
         yield "video", len(speech), len(speech)
 
     @torch.inference_mode()
-    def prepare_portrait(self, image: ImageInput, face_index: int = 0, max_size: int = MAX_SIZE) -> Portrait:
+    def prepare_portrait(
+        self, image: ImageInput, face_index: int = 0, max_size: int = MAX_SIZE, composition: str | None = None
+    ) -> Portrait:
         """Find the face, align it, encode it; a photo whose longer side exceeds `max_size` px (0 = never) is shrunk to it.
 
+        `composition` (`rendering.COMPOSITIONS`) says how frames come into the photo, None = as the method does it.
         Raises FaceError where there is no such face, or none whose mouth can be seen.
         """
         check_max_size(max_size)
@@ -150,21 +192,19 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         photo, landmarks = fit_photo(photo, face.landmarks, max_size, name)
         matrix = align_matrix(landmarks)
         crop = known_crop(photo, matrix)
-        latents = self._encode(crop)
+        latents, composition = self._encode(crop), composition or self.default_composition
         return Portrait(
-            photo=photo, matrix=matrix, renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16), latents=latents,
-            context=latent_window(self._encode(mask_mouth(crop))),
-            identity=self.identity_encoder(latents),
-            parted=share_to_close(float(lip_opening(landmarks))),
-        )
+            photo=photo, matrix=matrix, composition=composition,
+            renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16, composition), latents=latents,
+            parted=share_to_close(float(lip_opening(landmarks))), **self._conditions(crop, latents))
 
     def _latent_video(
         self, portrait: Portrait, latents: torch.Tensor, visemes: np.ndarray, audio: AudioSource, chunk_size: int
     ) -> LatentVideo:
         return LatentVideo(
-            latents=latent_window(latents), portrait_latents=portrait.latents.cpu(), matrix=portrait.matrix, visemes=visemes,
+            latents=rendered_part(latents, portrait.composition), portrait_latents=portrait.latents.cpu(), matrix=portrait.matrix, visemes=visemes,
             photo=portrait.photo, audio=audio, fps=self.config.fps, chunk_size=chunk_size,
-            model=Path(self.config.get("_name_or_path") or "").name, autoencoder=autoencoder_hash(self.vae))
+            composition=portrait.composition, model=Path(self.config.get("_name_or_path") or "").name, autoencoder=autoencoder_hash(self.vae))
 
     @torch.inference_mode()
     def decode_latents(self, video: LatentVideo) -> Iterator[np.ndarray]:
@@ -183,23 +223,23 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
         with self._returning_models():
             device, dtype = self._execution_device, self.vae.dtype
             portrait_latents = video.portrait_latents.to(device, dtype)
-            renderer = make_renderer(self.vae, video.photo, video.matrix, portrait_latents, self.use_bfloat16)
+            renderer = make_renderer(self.vae, video.photo, video.matrix, portrait_latents, self.use_bfloat16, video.composition)
             for start in range(0, len(video.latents), video.chunk_size):
                 yield list(self._patches(renderer, video.latents[start:start + video.chunk_size].to(device, dtype)))
 
     @torch.inference_mode()
     def latents_to_file(
-        self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int = 4,
+        self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, progress: bool = True, face_index: int = 0, mouth_amplitude: float | None = None,
-        chunk_size: int = 16, max_size: int = MAX_SIZE,
+        chunk_size: int = 16, max_size: int = MAX_SIZE, **options: Any,
     ) -> dict[str, float | str]:
         """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
-        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
+        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         audio = as_audio(audio_path)
         with self._returning_models():
             speech = self._hear(load_audio(audio))
-            portrait = self.prepare_portrait(image_path, face_index, max_size)
-            chunks = self._latent_chunks(portrait, speech, self.prepare_latents(num_inference_steps, generator), sampling)
+            portrait = self.prepare_portrait(image_path, face_index, max_size, sampling.composition)
+            chunks = self._latent_chunks(portrait, speech, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
             with self._bar(len(speech), progress) as bar:
                 latents = self._collect(portrait, chunks, len(speech), "latent", bar)
         self._latent_video(portrait, latents, speech.visemes, audio, chunk_size).save(output_path)
@@ -238,10 +278,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
 
     def _render(self, portrait: Portrait, latents: torch.Tensor) -> list[np.ndarray]:
         """Frames uint8 [H, W, 3] of latents [n, C, 16, 16]."""
-        return [patch.onto(portrait.photo) for patch in self._patches(portrait.renderer, latent_window(latents))]
+        return [patch.onto(portrait.photo) for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition))]
 
     def _patches(self, renderer: Renderer, latents: torch.Tensor) -> Iterator[Patch]:
-        """What each frame changes in the photo, of latents [n, C, h, w] of the mouth's block."""
+        """What each frame changes in the photo, of latents [n, C, h, w] of the part that is rendered."""
         return map(renderer.patch, renderer.decode(latents, self.use_bfloat16))
 
     def _hear(self, recording: Audio) -> Speech:
@@ -255,10 +295,6 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
             if hearing is not None:
                 warn_without_speech(recording.name, hearing.visemes)
             yield None if hearing is None else self._to_speech(hearing)
-
-    def _to_speech(self, hearing: Hearing) -> Speech:
-        lips = self.lip_motion.predict(hearing) if self.lip_motion else None
-        return Speech(smooth_visemes(hearing.visemes, self.config.viseme_smoothing), lips)
 
     def _encode(self, crop: np.ndarray) -> torch.Tensor:
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
@@ -279,15 +315,15 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
             self.maybe_free_model_hooks()
 
     def _sampling(
-        self, steps: int, chunk_size: int, mouth_amplitude: float | None = None, output_type: str = "np",
+        self, steps: int | None, chunk_size: int, mouth_amplitude: float | None = None, output_type: str = "np",
         callback: StepCallback | None = None, tensor_inputs: Sequence[str] | None = None,
     ) -> Sampling:
         """How a call samples; raises ValueError for arguments outside their limits."""
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        steps = self.default_steps if steps is None else steps
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
-        self.scheduler.check_steps(steps)
         if not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
         if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
@@ -300,4 +336,4 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, LoraLoaderMixin, HubPi
             raise ValueError(f"callback_on_step_end_tensor_inputs can only hold {known}, got {sorted(unknown)}.")
         return Sampling(
             scheduler=copy.copy(self.scheduler), num_inference_steps=steps, mouth_amplitude=mouth_amplitude, chunk_size=chunk_size,
-            callback=callback, tensor_inputs=("latents",) if tensor_inputs is None else tensor_inputs)
+            composition=self.default_composition, callback=callback, tensor_inputs=("latents",) if tensor_inputs is None else tensor_inputs)

@@ -1,0 +1,215 @@
+"""Audio + portrait -> frames of a whole face that moves: inference of READ (arXiv 2508.03457)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InvalidInputError
+from ..models.autoencoder_temporal import FRAMES, AutoencoderTemporal
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.face_aligner import FaceAligner
+from ..models.lip_motion import LipMotion
+from ..models.precision import has_fast_bfloat16, inference_autocast
+from ..models.speech_autoencoder import SpeechAutoencoder, speech_features
+from ..models.transformer_talking_head import TalkingHeadTransformer
+from ..models.viseme_classifier import Hearing, VisemeClassifier
+from ..schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
+from .inputs import AudioInput, ImageInput
+from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
+from .portrait import MAX_SIZE, Portrait
+from .read_sampling import Guidance, clip_count, denoise_clips
+from .sampling import Sampling, StepCallback
+from .settings import Setting
+from .speech import Speech
+from .talking_head import TalkingHeadPipeline
+
+# A clip's unit noise, [1, c, clip_frames, h, w], drawn when the clip begins.
+NoiseSource = Callable[[], torch.Tensor]
+
+
+class ReadPipeline(TalkingHeadPipeline):
+    """Makes the whole face in a portrait move with a recording: lips and jaw, lids, brows, and small motions of the head.
+
+    Latents of eight frames each are denoised in clips of `clip_frames`, all clips of the recording together, each joined to the one before
+    by a latent frame they share.  What moves is put into the photo at the photo's own resolution, from its own pixels where it shows them;
+    outside the face's crop the photo stays untouched.  Memory grows by what a second's latents take, 0.1 MB.
+
+    Args:
+        vae: picture autoencoder. temporal_vae: codes its latents over time. speech_autoencoder, transformer, viseme_classifier,
+            lip_motion, face_aligner, scheduler: see their classes.
+
+    Settings, where None takes those of the pipeline that the components come from, else the default in `SETTINGS`:
+        fps: 25, the only rate that the networks know.
+        mouth_amplitude: how far the face moves away from the photo, 1 = as the transformer says.
+        clip_frames: latent frames of a clip, one of them shared with the clip before.
+        portrait_guidance, speech_guidance: α and β of the paper's Split guidance, or, where they are the same, the weight of its Joint
+            guidance (equation 8); 1 for both is none, and the quickest.
+
+    Attributes:
+        use_bfloat16: see `TempoSyncPipeline`.
+    """
+
+    SETTINGS = {
+        "fps": Setting(25, least=25, most=25), "mouth_amplitude": Setting(1.0, most=3), "clip_frames": Setting(5, least=2, most=16),
+        "portrait_guidance": Setting(1.0, most=20), "speech_guidance": Setting(1.0, most=20)}
+    model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->speech_autoencoder->transformer->temporal_vae->vae"
+    _settings_carrier = "transformer"
+    _callback_tensor_inputs = ["latents"]
+    default_steps = 8
+    default_composition = "face"
+
+    def __init__(
+        self,
+        vae: AutoencoderTempoSync,
+        temporal_vae: AutoencoderTemporal,
+        speech_autoencoder: SpeechAutoencoder,
+        transformer: TalkingHeadTransformer,
+        viseme_classifier: VisemeClassifier,
+        lip_motion: LipMotion,
+        face_aligner: FaceAligner,
+        scheduler: AsyncFlowMatchScheduler,
+        fps: int | None = None,
+        mouth_amplitude: float | None = None,
+        clip_frames: int | None = None,
+        portrait_guidance: float | None = None,
+        speech_guidance: float | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae, temporal_vae=temporal_vae, speech_autoencoder=speech_autoencoder, transformer=transformer,
+            viseme_classifier=viseme_classifier, lip_motion=lip_motion, face_aligner=face_aligner, scheduler=scheduler)
+        self.register_settings(
+            fps=fps, mouth_amplitude=mouth_amplitude, clip_frames=clip_frames, portrait_guidance=portrait_guidance,
+            speech_guidance=speech_guidance)
+        self.use_bfloat16 = has_fast_bfloat16()
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        image: ImageInput | list[ImageInput],
+        audio: AudioInput | list[AudioInput],
+        num_inference_steps: int = 8,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        face_index: int = 0,
+        mouth_amplitude: float | None = None,
+        chunk_size: int = 16,
+        max_size: int = MAX_SIZE,
+        latents: torch.Tensor | None = None,
+        still: bool = False,
+        portrait_guidance: float | None = None,
+        speech_guidance: float | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> TempoSyncPipelineOutput | TempoSyncBatchOutput | tuple:
+        """Generate the whole video, or, where portraits or recordings come as a list, as many videos as the longer list.
+
+        Args:
+            image, audio, output_type, face_index, max_size: see `TempoSyncPipeline.__call__`.
+            num_inference_steps: transformer evaluations a clip.
+            generator: source of the clips' noise; a list has one a video.
+            mouth_amplitude: scales all motion, 0 = none; None takes the checkpoint's value.
+            chunk_size: frames decoded together.
+            latents: unit noise that all clips start from, [1 or videos, c, clip_frames, h, w], instead of the generator's.
+            still: keep to the mouth: the head's motion is taken back, and nothing changes but the lower face.
+            portrait_guidance, speech_guidance: in place of the pipeline's own.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step of the clips that are at work at the
+                same time: latents [clips, c, clip_frames, h, w] at the noise levels timestep [clips, clip_frames]; what it returns, in
+                the same shape, replaces them. Where it sets `pipeline._interrupt`, the frames so far are returned, and those of the clip
+                to be finished next from the estimate as it stands.
+
+        Raises:
+            InvalidInputError: a file that cannot be used, or no such face in the picture.
+        """
+        # 1. Check inputs
+        sampling = self._sampling(
+            num_inference_steps, chunk_size, mouth_amplitude, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs,
+            still=still, portrait_guidance=portrait_guidance, speech_guidance=speech_guidance)
+        return self._make_videos(image, audio, sampling, generator, latents, output_type, return_dict, face_index, max_size)
+
+    def _sampling(
+        self, *arguments: Any, still: bool = False, portrait_guidance: float | None = None, speech_guidance: float | None = None,
+        **options: Any,
+    ) -> Sampling:
+        sampling = super()._sampling(*arguments, **options)
+        chosen = {}
+        for name, value in (("portrait_guidance", portrait_guidance), ("speech_guidance", speech_guidance)):
+            chosen[name] = self.config[name] if value is None else value
+            if not 0 <= chosen[name] <= self.SETTINGS[name].most:
+                raise ValueError(f"{name} must lie in [0, {self.SETTINGS[name].most}], got {value!r}.")
+        portrait, speech = chosen.values()
+        guidance = Guidance(portrait, None if portrait == speech else speech)
+        return replace(sampling, composition="still" if still else "face", guidance=guidance)
+
+    def prepare_latents(
+        self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None
+    ) -> NoiseSource:
+        """Where clips take their unit noise from; `latents` [1, c, clip_frames, h, w] is that of all clips.
+
+        Raises InvalidInputError where it has another shape.
+        """
+        config = self.transformer.config
+        shape = (1, config.latent_channels, self.config.clip_frames, config.sample_size, config.sample_size)
+        if latents is not None and tuple(latents.shape) != shape:
+            raise InvalidInputError(f"latents: {list(latents.shape)}, expected {list(shape)}, or one of them a video")
+
+        def draw() -> torch.Tensor:
+            if latents is not None:
+                return latents.to(self._execution_device, self.transformer.dtype, copy=True)
+            noise = torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
+            return noise.to(self._execution_device, self.transformer.dtype)
+
+        return draw
+
+    def _to_speech(self, hearing: Hearing) -> Speech:
+        lips = self.lip_motion.predict(hearing)
+        return Speech(hearing.visemes, lips, speech_features(hearing, lips))
+
+    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: NoiseSource, sampling: Sampling) -> Iterator[torch.Tensor]:
+        """Generated latents on the crop's full grid, [n, C, 16, 16], n = `chunk_size` but for the last."""
+        amplitude = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
+        waiting, done = portrait.latents[:0], 0
+        for frames in self._frames(portrait.latents, speech, noise, sampling):
+            moved = portrait.latents + amplitude * (frames - portrait.latents)
+            waiting = torch.cat([waiting, moved.to(portrait.latents.dtype)])[:len(speech) - done]
+            while len(waiting) >= sampling.chunk_size:
+                yield waiting[:sampling.chunk_size]
+                waiting, done = waiting[sampling.chunk_size:], done + sampling.chunk_size
+        if len(waiting):
+            yield waiting
+
+    def _frames(self, reference: torch.Tensor, speech: Speech, noise: NoiseSource, sampling: Sampling) -> Iterator[torch.Tensor]:
+        """Latents of consecutive frames, [n, C, 16, 16], clip by clip; the recording's last clip may end after the recording."""
+        before = None
+        with inference_autocast(reference, self.use_bfloat16):
+            clips = denoise_clips(
+                self.transformer, sampling.scheduler, reference, self._codes(speech), noise, sampling.num_inference_steps,
+                self.config.clip_frames, sampling.guidance, report=partial(self._report, sampling))
+        while (clip := self._next(clips, reference)) is not None:
+            # The decoder hears of the latent frame before; of what it makes of that again, the last frame is there already.
+            joined = clip if before is None else torch.cat([before, clip], 2)
+            with inference_autocast(reference, self.use_bfloat16):
+                frames = self.temporal_vae.decode(joined, reference)[0].transpose(0, 1)
+            yield frames if before is None else frames[1:]
+            before = clip[:, :, -1:]
+
+    def _next(self, clips: Iterator[torch.Tensor], reference: torch.Tensor) -> torch.Tensor | None:
+        """The next finished clip; the number format holds while it is computed, and no longer."""
+        with inference_autocast(reference, self.use_bfloat16):
+            return next(clips, None)
+
+    def _report(self, sampling: Sampling, step: int, levels: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        """Tell the callback of a step: the latents to go on with, and whether to."""
+        return sampling.report(self, step, levels, {"latents": latents})["latents"], not sampling.interrupted
+
+    def _codes(self, speech: Speech) -> torch.Tensor:
+        """Codes [1, F, n, d] of a recording that goes on with its last frame until a clip is full."""
+        joined = self.config.clip_frames - 1
+        needed = FRAMES * joined * clip_count(1 + -(-(len(speech) - 1) // FRAMES), self.config.clip_frames) + 1
+        features = np.pad(speech.features, ((0, needed - len(speech)), (0, 0)), mode="edge")
+        return self.speech_autoencoder.encode(torch.from_numpy(features)[None].to(self._execution_device, self.speech_autoencoder.dtype))
