@@ -12,24 +12,34 @@ from typing import TYPE_CHECKING, Any
 from .errors import FaceError, InvalidAudioError, InvalidImageError, InvalidInputError, InvalidVideoError
 
 if TYPE_CHECKING:
+    from .models.autoencoder_temporal import AutoencoderTemporal
     from .models.autoencoder_temposync import AutoencoderTempoSync
     from .models.denoiser_temposync import TempoSyncDenoiser
     from .models.face_aligner import FaceAligner
     from .models.identity_encoder import IdentityEncoder
     from .models.lip_motion import LipMotion
+    from .models.speech_autoencoder import SpeechAutoencoder
+    from .models.transformer_talking_head import TalkingHeadTransformer
     from .models.viseme_classifier import VisemeClassifier
     from .pipelines.pipeline_output import TempoSyncPipelineOutput
+    from .pipelines.pipeline_read import ReadPipeline
     from .pipelines.pipeline_temposync import TempoSyncPipeline
+    from .schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
     from .schedulers.scheduling_temposync import TempoSyncScheduler
 
 __version__ = "0.1.0"
 
 # Loaded on first use: `import temposync_pipeline`, and with it `temposync --help`, must not wait for torch.
 _MODULES = {
+    "AsyncFlowMatchScheduler": "schedulers.scheduling_async_flow_match",
+    "AutoencoderTemporal": "models.autoencoder_temporal",
     "AutoencoderTempoSync": "models.autoencoder_temposync",
     "FaceAligner": "models.face_aligner",
     "IdentityEncoder": "models.identity_encoder",
     "LipMotion": "models.lip_motion",
+    "ReadPipeline": "pipelines.pipeline_read",
+    "SpeechAutoencoder": "models.speech_autoencoder",
+    "TalkingHeadTransformer": "models.transformer_talking_head",
     "TempoSyncDenoiser": "models.denoiser_temposync",
     "TempoSyncPipeline": "pipelines.pipeline_temposync",
     "TempoSyncPipelineOutput": "pipelines.pipeline_output",
@@ -38,6 +48,8 @@ _MODULES = {
 }
 
 __all__ = [
+    "AsyncFlowMatchScheduler",
+    "AutoencoderTemporal",
     "AutoencoderTempoSync",
     "FaceAligner",
     "FaceError",
@@ -47,6 +59,9 @@ __all__ = [
     "InvalidInputError",
     "InvalidVideoError",
     "LipMotion",
+    "ReadPipeline",
+    "SpeechAutoencoder",
+    "TalkingHeadTransformer",
     "TempoSyncDenoiser",
     "TempoSyncPipeline",
     "TempoSyncPipelineOutput",

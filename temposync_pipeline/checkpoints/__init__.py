@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InvalidInputError
 
-BUNDLED = ("temposync-tiny",)
+BUNDLED = ("temposync-tiny", "read-tiny")
 
 
 def bundled_path(name: str) -> Path:

@@ -16,7 +16,7 @@ from .options import MAX_SEED, Device, JsonFile, Model, Seed, Steps
 from .video import load_pipeline
 
 if TYPE_CHECKING:
-    from ..pipelines.pipeline_temposync import TempoSyncPipeline
+    from ..pipelines.talking_head import TalkingHeadPipeline
 
 COLUMNS = ("image", "audio", "output")
 # Settings that a line may have of its own: their names in Python, kinds and limits.
@@ -39,7 +39,7 @@ def batch(
     jobs: Annotated[Path, typer.Argument(metavar="JOBS.csv", help="The table, a comma, semicolon or tab between its columns.")],
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder for the videos; made where it does not exist.")] = Path("."),
     seed: Seed = 0,
-    num_inference_steps: Steps = 4,
+    num_inference_steps: Steps = None,
     model: Model = "temposync-tiny",
     device: Device = "auto",
     json_file: JsonFile = None,
@@ -175,7 +175,7 @@ def is_finished(job: Job, above: set[Path]) -> bool:
     return finished
 
 
-def _make(pipe: "TempoSyncPipeline", job: Job) -> dict:
+def _make(pipe: "TalkingHeadPipeline", job: Job) -> dict:
     import torch
 
     settings = dict(job.settings)

@@ -70,14 +70,19 @@ def check_model(name: str) -> None:
         checkpoint_folder(name, ())
 
 
-def check_steps(model: str, counts: Iterable[int]) -> None:
-    """Raises InvalidInputError for more steps than the checkpoint's sampler takes; of a checkpoint on the Hub it fetches the sampler."""
+def check_steps(model: str, counts: Iterable[int | None]) -> None:
+    """Raises InvalidInputError for more steps than the checkpoint's sampler takes, None = as many as it takes by itself; of a checkpoint on
+    the Hub it fetches the sampler."""
     from ..checkpoints import checkpoint_folder
     from ..schedulers.scheduling_temposync import TempoSyncScheduler
 
-    scheduler = TempoSyncScheduler.from_pretrained(checkpoint_folder(model, ("scheduler",)), subfolder="scheduler", local_files_only=True)
-    for count in counts:
-        scheduler.check_steps(count)
+    folder = checkpoint_folder(model, ("scheduler",))
+    config = TempoSyncScheduler.load_config(folder, subfolder="scheduler", local_files_only=True)
+    if config["_class_name"] == TempoSyncScheduler.__name__:  # others take any number
+        scheduler = TempoSyncScheduler.from_config(config)
+        for count in counts:
+            if count is not None:
+                scheduler.check_steps(count)
 
 
 def choose_device(name: str) -> str:

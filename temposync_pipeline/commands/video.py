@@ -13,7 +13,7 @@ from .checks import check_files, check_model, check_mp4, check_steps, choose_dev
 from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Seed, Steps
 
 if TYPE_CHECKING:
-    from ..pipelines.pipeline_temposync import TempoSyncPipeline
+    from ..pipelines.talking_head import TalkingHeadPipeline
 
 
 def generate(
@@ -22,10 +22,11 @@ def generate(
     output: Annotated[Path, typer.Option(
         help="The mp4 to write; a name ending in .safetensors keeps latents for `temposync decode`.")] = Path("talking.mp4"),
     seed: Seed = 0,
-    num_inference_steps: Steps = 4,
+    num_inference_steps: Steps = None,
     face_index: FaceIndex = 0,
     mouth_amplitude: Annotated[float | None, typer.Option(
-        "--mouth_amplitude", min=0, max=3, help="Scales the motion of the mouth; default: the checkpoint's own value.")] = None,
+        "--mouth_amplitude", min=0, max=3, help="Scales the motion; default: the checkpoint's own value.")] = None,
+    still: Annotated[bool, typer.Option("--still", help="Keep to the mouth where the model moves the whole face (read-tiny).")] = False,
     max_size: MaxSize = MAX_SIZE,
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(
@@ -51,6 +52,8 @@ def generate(
     load_audio(audio)
     check_steps(model, [num_inference_steps])
     pipe = load_pipeline(model, device)
+    if lora is not None and not hasattr(pipe, "load_lora_weights"):
+        raise InvalidInputError(f"{model}: takes no adapter")
     if lora is not None:
         pipe.load_lora_weights(lora)
         pipe.fuse_lora()
@@ -69,6 +72,7 @@ def generate(
             face_index=face_index,
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
+            **({"still": True} if still else {}),
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
@@ -141,10 +145,10 @@ def visemes(
         frame = end
 
 
-def load_pipeline(model: str, device: str) -> "TempoSyncPipeline":
-    """The pipeline on the device that `--device` names."""
+def load_pipeline(model: str, device: str) -> "TalkingHeadPipeline":
+    """The checkpoint's pipeline on the device that `--device` names."""
     device = choose_device(device)
-    from ..pipelines.pipeline_temposync import TempoSyncPipeline
+    from ..pipelines import auto
 
     hide_loading_bars()
-    return TempoSyncPipeline.from_pretrained(model).to(device)
+    return auto.load_pipeline(model).to(device)

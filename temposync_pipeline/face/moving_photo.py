@@ -63,7 +63,7 @@ class MovingPhoto:
         self._mask = mouth_mask() if still else face_mask()
         self._to_photo_pixels = np.linalg.inv(np.asarray(matrix, np.float64)[:, :2]).astype(np.float32)
         self._is_neutral = bool((self.box.rectangle.of(photo) == self.box.rectangle.of(photo)[..., :1]).all())
-        self._motion = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._motion = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def patch(self, decoded: np.ndarray) -> Patch:
         """What one frame changes in the photo; pixels outside the crop's mask are the photo's, to the bit.

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 @dataclass
 class Portrait:
     """Photo uint8 [H, W, 3], its affine to the crop [2, 3], how frames come into it (`rendering.COMPOSITIONS`) and what makes them; latents
-    [1, C, 16, 16] of the crop; and, for methods that ask for them, `context` [1, C, h, w], its mouth's block with the mouth painted out, and
-    `identity` [1, D].
+    [1, C, 16, 16] of the crop; and, for methods that ask for them, `context` [1, C, h, w], its mouth's block with the mouth painted out,
+    and `identity` [1, D].
 
     `parted` is the share of the way to a closed mouth that the denoiser has to go in silence, of `share_to_close`.
     """

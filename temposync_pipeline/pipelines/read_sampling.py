@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ..models.transformer_talking_head import TalkingHeadTransformer
 from ..schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler, waves
-
 
 # (number of the step, noise levels [clips, F] after it, latents [clips, c, F, h, w]) -> (latents to go on with, whether to)
 Report = Callable[[int, torch.Tensor, torch.Tensor], tuple[torch.Tensor, bool]]
@@ -44,6 +44,15 @@ def clip_count(frames: int, clip_frames: int) -> int:
     return max(1, -(-(frames - 1) // (clip_frames - 1)))
 
 
+def _velocity(
+    transformer: TalkingHeadTransformer, sample: torch.Tensor, levels: torch.Tensor, reference: torch.Tensor, speech: torch.Tensor,
+    portrait: bool, heard: bool,
+) -> torch.Tensor:
+    """What the model says, given the portrait and the speech or not."""
+    given = (torch.full((len(sample),), value, device=sample.device) for value in (portrait, heard))
+    return transformer(sample, levels, reference.expand(len(sample), -1, -1, -1), speech, *given).sample.float()
+
+
 @torch.inference_mode()
 def denoise_clips(
     transformer: TalkingHeadTransformer, scheduler: AsyncFlowMatchScheduler, reference: torch.Tensor, codes: torch.Tensor,
@@ -55,8 +64,8 @@ def denoise_clips(
     Args:
         reference: ÷16 latents of the portrait, [1, C, 2h, 2w]. codes: of the speech, [1, F, n, d], F = 1 + k·(clip_frames - 1).
         draw_noise: a clip's noise, [1, c, clip_frames, h, w]; called once a clip, in the order of time.
-        report: is told of each step, and says what to go on with and whether to; where not, the clip that would be finished next ends as the
-            estimate it is.
+        report: is told of each step, and says what to go on with and whether to; where not, the clip that would be finished next ends as
+            the estimate it is.
         together: False finishes each clip before the next one begins, with a clean motion frame (what ANS is measured against).
     """
     count, levels = clip_count(codes.shape[1], clip_frames), scheduler.levels(num_steps, codes.device)
@@ -76,10 +85,7 @@ def denoise_clips(
             now[:, 0] = following[:, 0] = torch.where(numbers > 0, torch.zeros_like(now[:, 0]), now[:, 0])
             following[:, 0] = torch.where(numbers > 0, torch.zeros_like(now[:, 0]), levels[steps + 1])
 
-        def velocity(portrait: bool, heard: bool) -> torch.Tensor:
-            given = (torch.full((len(sample),), value, device=sample.device) for value in (portrait, heard))
-            return transformer(sample, now, reference.expand(len(sample), -1, -1, -1), speech, *given).sample.float()
-
+        velocity = partial(_velocity, transformer, sample, now, reference, speech)
         sample, estimate = scheduler.step(guidance(velocity), now, sample, following, return_dict=False)
         if report is not None:
             sample, go_on = report(number, following, sample)

@@ -17,9 +17,9 @@ class Setting(NamedTuple):
 class PipelineSettings:
     """For a pipeline whose class says which `SETTINGS` its constructor takes.
 
-    diffusers' users make pipelines as `Pipeline(**pipe.components)`, and `components` holds modules only. So the network that denoises, which
-    the settings were found for, carries along what the pipeline that last listed it was set to; a constructor takes from there what it is not
-    given.
+    diffusers' users make pipelines as `Pipeline(**pipe.components)`, and `components` holds modules only. So the network that denoises,
+    which the settings were found for, carries along what the pipeline that last listed it was set to; a constructor takes from there what
+    it is not given.
     """
 
     SETTINGS: dict[str, Setting] = {}

@@ -202,9 +202,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         self, portrait: Portrait, latents: torch.Tensor, visemes: np.ndarray, audio: AudioSource, chunk_size: int
     ) -> LatentVideo:
         return LatentVideo(
-            latents=rendered_part(latents, portrait.composition), portrait_latents=portrait.latents.cpu(), matrix=portrait.matrix, visemes=visemes,
-            photo=portrait.photo, audio=audio, fps=self.config.fps, chunk_size=chunk_size,
-            composition=portrait.composition, model=Path(self.config.get("_name_or_path") or "").name, autoencoder=autoencoder_hash(self.vae))
+            latents=rendered_part(latents, portrait.composition), portrait_latents=portrait.latents.cpu(), matrix=portrait.matrix,
+            visemes=visemes, photo=portrait.photo, audio=audio, fps=self.config.fps, chunk_size=chunk_size,
+            model=Path(self.config.get("_name_or_path") or "").name, autoencoder=autoencoder_hash(self.vae),
+            composition=portrait.composition)
 
     @torch.inference_mode()
     def decode_latents(self, video: LatentVideo) -> Iterator[np.ndarray]:
