@@ -102,12 +102,13 @@ class MovingPhoto:
         shift = self.box.to_photo(flow @ self._to_photo_pixels.T, rectangle=rectangle)
         shift[..., 0] += np.arange(rectangle.x0, rectangle.x1, dtype=np.float32)
         shift[..., 1] += np.arange(rectangle.y0, rectangle.y1, dtype=np.float32)[:, None]
-        pixels = cv2.remap(self.photo, shift, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+        pixels = cv2.remap(self.photo, shift, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         size = cv2.GaussianBlur(cv2.dilate(cv2.blur(np.abs(difference).max(-1), (3, 3)), np.ones((5, 5), np.uint8)), (0, 0), 1.5)
         fading = self._mask * (1 - np.exp(-np.square(size / DETAIL_LEVELS)))
         # Where detail fades, the photo gives way to the decoder's picture of it, and that to the frame.
         added = self.box.to_photo(difference + fading[..., None] * moved, cv2.INTER_CUBIC, rectangle)
-        pixels += added - self.box.to_photo(fading, rectangle=rectangle)[..., None] * pixels
+        kept = self.box.to_photo(1 - fading, rectangle=rectangle)[..., None]
+        pixels = cv2.add(pixels * kept, added, dtype=cv2.CV_8U)  # rounds, and keeps within 0..255
         if self._is_neutral:
             pixels = np.repeat(pixels[..., :1], 3, axis=-1)
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        return pixels
