@@ -8,13 +8,15 @@ from PIL import Image
 
 from temposync_pipeline import cli
 from temposync_pipeline.metrics import benchmark
+from temposync_pipeline.pipelines.pipeline_read import ReadPipeline
+from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 
-from .tiny_components import picture, tiny_pipeline
+from .tiny_components import picture, tiny_pipeline, tiny_read_pipeline
 
 
 @pytest.fixture
 def inputs(tmp_path, make_audio, monkeypatch):
-    monkeypatch.setattr(benchmark.TempoSyncPipeline, "from_pretrained", lambda model: tiny_pipeline())
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda model: tiny_pipeline())
     Image.fromarray(picture(96, 80)).save(tmp_path / "portrait.png")
     return {"image": tmp_path / "portrait.png", "audio": make_audio("a.wav", seconds=0.6)}
 
@@ -36,6 +38,14 @@ def test_report_adds_up(inputs, tmp_path):
     assert report["reference"]["whole_crop_decode_ms"] > 0 and report["machine"]["threads"] >= 1
     assert Image.open(tmp_path / "quality_latency.png").size[0] > 300
     json.dumps(report, allow_nan=False)
+
+
+def test_a_model_that_moves_the_whole_face_is_timed_too(inputs, tmp_path):
+    tiny_read_pipeline().save_pretrained(tmp_path / "model")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ReadPipeline, "from_pretrained", lambda model: tiny_read_pipeline())
+        result, = benchmark.run_benchmark(steps=(2,), chunk_size=8, model=str(tmp_path / "model"), **inputs)["results"]
+    assert result["total_ms"] == result["mean_ms"] and 0 < result["backbone_ms"] < result["denoise_ms"]
 
 
 def test_clock_divides_by_frames_and_keeps_the_stages_apart(monkeypatch):

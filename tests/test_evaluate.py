@@ -14,7 +14,7 @@ from temposync_pipeline import cli
 from temposync_pipeline.data import clips as clips_as_seen
 from temposync_pipeline.data.manifest import Clip
 from temposync_pipeline.errors import InvalidInputError
-from temposync_pipeline.face.crop import TEMPLATE, align_matrix, crop_face
+from temposync_pipeline.face.crop import TEMPLATE, align_matrix, crop_face, mouth_mask
 from temposync_pipeline.face.landmarks import GROUPS, LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS, RIGID, lip_opening
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.image import load_image
@@ -24,7 +24,7 @@ from temposync_pipeline.metrics.clip_selection import MAX_REAL_R, other_voice, s
 from temposync_pipeline.metrics.crop_video import VideoMaker, crops_like
 from temposync_pipeline.metrics.linear_baseline import LinearBaseline
 from temposync_pipeline.metrics.protocols import ROWS, Evaluator
-from temposync_pipeline.metrics.talking_face import change_outside_mouth, closure_figures, lip_figures, sharpness_ratio
+from temposync_pipeline.metrics.talking_face import change_outside, closure_figures, lip_figures, sharpness_ratio
 from temposync_pipeline.models.face_aligner import FaceAligner
 from temposync_pipeline.models.identity_encoder import IdentityEncoder
 
@@ -310,6 +310,6 @@ def test_figures_of_single_aspects():
     frames = np.zeros((4, 256, 256, 3), np.uint8)
     frames[::2, 190:200, 120:130] = 50
     identity = np.float32([[1, 0, 0], [0, 1, 0]])
-    assert change_outside_mouth(frames, identity) == 0
+    assert change_outside(frames, identity, mouth_mask()) == 0
     frames[::2, :10] = 50
-    assert change_outside_mouth(frames, identity) > 0
+    assert change_outside(frames, identity, mouth_mask()) > 0

@@ -5,7 +5,9 @@ A frame's time is its chunk's time divided by the chunk's frames.  The report, w
 
     {"model", "image", "audio", "frames", "seconds", "precision", "chunk_size", "repeats", "load_ms", "machine": {...},
      "results": [one a number of steps:
-        {"steps", "frames", "denoise_ms", "decode_ms", "total_ms": medians a frame, total = denoise + decode,
+        {"steps", "frames", "denoise_ms", "decode_ms", "total_ms": medians a frame, total = denoise + decode; means where chunks are
+                                                                   denoised together (READ), so that one pays for several,
+         "backbone_ms": mean a frame in the network that denoises, its evaluations alone,
          "mean_ms", "p95_ms": of that total, "fps": 1000 / total_ms,
          "stages": {stage: {"mean_ms", "p95_ms", "fps", "real_time_factor"}},  a frame; stages are those of `STAGES`
          "E1": {"mean_ms", "fps", "real_time_factor", "peak_memory_mb",   a frame of the mp4, all stages but loading
@@ -36,11 +38,11 @@ from ..media.audio import Audio, load_audio
 from ..media.image import load_image
 from ..media.planes import StillPlanes
 from ..media.video import VideoWriter
-from ..models.conditioning import latent_window
-from ..pipelines.pipeline_temposync import TempoSyncPipeline
+from ..pipelines.auto import load_pipeline
 from ..pipelines.portrait import Portrait
-from ..pipelines.rendering import decode_block
+from ..pipelines.rendering import decode_block, rendered_part
 from ..pipelines.speech import Speech
+from ..pipelines.talking_head import TalkingHeadPipeline
 from .clip_selection import read_clips
 from .image import psnr
 
@@ -68,6 +70,26 @@ class StageClock:
         yield
         self.samples[stage].append(1000 * (self._now() - started) / frames)
 
+    @contextmanager
+    def watch(self, network: torch.nn.Module, stage: str, frames: int) -> Iterator[None]:
+        """Within the block, add up what the network's own evaluations take."""
+        started, total = [], 0.0
+
+        def begin(*_) -> None:
+            started.append(self._now())
+
+        def end(*_) -> None:
+            nonlocal total
+            total += self._now() - started.pop()
+
+        handles = network.register_forward_pre_hook(begin), network.register_forward_hook(end)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.samples[stage].append(1000 * total / frames)
+
 
 def peak_memory_mb() -> float | None:
     """Largest resident memory of this process so far, in MiB; None where the system does not tell (Windows)."""
@@ -88,7 +110,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
 
 @torch.inference_mode()
 def time_video(
-    pipe: TempoSyncPipeline, image: Path, recording: Audio, audio: Path, steps: int, chunk_size: int, folder: Path
+    pipe: TalkingHeadPipeline, image: Path, recording: Audio, audio: Path, steps: int, chunk_size: int, folder: Path
 ) -> tuple[StageClock, int]:
     """Make one video stage by stage, as E1 and as E2; the clock, and the bytes of the file of latents."""
     clock = StageClock(pipe.device)
@@ -100,13 +122,14 @@ def time_video(
     noise = pipe.prepare_latents(steps, torch.Generator().manual_seed(0))
     chunks = pipe._latent_chunks(portrait, speech, noise, pipe._sampling(steps, chunk_size))
     latents, planes = [], StillPlanes(portrait.photo)
-    with VideoWriter(folder / "video.mp4", fps=pipe.config.fps, audio_path=audio) as writer:
+    network = getattr(pipe, pipe.backbone)
+    with VideoWriter(folder / "video.mp4", fps=pipe.config.fps, audio_path=audio) as writer, clock.watch(network, "backbone", frames):
         for start in range(0, frames, chunk_size):
             size = min(chunk_size, frames - start)
             with clock.measure("denoise", size):
                 latents.append(next(chunks))
             with clock.measure("decode", size):
-                decoded = portrait.renderer.decode(latent_window(latents[-1]), pipe.use_bfloat16)
+                decoded = portrait.renderer.decode(rendered_part(latents[-1], portrait.composition), pipe.use_bfloat16)
             with clock.measure("paste_back", size):
                 patches = [portrait.renderer.patch(frame) for frame in decoded]
             with clock.measure("video_encoding", size):
@@ -118,12 +141,15 @@ def time_video(
     return clock, file.stat().st_size
 
 
-def summarise_steps(clocks: Sequence[StageClock], steps: int, fps: float, frames: int, chunk_size: int, latent_bytes: int) -> dict:
-    """One entry of "results"."""
+def summarise_steps(
+    clocks: Sequence[StageClock], steps: int, fps: float, frames: int, chunk_size: int, latent_bytes: int, together: bool = False
+) -> dict:
+    """One entry of "results"; `together`: chunks are denoised together."""
+    typical = np.mean if together else np.median
     samples = {stage: np.concatenate([clock.samples[stage] for clock in clocks]) for stage in STAGES}
     mean = {stage: float(values.mean()) for stage, values in samples.items()}
     total = samples["denoise"] + samples["decode"]
-    middle = float(np.median(total))
+    middle = float(typical(total))
 
     def rates(milliseconds: float) -> dict[str, float]:
         return {"mean_ms": milliseconds, "fps": 1000 / milliseconds, "real_time_factor": milliseconds * fps / 1000}
@@ -135,7 +161,8 @@ def summarise_steps(clocks: Sequence[StageClock], steps: int, fps: float, frames
     hybrid = sum(mean[stage] for stage in ("visemes", "encode", "denoise", "save_latents"))
     return {
         "steps": steps, "frames": frames,
-        "denoise_ms": float(np.median(samples["denoise"])), "decode_ms": float(np.median(samples["decode"])),
+        "denoise_ms": float(typical(samples["denoise"])), "decode_ms": float(typical(samples["decode"])),
+        "backbone_ms": float(np.mean([clock.samples["backbone"] for clock in clocks])),
         "total_ms": middle, "mean_ms": float(total.mean()), "p95_ms": float(np.percentile(total, 95)), "fps": 1000 / middle,
         "stages": {stage: rates(mean[stage]) | {"p95_ms": float(np.percentile(samples[stage], 95))} for stage in STAGES},
         "E1": rates(full) | {"peak_memory_mb": peak_memory_mb(), "first_frame_ms": float(first)},
@@ -144,7 +171,7 @@ def summarise_steps(clocks: Sequence[StageClock], steps: int, fps: float, frames
 
 
 @torch.inference_mode()
-def compare_with_references(pipe: TempoSyncPipeline, portrait: Portrait, speech: Speech, chunk_size: int, rounds: int = 3) -> dict:
+def compare_with_references(pipe: TalkingHeadPipeline, portrait: Portrait, speech: Speech, chunk_size: int, rounds: int = 3) -> dict:
     """The same chunk with 2 steps in the pipeline's precision and in float32, in turns, and the decoding of the whole crop; medians."""
     chosen, clock = pipe.use_bfloat16, StageClock(pipe.device)
     size, blocks = min(chunk_size, len(speech)), {}
@@ -159,7 +186,7 @@ def compare_with_references(pipe: TempoSyncPipeline, portrait: Portrait, speech:
                 with clock.measure(f"{name}_denoise", size):
                     latents = next(chunks)
                 with clock.measure(f"{name}_decode", size):
-                    blocks[name] = decode_block(pipe.vae, latent_window(latents), low_precision)
+                    blocks[name] = decode_block(pipe.vae, rendered_part(latents, portrait.composition), low_precision)
             pipe.use_bfloat16 = chosen
             with clock.measure("whole_crop", size):
                 decode_block(pipe.vae, latents, chosen)
@@ -207,7 +234,7 @@ def run_benchmark(
     if manifest is not None:
         read_clips(manifest)
     started = time.perf_counter()
-    pipe = TempoSyncPipeline.from_pretrained(model).to(device)
+    pipe = load_pipeline(model).to(device)
     load_ms = 1000 * (time.perf_counter() - started)
     pipe.set_progress_bar_config(disable=True)
     frames = max(1, round(recording.duration * pipe.config.fps))
@@ -217,7 +244,8 @@ def run_benchmark(
     with tempfile.TemporaryDirectory() as folder:
         for count in steps:
             clocks, sizes = zip(*(time_video(pipe, image, recording, audio, count, chunk_size, Path(folder)) for _ in range(repeats)))
-            results.append(summarise_steps(clocks, count, pipe.config.fps, frames, chunk_size, sizes[-1]))
+            together = pipe.default_composition == "face"
+            results.append(summarise_steps(clocks, count, pipe.config.fps, frames, chunk_size, sizes[-1], together))
     if manifest is not None:
         _add_quality(results, manifest, model, device, limit)
     if output is not None:

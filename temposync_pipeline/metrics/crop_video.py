@@ -15,8 +15,12 @@ from ..face.crop import align_matrix, crop_face, mouth_mask, smooth_matrices
 from ..media.audio import AudioSource
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
-from ..pipelines.pipeline_temposync import TempoSyncPipeline
+from ..models.identity_encoder import IdentityEncoder
+from ..pipelines import rendering
+from ..pipelines.talking_head import TalkingHeadPipeline
+from .optional_components import load_optional
 from .talking_face import generated_block
+from .whole_face import joints, steadied
 
 BATCH = 16
 
@@ -36,11 +40,17 @@ class PortraitCrop:
 @dataclass
 class CropVideo:
     """Aligned crops uint8 [T, 256, 256, 3]; the latents [T, C, h, w] of the mouth's block, None where pictures came first; the viseme
-    probabilities [T, 15] that were followed, None where there was no voice."""
+    probabilities [T, 15] that were followed, None where there was no voice.
+
+    Of a head that moves `moving` are the frames in the portrait's own crop [T, 256, 256, 3], `crops` the same with the head held, and
+    `joints` the frames that clips begin with.
+    """
 
     crops: np.ndarray
     latents: torch.Tensor | None = None
     visemes: np.ndarray | None = None
+    moving: np.ndarray | None = None
+    joints: np.ndarray | None = None
 
 
 def crops_like(portrait: PortraitCrop, frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -75,11 +85,22 @@ def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, canvas: np.nd
     return crops
 
 
+@torch.inference_mode()
+def decode_crops(vae: AutoencoderTempoSync, latents: torch.Tensor) -> np.ndarray:
+    """Whole crops uint8 [T, 256, 256, 3] of latents [T, C, 16, 16]."""
+    batches = [rendering.decode_block(vae, latents[start:start + BATCH].to(vae.dtype), False) for start in range(0, len(latents), BATCH)]
+    return np.rint(np.concatenate(batches)).astype(np.uint8)
+
+
 class VideoMaker:
     """Makes the videos of one checkpoint; `teacher` is the same pipeline around the teacher, None where there is none."""
 
-    def __init__(self, pipe: TempoSyncPipeline, teacher: TempoSyncPipeline | None = None, mouth_amplitude: float | None = None):
+    def __init__(self, pipe: TalkingHeadPipeline, teacher: TalkingHeadPipeline | None = None, mouth_amplitude: float | None = None):
         self.pipe, self.teacher, self.mouth_amplitude = pipe, teacher, mouth_amplitude
+        self.moves_heads = getattr(pipe, "default_composition", "mouth") == "face"
+        # Of a checkpoint that has none, another one judges.
+        own = getattr(pipe, "identity_encoder", None)
+        self.identity_encoder = own or load_optional(IdentityEncoder, "temposync-tiny", "identity_encoder", str(pipe.device))
 
     def portrait(self, photo: np.ndarray) -> PortraitCrop:
         """The largest face of a photo uint8 [H, W, 3], aligned as the pipeline aligns it; raises FaceError where there is none."""
@@ -98,11 +119,21 @@ class VideoMaker:
         """The teacher speaks, with the motion scale of its own weights."""
         return self._speak(self.teacher, portrait, voice, steps, 1.0)
 
-    def _speak(self, pipe: TempoSyncPipeline, portrait: PortraitCrop, voice: AudioSource, steps: int, amplitude: float | None) -> CropVideo:
+    def _speak(
+        self, pipe: TalkingHeadPipeline, portrait: PortraitCrop, voice: AudioSource, steps: int, amplitude: float | None
+    ) -> CropVideo:
         output = pipe(image=portrait.photo, audio=voice, num_inference_steps=steps, generator=torch.Generator().manual_seed(0),
                       output_type="latent", mouth_amplitude=amplitude)
-        latents = latent_window(output.frames).float()
-        return CropVideo(decode_block(self.pipe.vae, latents, portrait.crop), latents, np.asarray(output.visemes))
+        latents, visemes = latent_window(output.frames).float(), np.asarray(output.visemes)
+        if self.moves_heads:
+            return self.whole_face(decode_crops(self.pipe.vae, output.frames.float()), latents, visemes)
+        return CropVideo(decode_block(self.pipe.vae, latents, portrait.crop), latents, visemes)
+
+    def whole_face(self, moving: np.ndarray, latents: torch.Tensor | None = None, visemes: np.ndarray | None = None) -> CropVideo:
+        """Of crops uint8 [T, 256, 256, 3] in which the head moves."""
+        landmarks = self.pipe.face_aligner.track(moving)
+        held = moving if not np.isfinite(landmarks).all() else steadied(moving, landmarks)
+        return CropVideo(held, latents, visemes, moving, joints(len(moving), self.pipe.config.clip_frames))
 
     def in_photo(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> Iterator[np.ndarray]:
         """The student's frames as users get them, pasted into the photo: uint8 [H, W, 3] each."""

@@ -34,7 +34,9 @@ from ..face.landmarks import lip_opening
 from ..files import write_whole
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.sync_expert import SyncExpert
+from ..pipelines.auto import load_pipeline
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
+from ..pipelines.talking_head import TalkingHeadPipeline
 from ..progress import hide_loading_bars
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .clip_selection import other_voice, read_clips, read_portraits, uncorrelated_pairs
@@ -72,7 +74,7 @@ def build_evaluator(
     model: str, steps: Sequence[int], teacher_steps: int, rows: Sequence[str], mouth_amplitude: float | None, device: str
 ) -> tuple[Evaluator, list[str]]:
     """The evaluator of a checkpoint, and notes on what the checkpoint cannot show."""
-    pipe = TempoSyncPipeline.from_pretrained(model).to(device)
+    pipe = load_pipeline(model).to(device)
     teacher = load_optional(TempoSyncDenoiser, model, "teacher", device) if "teacher" in rows else None
     expert = load_optional(SyncExpert, model, "sync_expert", device)
     notes = []
@@ -87,7 +89,7 @@ def build_evaluator(
     return Evaluator(VideoMaker(pipe, taught, mouth_amplitude), tuple(steps), teacher_steps, tuple(rows), expert, listener), notes + deaf
 
 
-def build_listener(pipe: TempoSyncPipeline, model: str, rows: Sequence[str], device: str) -> tuple[Listener, list[str]]:
+def build_listener(pipe: TalkingHeadPipeline, model: str, rows: Sequence[str], device: str) -> tuple[Listener, list[str]]:
     """What reads the clips' voices, and notes on what it cannot do."""
     classifier, notes = pipe.viseme_classifier, []
     baselines = {reads: load_optional(LinearBaseline, model, f"linear_baseline_{reads}", device) for reads in RADII}

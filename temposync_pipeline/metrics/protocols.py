@@ -18,9 +18,10 @@ from ..data.clips import load_clip, load_landmarks, load_sound
 from ..data.manifest import Clip
 from ..data.retarget import retarget
 from ..errors import InvalidInputError
-from ..face.crop import crop_face, transform_points
+from ..face.crop import crop_face, mouth_mask, transform_points
 from ..face.landmarks import lip_opening
 from ..face.lip_shape import rest_shape
+from ..face.moving_photo import face_mask
 from ..media.audio import SAMPLE_RATE, AudioSource
 from ..media.image import load_image
 from ..media.video import FPS, read_video
@@ -33,7 +34,7 @@ from .report import Example
 from .sync import sync_figures
 from .talking_face import (
     Figures,
-    change_outside_mouth,
+    change_outside,
     closure_figures,
     lip_figures,
     picture_figures,
@@ -42,6 +43,7 @@ from .talking_face import (
     steadiness_figures,
 )
 from .voice import Listener, Voice
+from .whole_face import seam, whole_face_figures
 
 ROWS = {
     "noisy": "the real frames' latents with the scheduler's largest noise",
@@ -116,7 +118,7 @@ class Evaluator:
         truth = Truth(landmarks, self.voice(clip), reconstruction.crops, crops)
         example = Example(clip.id, portrait.crop, lip_opening(landmarks), crops)
         rows = {}
-        if "noisy" in self.rows:
+        if "noisy" in self.rows and not self.maker.moves_heads:
             # There is no face to be found in noise.
             rows["noisy"] = self._timed("noisy", lambda: self._pictures(self.maker.noisy(crops, latents), truth))
         rows |= self._speaking_rows(portrait, read_voice(wrong_voice), truth, example)
@@ -205,7 +207,15 @@ class Evaluator:
             figures |= sync_figures(self.sync_expert, video.latents, truth.voice.samples)
         if video.visemes is not None:
             figures |= closure_figures(landmarks, video.visemes) | {"opening_portrait": float(lip_opening(portrait.landmarks))}
+        if video.moving is not None:
+            figures |= self._whole_face(video, truth)
         return figures | {"frames_without_face": missing}
+
+    def _whole_face(self, video: CropVideo, truth: Truth) -> Figures:
+        """What a head that moves does beside its mouth."""
+        landmarks, _ = fill_gaps(self._track(video.moving))
+        jump = seam(video.moving, video.joints)
+        return whole_face_figures(landmarks, truth.landmarks) | ({} if jump is None else {"seam": jump})
 
     def _pictures(self, video: CropVideo, truth: Truth) -> Figures:
         """What needs no landmarks.  Pictures are compared from the second frame on: the first is what the generator was given."""
@@ -217,15 +227,19 @@ class Evaluator:
         return figures
 
     def _similarity(self, crops: np.ndarray, portrait: PortraitCrop) -> float:
-        return proxy_csim(self.maker.pipe.identity_encoder, self.maker.pipe.vae, crops[::IDENTITY_STRIDE], portrait.crop)
+        return proxy_csim(self.maker.identity_encoder, self.maker.pipe.vae, crops[::IDENTITY_STRIDE], portrait.crop)
 
     def _delivered(self, portrait: PortraitCrop, voice: AudioSource, truth: Truth, example: Example) -> Figures:
         """The row `in_photo`; its crops come out of whole frames, whose detail counts where the photo has more of it than a crop."""
         frames = np.stack(list(self.maker.in_photo(portrait, voice, self.steps[0])))
-        video = CropVideo(np.stack([crop_face(frame, portrait.matrix) for frame in frames]))
-        figures = self._measure(video, portrait, truth) | {"change_outside_mouth": change_outside_mouth(frames, portrait.matrix)}
+        crops = np.stack([crop_face(frame, portrait.matrix) for frame in frames])
+        if self.maker.moves_heads:
+            video, outside = self.maker.whole_face(crops), {"change_outside_crop": change_outside(frames, portrait.matrix, face_mask())}
+        else:
+            video, outside = CropVideo(crops), {"change_outside_mouth": change_outside(frames, portrait.matrix, mouth_mask())}
+        figures = self._measure(video, portrait, truth) | outside
         if is_large(portrait.matrix):
-            landmarks, _ = fill_gaps(self._track(video.crops))
+            landmarks, _ = fill_gaps(self._track(crops))
             figures |= detail_figures(portrait.photo, frames, portrait.matrix, portrait.landmarks, landmarks)
             example.zooms = zoomed_mouths(portrait.photo, frames, portrait.matrix, lip_opening(landmarks))
         return figures

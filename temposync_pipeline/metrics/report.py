@@ -22,6 +22,10 @@ FIGURES = {
     "detail_skin": "detail of the skin / photo's ↑", "detail_lips": "detail of the lips / photo's ↑",
     "opening_portrait": "opening of the portrait (IOD)", "opening_sil": "in silence (IOD)", "opening_PP": "for p, b, m (IOD)",
     "opening_aa": "for aa (IOD)", "frames_without_face": "frames without a face",
+    "change_outside_crop": "change outside the crop (levels) ↓", "seam": "jump at joints / median ↓",
+    "head_shift": "head's place, deviation (crop px)", "head_shift_ratio": "/ real talker's", "head_roll": "roll, deviation (°)",
+    "head_roll_ratio": "/ real talker's", "lids": "lids, deviation (of the open eye)", "lids_ratio": "/ real talker's",
+    "blinks": "blinks a minute",
     "closures": "p, b, m (closures)", "closures_shut": "closures with the lips shut (share) ↑",
 }
 TABLES = {
@@ -30,6 +34,8 @@ TABLES = {
     "Against the real frames": ("psnr", "ssim", "psnr_mouth", "ssim_mouth", "lmd", "sharpness_ratio"),
     "Lips against the real lips": ("lip_r", "best_lag", "lag_within_one_frame", "lip_r_at_best_lag", "amplitude_ratio", "motion_amplitude"),
     "Synchrony and identity, by our own networks": ("proxy_lse_d", "proxy_lse_c", "offset", "proxy_csim"),
+    "The whole face: head and lids beside the real talker's, and the joints of clips":
+        ("head_shift", "head_shift_ratio", "head_roll", "head_roll_ratio", "lids", "lids_ratio", "blinks", "seam", "change_outside_crop"),
     "Fine detail of large photos, at their own resolution": ("detail_skin", "detail_lips"),
     "Mouth opening": ("opening_portrait", "opening_sil", "opening_PP", "opening_aa", "frames_without_face"),
 }

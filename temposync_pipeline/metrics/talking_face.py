@@ -90,13 +90,14 @@ def steadiness_figures(crops: np.ndarray) -> Figures:
     return {"temporal_l1": temporal_l1(mouths, mask), "flicker_std": flicker_std(mouths, mask), "e_warp": warping_error(mouths, mask)}
 
 
-def change_outside_mouth(frames: np.ndarray, matrix: np.ndarray) -> float:
-    """`pixel_std` outside the mouth of whole frames uint8 [T, H, W, 3] made from one photo whose affine to the crop is `matrix`.
+def change_outside(frames: np.ndarray, matrix: np.ndarray, mask: np.ndarray) -> float:
+    """`pixel_std` outside a mask of the crop, [256, 256], of whole frames uint8 [T, H, W, 3] made from one photo whose affine to the crop
+    is `matrix`.
 
     In levels; 0 by construction.
     """
     # Widened by 4 crop pixels: landmarks of the evaluation and of the pipeline may differ by a fraction of one.
-    reach = cv2.dilate((mouth_mask() > 0).astype(np.float32), np.ones((9, 9), np.uint8))
+    reach = cv2.dilate((mask > 0).astype(np.float32), np.ones((9, 9), np.uint8))
     reach = cv2.warpAffine(reach, matrix, frames.shape[2:0:-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     # Where a face is smaller than the crop, the blend averages: its edge reaches one pixel further.
     return pixel_std(frames, cv2.dilate(reach, np.ones((3, 3), np.uint8)) == 0)

@@ -57,7 +57,7 @@ class ReadPipeline(TalkingHeadPipeline):
         "fps": Setting(25, least=25, most=25), "mouth_amplitude": Setting(1.0, most=3), "clip_frames": Setting(5, least=2, most=16),
         "portrait_guidance": Setting(1.0, most=20), "speech_guidance": Setting(1.0, most=20)}
     model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->speech_autoencoder->transformer->temporal_vae->vae"
-    _settings_carrier = "transformer"
+    backbone = "transformer"
     _callback_tensor_inputs = ["latents"]
     default_steps = 8
     default_composition = "face"

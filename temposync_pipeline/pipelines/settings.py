@@ -23,12 +23,12 @@ class PipelineSettings:
     """
 
     SETTINGS: dict[str, Setting] = {}
-    _settings_carrier = "denoiser"
+    backbone = "denoiser"  # the component that denoises
     config: Any
 
     def register_settings(self, **given: float | None) -> None:
         """Check settings and put them into the config; raises InvalidInputError for one outside its limits."""
-        carried = getattr(getattr(self, self._settings_carrier), "pipeline_settings", {})
+        carried = getattr(getattr(self, self.backbone), "pipeline_settings", {})
         chosen = {}
         for name, setting in self.SETTINGS.items():
             value = chosen[name] = carried.get(name, setting.default) if given[name] is None else given[name]
@@ -40,6 +40,6 @@ class PipelineSettings:
     def components(self) -> dict[str, Any]:
         """The modules, by their names in the constructor."""
         parts = super().components  # type: ignore[misc]
-        if parts.get(self._settings_carrier) is not None:
-            parts[self._settings_carrier].pipeline_settings = {name: self.config[name] for name in self.SETTINGS if name in self.config}
+        if parts.get(self.backbone) is not None:
+            parts[self.backbone].pipeline_settings = {name: self.config[name] for name in self.SETTINGS if name in self.config}
         return parts
