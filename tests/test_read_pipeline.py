@@ -10,11 +10,13 @@ from PIL import Image
 from temposync_pipeline.cli import main
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import align_matrix, crop_face, mouth_mask
+from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
 from temposync_pipeline.models.autoencoder_temporal import FRAMES
 from temposync_pipeline.pipelines.auto import load_pipeline, pipeline_class
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.pipelines.pipeline_read import ReadPipeline
+from temposync_pipeline.pipelines.read_sampling import denoise_clips
 from temposync_pipeline.pipelines.rendering import FaceRenderer
 
 from .tiny_components import picture, spoken, template_face, tiny_read_pipeline
@@ -98,6 +100,20 @@ def test_guidance_changes_the_face_and_ones_do_not(pipeline, frames):
     assert not np.array_equal(run(pipeline, portrait_guidance=2.0, speech_guidance=6.0).frames, frames)
     with pytest.raises(ValueError, match="speech_guidance must lie in"):
         run(pipeline, speech_guidance=-1.0)
+
+
+def test_decoding_clip_by_clip_is_decoding_all_at_once(pipeline):
+    """In single precision: sums over other numbers of frames round differently."""
+    exact = tiny_read_pipeline()
+    exact.use_bfloat16 = False
+    video = run(exact, output_type="latent", audio=spoken(1.28))
+    reference = video.latent_video.portrait_latents
+    with torch.inference_mode():
+        speech = exact._hear(load_audio(spoken(1.28)))
+        noise = exact.prepare_latents(2, torch.Generator().manual_seed(7))
+        clips = denoise_clips(exact.transformer, exact.scheduler, reference, exact._codes(speech), noise, 2, 2)
+        frames = exact.temporal_vae.decode(torch.cat(list(clips), 2), reference)[0].transpose(0, 1)
+    assert torch.allclose(frames[:32], video.frames, atol=1e-4) and (frames - reference).abs().mean() > 0.05
 
 
 def test_long_recordings_are_joined_without_a_gap(pipeline):
