@@ -113,7 +113,7 @@ def test_decoding_clip_by_clip_is_decoding_all_at_once(pipeline):
         noise = exact.prepare_latents(2, torch.Generator().manual_seed(7))
         clips = denoise_clips(exact.transformer, exact.scheduler, reference, exact._codes(speech), noise, 2, 2)
         frames = exact.temporal_vae.decode(torch.cat(list(clips), 2), reference)[0].transpose(0, 1)
-    assert torch.allclose(frames[:32], video.frames, atol=1e-4) and (frames - reference).abs().mean() > 0.05
+    assert torch.allclose(frames[:32], video.frames, atol=1e-4) and (frames - reference).abs().mean() > 0.02
 
 
 def test_long_recordings_are_joined_without_a_gap(pipeline):
