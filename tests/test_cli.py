@@ -12,6 +12,7 @@ from PIL import Image
 
 from temposync_pipeline import cli
 from temposync_pipeline.commands.checks import check_steps
+from temposync_pipeline.commands.measure import read_guidance
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.models.viseme_classifier import VISEMES
 from temposync_pipeline.pipelines.latent_video import LatentVideo
@@ -189,6 +190,13 @@ def test_a_teachers_checkpoint_takes_more_steps(tmp_path):
     check_steps(str(tmp_path), [8, 16])
     with pytest.raises(InvalidInputError, match="12 denoising steps"):
         check_steps(str(tmp_path), [4, 12])
+
+
+def test_guidance_is_two_numbers():
+    assert read_guidance("2,6.5") == (2.0, 6.5)
+    for text in ("2", "2,6,1", "a,b", "-1,2", "2,nan"):
+        with pytest.raises(InvalidInputError, match="expected two numbers"):
+            read_guidance(text)
 
 
 @pytest.mark.parametrize("command", ["generate", "visemes", "decode", "evaluate", "benchmark", "train"])

@@ -142,6 +142,11 @@ def test_callbacks_see_all_clips_at_work_and_can_stop(pipeline, frames):
     assert 0 < len(output.frames) < 20 and len(output.visemes) == len(output.frames) and not pipeline.interrupt
 
 
+def test_clips_may_be_made_one_after_the_other(pipeline, frames):
+    alone = run(pipeline, asynchronous=False).frames
+    assert alone.shape == frames.shape and not np.array_equal(alone, frames)
+
+
 def test_lists_make_several_videos(pipeline, frames):
     output = run(pipeline, image=[PHOTO, PHOTO[:, ::-1].copy()], generator=[torch.Generator().manual_seed(7) for _ in range(2)])
     assert np.array_equal(output.frames[0], frames) and len(output.videos) == 2

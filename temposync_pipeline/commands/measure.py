@@ -65,8 +65,9 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="self, natural (free speech), cross (another talker's voice) or portraits.")] = "self",
     cross_identity: Annotated[bool, typer.Option("--cross-identity", help="The same as --protocol cross.")] = False,
     rows: Annotated[str | None, typer.Option(help="Of the table, as in student,still,vae; all by default, the teacher is slow.")] = None,
-    num_inference_steps: Annotated[str, typer.Option(
-        "--num_inference_steps", "--steps", help="The student's; several as in 4,1,2,8, of which the first makes the pictures.")] = "4",
+    num_inference_steps: Annotated[str | None, typer.Option(
+        "--num_inference_steps", "--steps",
+        help="The student's, default 4 (of read-tiny 8); several as in 4,1,2,8, of which the first makes the pictures.")] = None,
     teacher_steps: Annotated[int, typer.Option("--teacher-steps", min=1, max=1000, help="The teacher's.")] = 25,
     portraits: Annotated[Path | None, typer.Option(help="Folder of photographs, for --protocol portraits.")] = None,
     held_out_only: Annotated[bool, typer.Option("--held-out-only", help="Of the photographs, only those never trained on.")] = False,
@@ -74,6 +75,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips, pairs or portraits.")] = None,
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Of the student; default: the checkpoint's own value.")] = None,
+    guidance: Annotated[str | None, typer.Option(help="Towards portrait and speech, as in 2,6, of models that take it: read-tiny.")] = None,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Items worked on at a time, say as many as there are cores.")] = 1,
     model: Model = "temposync-tiny",
     device: Device = "auto",
@@ -88,18 +90,19 @@ def evaluate(
         raise InvalidInputError(f"{json_file}: the report's name must end in .json, tables and pictures are named after it")
     if cross_identity and protocol not in ("self", "cross"):
         raise InvalidInputError(f"--cross-identity is a protocol of its own; not with --protocol {protocol}")
-    steps = whole_numbers("--num_inference_steps", num_inference_steps)
+    steps = None if num_inference_steps is None else whole_numbers("--num_inference_steps", num_inference_steps)
     check_model(model)
     device = choose_device(device)
-    check_steps(model, steps)
+    check_steps(model, steps or ())
     from ..metrics.evaluate import run_evaluation
     from ..metrics.protocols import ROWS
+    from ..pipelines.auto import pipeline_class
 
     hide_loading_bars()
     report = run_evaluation(
         manifest,
         model=model,
-        num_inference_steps=steps,
+        num_inference_steps=steps or [pipeline_class(model).default_steps],
         limit=limit,
         protocol="cross" if cross_identity else protocol,
         output=json_file,
@@ -111,6 +114,7 @@ def evaluate(
         mouth_amplitude=mouth_amplitude,
         device=device,
         processes=processes,
+        guidance=None if guidance is None else read_guidance(guidance),
     )
     for failure in report["failures"]:
         typer.echo(f"skipped {failure['name']}: {failure['error']}", err=True)
@@ -118,3 +122,14 @@ def evaluate(
         typer.echo(row)
         for name, value in figures.items():
             typer.echo(f"  {name:32} {value['mean']:9.4f}  ± {value['std']:.4f}  (n = {value['n']})")
+
+
+def read_guidance(text: str) -> tuple[float, float]:
+    """The two numbers of "2,6"; raises InvalidInputError for anything else, or below 0."""
+    try:
+        portrait, speech = map(float, text.split(","))
+    except ValueError:
+        portrait = speech = -1.0
+    if not (0 <= portrait <= 20 and 0 <= speech <= 20):
+        raise InvalidInputError(f"--guidance {text}: expected two numbers from 0 to 20, such as 2,6")
+    return portrait, speech

@@ -6,6 +6,7 @@ latents thus pass the same decoder, and what differs between rows is the latents
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from .talking_face import generated_block
 from .whole_face import joints, steadied
 
 BATCH = 16
+# Whose networks judge the videos of a checkpoint that has none of its own.
+JUDGES = "temposync-tiny"
 
 
 @dataclass
@@ -93,14 +96,16 @@ def decode_crops(vae: AutoencoderTempoSync, latents: torch.Tensor) -> np.ndarray
 
 
 class VideoMaker:
-    """Makes the videos of one checkpoint; `teacher` is the same pipeline around the teacher, None where there is none."""
+    """Makes the videos of one checkpoint; `teacher` is the same pipeline around the teacher, None where there is none; `options` are
+    further arguments of its calls."""
 
-    def __init__(self, pipe: TalkingHeadPipeline, teacher: TalkingHeadPipeline | None = None, mouth_amplitude: float | None = None):
-        self.pipe, self.teacher, self.mouth_amplitude = pipe, teacher, mouth_amplitude
+    def __init__(
+        self, pipe: TalkingHeadPipeline, teacher: TalkingHeadPipeline | None = None, mouth_amplitude: float | None = None, **options: Any
+    ):
+        self.pipe, self.teacher, self.mouth_amplitude, self.options = pipe, teacher, mouth_amplitude, options
         self.moves_heads = getattr(pipe, "default_composition", "mouth") == "face"
-        # Of a checkpoint that has none, another one judges.
         own = getattr(pipe, "identity_encoder", None)
-        self.identity_encoder = own or load_optional(IdentityEncoder, "temposync-tiny", "identity_encoder", str(pipe.device))
+        self.identity_encoder = own or load_optional(IdentityEncoder, JUDGES, "identity_encoder", str(pipe.device))
 
     def portrait(self, photo: np.ndarray) -> PortraitCrop:
         """The largest face of a photo uint8 [H, W, 3], aligned as the pipeline aligns it; raises FaceError where there is none."""
@@ -113,17 +118,21 @@ class VideoMaker:
 
     def student(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> CropVideo:
         """The student speaks with the voice of a sound file or clip."""
-        return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude)
+        return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude, **self.options)
+
+    def one_by_one(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> CropVideo:
+        """The same, its clips not denoised together but each after the one before."""
+        return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude, asynchronous=False, **self.options)
 
     def speaking_teacher(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> CropVideo:
         """The teacher speaks, with the motion scale of its own weights."""
         return self._speak(self.teacher, portrait, voice, steps, 1.0)
 
     def _speak(
-        self, pipe: TalkingHeadPipeline, portrait: PortraitCrop, voice: AudioSource, steps: int, amplitude: float | None
+        self, pipe: TalkingHeadPipeline, portrait: PortraitCrop, voice: AudioSource, steps: int, amplitude: float | None, **options: Any
     ) -> CropVideo:
         output = pipe(image=portrait.photo, audio=voice, num_inference_steps=steps, generator=torch.Generator().manual_seed(0),
-                      output_type="latent", mouth_amplitude=amplitude)
+                      output_type="latent", mouth_amplitude=amplitude, **options)
         latents, visemes = latent_window(output.frames).float(), np.asarray(output.visemes)
         if self.moves_heads:
             return self.whole_face(decode_crops(self.pipe.vae, output.frames.float()), latents, visemes)
@@ -137,7 +146,8 @@ class VideoMaker:
 
     def in_photo(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> Iterator[np.ndarray]:
         """The student's frames as users get them, pasted into the photo: uint8 [H, W, 3] each."""
-        for chunk in self.pipe.stream(portrait.photo, voice, steps, torch.Generator().manual_seed(0), mouth_amplitude=self.mouth_amplitude):
+        generator = torch.Generator().manual_seed(0)
+        for chunk in self.pipe.stream(portrait.photo, voice, steps, generator, mouth_amplitude=self.mouth_amplitude, **self.options):
             yield from chunk
 
     def still(self, portrait: PortraitCrop, length: int) -> CropVideo:

@@ -41,7 +41,7 @@ from ..progress import hide_loading_bars
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .clip_selection import other_voice, read_clips, read_portraits, uncorrelated_pairs
 from .closures import closures_by_talker
-from .crop_video import VideoMaker
+from .crop_video import JUDGES, VideoMaker
 from .linear_baseline import RADII, LinearBaseline
 from .offset import OffsetEstimator
 from .optional_components import load_optional
@@ -71,13 +71,17 @@ def teacher_pipeline(pipe: TempoSyncPipeline, teacher: TempoSyncDenoiser) -> Tem
 
 
 def build_evaluator(
-    model: str, steps: Sequence[int], teacher_steps: int, rows: Sequence[str], mouth_amplitude: float | None, device: str
+    model: str, steps: Sequence[int], teacher_steps: int, rows: Sequence[str], mouth_amplitude: float | None, device: str,
+    guidance: tuple[float, float] | None = None,
 ) -> tuple[Evaluator, list[str]]:
     """The evaluator of a checkpoint, and notes on what the checkpoint cannot show."""
     pipe = load_pipeline(model).to(device)
     teacher = load_optional(TempoSyncDenoiser, model, "teacher", device) if "teacher" in rows else None
     expert = load_optional(SyncExpert, model, "sync_expert", device)
     notes = []
+    if expert is None and pipe.default_composition == "face":
+        expert = load_optional(SyncExpert, JUDGES, "sync_expert", device)
+        notes.append(f"identity and synchrony are judged by the networks of {JUDGES}")
     if "teacher" in rows and teacher is None:
         notes.append("no row `teacher`: the checkpoint has none")
     if expert is None:
@@ -86,7 +90,11 @@ def build_evaluator(
     for pipeline in filter(None, (pipe, taught)):
         pipeline.set_progress_bar_config(disable=True)
     listener, deaf = build_listener(pipe, model, rows, device)
-    return Evaluator(VideoMaker(pipe, taught, mouth_amplitude), tuple(steps), teacher_steps, tuple(rows), expert, listener), notes + deaf
+    if guidance is not None and not hasattr(pipe, "temporal_vae"):
+        raise InvalidInputError(f"{model}: takes no guidance")
+    options = {} if guidance is None else {"portrait_guidance": guidance[0], "speech_guidance": guidance[1]}
+    maker = VideoMaker(pipe, taught, mouth_amplitude, **options)
+    return Evaluator(maker, tuple(steps), teacher_steps, tuple(rows), expert, listener), notes + deaf
 
 
 def build_listener(pipe: TalkingHeadPipeline, model: str, rows: Sequence[str], device: str) -> tuple[Listener, list[str]]:
@@ -193,6 +201,7 @@ def run_evaluation(
     mouth_amplitude: float | None = None,
     device: str = "cpu",
     processes: int = 1,
+    guidance: tuple[float, float] | None = None,
 ) -> dict:
     """Evaluate a checkpoint; returns the report, and writes it to `output` (.json, with tables and pictures beside).
 
@@ -209,10 +218,11 @@ def run_evaluation(
         rows: which of `protocols.ROWS` to make; the teacher takes most of the time.
         mouth_amplitude: of the student; None takes the checkpoint's.
         processes: how many work on items at a time, sharing the threads; each holds the checkpoint once more.
+        guidance: towards portrait and speech (`ReadPipeline`); None takes the checkpoint's.
 
     The report, which is the JSON:
 
-        {"protocol", "model", "num_inference_steps": [int], "teacher_steps", "mouth_amplitude",
+        {"protocol", "model", "num_inference_steps": [int], "teacher_steps", "mouth_amplitude", "guidance",
          "rows": {row: what it is}, "figures": {figure: heading with unit and direction},
          "summary": {row: {figure: {"mean", "std", "n"}}},      over items; std is the population's
          "records": [{"name", "talker", "offset", "rows": {row: {figure: value}}}], one an item; the talker who is heard, and the seconds
@@ -228,7 +238,7 @@ def run_evaluation(
     if protocol == "cross" and len({clip.talker for clip in clips}) < 2:
         raise InvalidInputError("the protocol 'cross' needs clips of two talkers or more")
     files = read_portraits(portraits, held_out_only) if protocol == "portraits" else []
-    arguments = (model, tuple(num_inference_steps), teacher_steps, tuple(rows), mouth_amplitude, device)
+    arguments = (model, tuple(num_inference_steps), teacher_steps, tuple(rows), mouth_amplitude, device, guidance)
     evaluator, notes = build_evaluator(*arguments)
     with tqdm(desc=protocol, unit="item") as bar:
         tasks = list_tasks(evaluator, protocol, clips, limit, files, bar)
@@ -247,6 +257,7 @@ def run_evaluation(
         "protocol": protocol, "model": Path(model).name if Path(model).is_dir() else str(model),
         "num_inference_steps": list(num_inference_steps), "teacher_steps": teacher_steps,
         "mouth_amplitude": evaluator.maker.pipe.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude,
+        "guidance": guidance,
         "rows": {row: ROWS[row] for row in rows if any(made.startswith(row) for made in summary)} | CONTROLS[protocol], "figures": FIGURES,
         "summary": summary, "records": records, "closures": closures_by_talker(records), "failures": failures,
         "notes": notes + list(dict.fromkeys(record["note"] for record in records if "note" in record)),

@@ -1,8 +1,8 @@
 """What the evaluation does with one clip, pair or photograph: makes the table's rows and measures them.
 
-The rows are `noisy`, `teacher_<steps>`, `student_<steps>`, `in_photo`, `still`, `shuffled_audio`, `vae` and `retargeted` (`ROWS` says
-what they are); protocols in which nobody is compared with his own recording add controls of their own and leave `noisy` and `vae` out;
-photographs alone have `retargeted`.  `linear_baseline` makes two rows, of lip openings without a picture.
+The rows are `noisy`, `teacher_<steps>`, `student_<steps>`, `one_by_one`, `in_photo`, `still`, `shuffled_audio`, `vae` and `retargeted`
+(`ROWS` says what they are); protocols in which nobody is compared with his own recording add controls of their own and leave `noisy` and
+`vae` out; photographs alone have `retargeted`.  `linear_baseline` makes two rows, of lip openings without a picture.
 """
 
 import time
@@ -49,6 +49,7 @@ ROWS = {
     "noisy": "the real frames' latents with the scheduler's largest noise",
     "teacher": "the teacher, with many steps",
     "student": "the student, a row for each number of steps",
+    "one_by_one": "of models that denoise clips together, the same without that: each clip after the one before",
     "in_photo": "the student's frames as users get them, pasted into the photo and cropped again",
     "still": "the portrait's reconstruction in all frames",
     "shuffled_audio": "the student with another talker's voice",
@@ -178,6 +179,8 @@ class Evaluator:
             add(f"teacher_{self.teacher_steps}", lambda: maker.speaking_teacher(portrait, voice, self.teacher_steps))
         for steps in self.steps if "student" in self.rows else ():
             add(f"student_{steps}", lambda steps=steps: maker.student(portrait, voice, steps))
+        if "one_by_one" in self.rows and maker.moves_heads:
+            add("one_by_one", lambda: maker.one_by_one(portrait, voice, main))
         if "in_photo" in self.rows:
             rows["in_photo"] = self._timed("in_photo", lambda: self._delivered(portrait, voice, truth, example))
         if "still" in self.rows:

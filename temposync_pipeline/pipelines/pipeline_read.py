@@ -104,6 +104,7 @@ class ReadPipeline(TalkingHeadPipeline):
         still: bool = False,
         portrait_guidance: float | None = None,
         speech_guidance: float | None = None,
+        asynchronous: bool = True,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> TempoSyncPipelineOutput | TempoSyncBatchOutput | tuple:
@@ -118,6 +119,8 @@ class ReadPipeline(TalkingHeadPipeline):
             latents: unit noise that all clips start from, [1 or videos, c, clip_frames, h, w], instead of the generator's.
             still: keep to the mouth: the head's motion is taken back, and nothing changes but the lower face.
             portrait_guidance, speech_guidance: in place of the pipeline's own.
+            asynchronous: denoise all clips together, each a step after the one before; False finishes a clip before the next begins, which
+                shows at the joints and is there to be measured.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step of the clips that are at work at the
                 same time: latents [clips, c, clip_frames, h, w] at the noise levels timestep [clips, clip_frames]; what it returns, in
                 the same shape, replaces them. Where it sets `pipeline._interrupt`, the frames so far are returned, and those of the clip
@@ -129,12 +132,12 @@ class ReadPipeline(TalkingHeadPipeline):
         # 1. Check inputs
         sampling = self._sampling(
             num_inference_steps, chunk_size, mouth_amplitude, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs,
-            still=still, portrait_guidance=portrait_guidance, speech_guidance=speech_guidance)
+            still=still, portrait_guidance=portrait_guidance, speech_guidance=speech_guidance, asynchronous=asynchronous)
         return self._make_videos(image, audio, sampling, generator, latents, output_type, return_dict, face_index, max_size)
 
     def _sampling(
         self, *arguments: Any, still: bool = False, portrait_guidance: float | None = None, speech_guidance: float | None = None,
-        **options: Any,
+        asynchronous: bool = True, **options: Any,
     ) -> Sampling:
         sampling = super()._sampling(*arguments, **options)
         chosen = {}
@@ -144,7 +147,7 @@ class ReadPipeline(TalkingHeadPipeline):
                 raise ValueError(f"{name} must lie in [0, {self.SETTINGS[name].most}], got {value!r}.")
         portrait, speech = chosen.values()
         guidance = Guidance(portrait, None if portrait == speech else speech)
-        return replace(sampling, composition="still" if still else "face", guidance=guidance)
+        return replace(sampling, composition="still" if still else "face", guidance=guidance, together=asynchronous)
 
     def prepare_latents(
         self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None
@@ -189,7 +192,7 @@ class ReadPipeline(TalkingHeadPipeline):
         with inference_autocast(reference, self.use_bfloat16):
             clips = denoise_clips(
                 self.transformer, sampling.scheduler, reference, self._codes(speech), noise, sampling.num_inference_steps,
-                self.config.clip_frames, sampling.guidance, report=partial(self._report, sampling))
+                self.config.clip_frames, sampling.guidance, sampling.together, partial(self._report, sampling))
         while (clip := self._next(clips, reference)) is not None:
             # The decoder hears of the latent frame before; of what it makes of that again, the last frame is there already.
             joined = clip if before is None else torch.cat([before, clip], 2)

@@ -17,7 +17,7 @@ class Sampling:
     """How a call samples; `mouth_amplitude` None stands for the pipeline's own.
 
     `scheduler` is the call's own copy, whose step counter nobody else moves. `composition` is one of `rendering.COMPOSITIONS`,
-    `guidance` the method's own. `callback` is given the tensors named in `tensor_inputs`.
+    `guidance` the method's own, `together` whether clips are denoised so. `callback` is given the tensors named in `tensor_inputs`.
     """
 
     scheduler: Any
@@ -26,6 +26,7 @@ class Sampling:
     chunk_size: int
     composition: str
     guidance: Any = None
+    together: bool = True
     callback: StepCallback | None = None
     tensor_inputs: Sequence[str] = ("latents",)
     interrupted: bool = False
