@@ -147,6 +147,15 @@ def test_clips_may_be_made_one_after_the_other(pipeline, frames):
     assert alone.shape == frames.shape and not np.array_equal(alone, frames)
 
 
+def test_other_number_formats_give_nearly_the_same(pipeline):
+    exact, rounded, half = tiny_read_pipeline(), tiny_read_pipeline(), tiny_read_pipeline().to(torch.float16)
+    exact.use_bfloat16, rounded.use_bfloat16, half.face_aligner.detect = False, True, template_face
+    wanted = run(exact, output_type="latent").frames
+    for other in (rounded, half):
+        assert (run(other, output_type="latent").frames.float() - wanted).abs().mean() < 0.05 * wanted.abs().mean()
+    assert np.isfinite(run(half).frames).all()
+
+
 def test_lists_make_several_videos(pipeline, frames):
     output = run(pipeline, image=[PHOTO, PHOTO[:, ::-1].copy()], generator=[torch.Generator().manual_seed(7) for _ in range(2)])
     assert np.array_equal(output.frames[0], frames) and len(output.videos) == 2

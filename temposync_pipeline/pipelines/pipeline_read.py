@@ -163,9 +163,9 @@ class ReadPipeline(TalkingHeadPipeline):
 
         def draw() -> torch.Tensor:
             if latents is not None:
-                return latents.to(self._execution_device, self.transformer.dtype, copy=True)
+                return latents.to(self._execution_device, torch.float32, copy=True)
             noise = torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
-            return noise.to(self._execution_device, self.transformer.dtype)
+            return noise.to(self._execution_device)
 
         return draw
 
@@ -197,7 +197,7 @@ class ReadPipeline(TalkingHeadPipeline):
             # The decoder hears of the latent frame before; of what it makes of that again, the last frame is there already.
             joined = clip if before is None else torch.cat([before, clip], 2)
             with inference_autocast(reference, self.use_bfloat16):
-                frames = self.temporal_vae.decode(joined, reference)[0].transpose(0, 1)
+                frames = self.temporal_vae.decode(joined.to(reference.dtype), reference)[0].transpose(0, 1)
             yield frames if before is None else frames[1:]
             before = clip[:, :, -1:]
 

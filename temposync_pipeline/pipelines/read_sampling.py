@@ -50,7 +50,7 @@ def _velocity(
 ) -> torch.Tensor:
     """What the model says, given the portrait and the speech or not."""
     given = (torch.full((len(sample),), value, device=sample.device) for value in (portrait, heard))
-    return transformer(sample, levels, reference.expand(len(sample), -1, -1, -1), speech, *given).sample.float()
+    return transformer(sample.to(reference.dtype), levels, reference.expand(len(sample), -1, -1, -1), speech, *given).sample.float()
 
 
 @torch.inference_mode()
