@@ -32,8 +32,8 @@ __version__ = "0.1.0"
 # Loaded on first use: `import temposync_pipeline`, and with it `temposync --help`, must not wait for torch.
 _MODULES = {
     "AsyncFlowMatchScheduler": "schedulers.scheduling_async_flow_match",
-    "AutoencoderTemporal": "models.autoencoder_temporal",
     "AutoencoderTempoSync": "models.autoencoder_temposync",
+    "AutoencoderTemporal": "models.autoencoder_temporal",
     "FaceAligner": "models.face_aligner",
     "IdentityEncoder": "models.identity_encoder",
     "LipMotion": "models.lip_motion",
@@ -49,8 +49,8 @@ _MODULES = {
 
 __all__ = [
     "AsyncFlowMatchScheduler",
-    "AutoencoderTemporal",
     "AutoencoderTempoSync",
+    "AutoencoderTemporal",
     "FaceAligner",
     "FaceError",
     "IdentityEncoder",
