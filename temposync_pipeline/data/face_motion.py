@@ -22,10 +22,9 @@ _BROWS = np.concatenate([_ALL[GROUPS[name]] for name in ("right_brow", "left_bro
 _NOSE = np.concatenate([_ALL[GROUPS[name]] for name in ("nose_bridge", "nose_base")])
 _LOWER_FACE = np.concatenate([_ALL[GROUPS[name]] for name in ("face_oval", "outer_lips")])
 _MOVING = np.concatenate([*EYES, _BROWS, _NOSE, _LOWER_FACE])
-# Skin above a lid that is drawn out when it closes, and below the lower lid, in heights of the open eye.
-_LID_SKIN, _BELOW = 0.9, 0.6
-# How the lids share the way: the upper one does most of it.
-_UPPER_WAY, _LOWER_WAY = 0.85, 0.12
+# Skin above a lid that is drawn out when it closes, lashes that are not, skin below the lower lid, in heights of the open eye; the upper
+# lid's share of the way.
+_SKIN_ABOVE, _LASHES, _SKIN_BELOW, _UPPER_WAY = 1.0, 0.25, 0.6, 0.85
 # A driver's own expression around the eyes is followed by so much; its lids in full.
 _BROW_SHARE, _TURN_SHARE = 0.8, 0.8
 _GRID_STRIDE = 4
@@ -114,29 +113,29 @@ def move_face(crop: np.ndarray, landmarks: np.ndarray, target: np.ndarray) -> np
 def close_lids(crop: np.ndarray, landmarks: np.ndarray, openings: np.ndarray) -> np.ndarray:
     """The crop, uint8 [256, 256, 3], with its eyes, at landmarks [131, 2], open only by the shares `openings` [2]; 1 = as they are.
 
-    Column by column, the skin above the eye is drawn down with its lashes over an eyeball that stays where it is.
+    Column by column the skin above the eye is drawn out and its lashes come down with it, over an eyeball that stays where it is; the lower
+    lid comes to meet them.
     """
-    if (np.abs(openings - 1) < 0.02).all():
-        return crop
-    places = _HERE.copy()
-    for eye, opening in zip(EYES, np.minimum(openings, 1)):
-        contour = landmarks[eye]
-        lower, upper = contour[np.r_[0, LOWER_LID, 8]], contour[np.r_[0, UPPER_LID, 8]]
-        lower, upper = lower[lower[:, 0].argsort()], upper[upper[:, 0].argsort()]
-        x = np.arange(int(np.ceil(contour[:, 0].min())), int(contour[:, 0].max()) + 1)
+    closed = crop.copy()
+    for eye, opening in zip(EYES, np.clip(openings, 0, 1)):
+        if opening > 0.98:
+            continue
+        contour = landmarks[eye].astype(np.float32)
+        lower, upper = (lid[lid[:, 0].argsort()] for lid in (contour[np.r_[0, LOWER_LID, 8]], contour[np.r_[0, UPPER_LID, 8]]))
+        x = np.arange(max(0, int(np.ceil(contour[:, 0].min()))), min(CROP_SIZE, int(contour[:, 0].max()) + 1), dtype=np.float32)
         top, bottom = np.interp(x, *upper.T), np.interp(x, *lower.T)
         gap = np.maximum(bottom - top, 0.5)
-        height = gap.max()
-        rows = np.arange(int(top.min() - _LID_SKIN * height) - 1, int(bottom.max() + _BELOW * height) + 2)
-        y = rows[:, None].astype(np.float32)
-        lid, floor = top + _UPPER_WAY * (1 - opening) * gap, bottom - _LOWER_WAY * (1 - opening) * gap
-        start, end = top - _LID_SKIN * height, bottom + _BELOW * height
-        above = start + (y - start) * (top - start) / (lid - start)
+        start, end, lashes = top - _SKIN_ABOVE * gap.max(), bottom + _SKIN_BELOW * gap.max(), _LASHES * gap.max()
+        y = np.arange(max(0, int(start.min())), min(CROP_SIZE, int(end.max()) + 2), dtype=np.float32)[:, None]
+        lid, floor = top + _UPPER_WAY * (1 - opening) * gap, bottom - (1 - _UPPER_WAY) * (1 - opening) * gap
+        above = np.where(y > lid - lashes, y - lid + top, start + (y - start) * (top - lashes - start) / (lid - lashes - start))
         below = end - (end - y) * (end - bottom) / (end - floor)
-        inside = (y > start) & (y < end)
-        moved = np.where(y < lid, above, np.where(y > floor, below, y))
-        places[rows[0]:rows[-1] + 1, x[0]:x[-1] + 1, 1] = np.where(inside, moved, y)
-    return cv2.remap(crop, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        box = np.s_[int(y[0, 0]):int(y[-1, 0]) + 1, int(x[0]):int(x[-1]) + 1]
+        skin, cheek = (cv2.remap(crop, np.broadcast_to(x, rows.shape).astype(np.float32), rows.astype(np.float32), cv2.INTER_CUBIC)
+                       .astype(np.float32) for rows in (np.where(y > start, above, y), np.where(y < end, below, y)))
+        picture = crop[box] + np.clip(y - floor + 0.5, 0, 1)[..., None] * (cheek - crop[box])
+        closed[box] = np.clip(np.rint(picture + np.clip(lid - y + 0.5, 0, 1)[..., None] * (skin - picture)), 0, 255)
+    return closed
 
 
 def blink_curve(frames: int, rng: np.random.Generator, rate: float = 0.35) -> np.ndarray:
