@@ -74,7 +74,8 @@ class AsyncFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         return torch.lerp(original_samples, noise, per_frame(timesteps.to(original_samples)))
 
     def step(
-        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, next_timestep: torch.Tensor, return_dict: bool = True
+        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, next_timestep: torch.Tensor,
+        return_dict: bool = True,
     ) -> AsyncFlowMatchSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """One step of Euler's method, each frame from its own level to its own next one.
 

@@ -33,17 +33,13 @@ from ..metrics.offset import correct_clips
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops
 from ..models.lip_motion import LipMotion
-from ..models.viseme_classifier import Hearing, VisemeClassifier
+from ..models.speech_autoencoder import speech_features
+from ..models.viseme_classifier import VisemeClassifier
 from .latent_cache import save_cache
 
 UNITS = 24
 # Frames of a portrait that speaks: 4 latent frames of 8 after the first one.
 PORTRAIT_FRAMES = 33
-
-
-def speech_features(hearing: Hearing, lips: np.ndarray) -> np.ndarray:
-    """What READ's speech autoencoder is given of T video frames, float32 [T, hidden + 6 + 15]."""
-    return np.concatenate([hearing.hidden, lips, hearing.visemes], axis=1).astype(np.float32)
 
 
 class FaceLatentsWriter:

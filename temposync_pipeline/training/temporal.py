@@ -19,7 +19,9 @@ from .denoising import load_component
 from .face_cache import FaceCache, FaceClips
 from .latent_cache import LIPS
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
-from .losses import gradient_difference
+
+# From which error on a difference counts linearly, in deviations of latents and in half a picture's range.
+LATENT_KNEE, PIXEL_KNEE = 1.0, 0.2
 
 
 @dataclass
@@ -30,18 +32,18 @@ class Config(LoopConfig):
     # Of the picture autoencoder, whose decoder the pixel loss looks through.
     vae: str = "runs/autoencoder"
     frames: int = 33
+    latent_channels: int = 128
     frame_channels: int = 72
     width: int = 128
     # A loss counts 1 + motion_weight · (motion over its mean), at most max_weight.
     motion_weight: float = 1.0
     max_weight: float = 10.0
-    difference_weight: float = 1.0
+    difference_weight: float = 0.5
     # Pairs of neighbouring frames a step that are decoded to pixels.
     pixel_pairs: int = 8
-    pixel_weight: float = 2.0
-    # Noise on the latents, and the price of their size: what diffusion cannot tell apart must not matter.
+    pixel_weight: float = 10.0
+    # Noise on the latents, as a share of each channel's own size: what diffusion cannot tell apart must not matter.
     latent_noise: float = 0.1
-    latent_price: float = 2e-3
 
 
 def motion_weight(moved: torch.Tensor, config: Config) -> torch.Tensor:
@@ -50,15 +52,17 @@ def motion_weight(moved: torch.Tensor, config: Config) -> torch.Tensor:
     return (1 + config.motion_weight * size / size.mean().clamp(min=1e-6)).clamp(max=config.max_weight)
 
 
-def smooth_l1(error: torch.Tensor) -> torch.Tensor:
-    return (error.square() + 1e-4).sqrt()
+def huber(error: torch.Tensor, knee: float) -> torch.Tensor:
+    """error² up to about `knee`, linear beyond.  Most of a face is still most of the time: absolute errors are smallest for the picture
+    that never moves, and a network that starts there stays there."""
+    return 2 * knee * ((error.square() + knee**2).sqrt() - knee)
 
 
 def latent_terms(made: torch.Tensor, clips: FaceClips, config: Config) -> Losses:
     """Distance of latents [B, C, T, h, w] to the true ones, and of their change from frame to frame."""
     weight = motion_weight(clips.frames - clips.reference[:, :, None], config)
-    change = (made.diff(dim=2) - clips.frames.diff(dim=2)).abs()
-    return {"latent": (weight * smooth_l1(made - clips.frames)).mean(), "change": (weight[:, :, 1:] * change).mean()}
+    change = huber(made.diff(dim=2) - clips.frames.diff(dim=2), LATENT_KNEE)
+    return {"latent": (weight * huber(made - clips.frames, LATENT_KNEE)).mean(), "change": (weight[:, :, 1:] * change).mean()}
 
 
 def pixel_term(vae: AutoencoderTempoSync, made: torch.Tensor, clips: FaceClips, config: Config) -> torch.Tensor:
@@ -75,8 +79,7 @@ def pixel_term(vae: AutoencoderTempoSync, made: torch.Tensor, clips: FaceClips, 
         weight = motion_weight(truth - still.repeat(2, 1, 1, 1), config)
     picture = vae.decode(pairs(made)).float()
     change = (picture[config.pixel_pairs:] - picture[:config.pixel_pairs]) - (truth[config.pixel_pairs:] - truth[:config.pixel_pairs])
-    return ((weight * smooth_l1(picture - truth)).mean() + 0.5 * gradient_difference(picture, truth)
-            + (weight[:config.pixel_pairs] * change.abs()).mean())
+    return (weight * huber(picture - truth, PIXEL_KNEE)).mean() + (weight[:config.pixel_pairs] * huber(change, PIXEL_KNEE)).mean()
 
 
 @torch.inference_mode()
@@ -124,19 +127,18 @@ def train(config: Config) -> dict[str, float]:
     if config.init:
         model = load_component(AutoencoderTemporal, config.init, "temporal_vae", "cpu").requires_grad_(True).train()
     else:
-        model = AutoencoderTemporal(frame_channels=config.frame_channels, width=config.width)
+        model = AutoencoderTemporal(vae.config.latent_channels, config.latent_channels, config.frame_channels, config.width)
 
     def compute_losses(prepared: torch.nn.Module, progress: float) -> Losses:
         clips = cache.draw(config.batch_size, config.frames)
         own = accelerator.unwrap_model(prepared)
         code = own.encode_raw(clips.frames, clips.reference)
-        made = own.decode_raw(code + config.latent_noise * torch.randn_like(code), clips.reference).float()
+        size = code.detach().square().mean((0, 2, 3, 4), keepdim=True).sqrt()
+        made = own.decode_raw(code + config.latent_noise * size * torch.randn_like(code), clips.reference).float()
         terms = latent_terms(made, clips, config)
-        terms["price"] = code.float().square().mean()
         if config.pixel_weight:
             terms["pixel"] = pixel_term(vae, made, clips, config)
-        loss = (terms["latent"] + config.difference_weight * terms["change"] + config.latent_price * terms["price"]
-                + config.pixel_weight * terms.get("pixel", 0))
+        loss = terms["latent"] + config.difference_weight * terms["change"] + config.pixel_weight * terms.get("pixel", 0)
         return {"loss": loss} | terms
 
     def save(average: AutoencoderTemporal) -> None:

@@ -1,0 +1,115 @@
+"""READ's networks: what stands for what in time, who hears what, and that a still face costs nothing."""
+
+import pytest
+import torch
+
+from temposync_pipeline.models.autoencoder_temporal import AutoencoderTemporal
+from temposync_pipeline.models.speech_autoencoder import SpeechAutoencoder
+from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer
+
+
+@pytest.fixture(scope="module")
+def temporal():
+    torch.manual_seed(0)
+    return AutoencoderTemporal(channels=4, latent_channels=6, frame_channels=8, width=8, latents_mean=[0.1] * 6,
+                               latents_std=[2.0] * 6).eval()
+
+
+def tiny_transformer(**settings):
+    torch.manual_seed(0)
+    model = TalkingHeadTransformer(latent_channels=6, reference_channels=4, channels=16, num_layers=2, num_heads=2, speech_channels=5,
+                                   max_frames=4, **settings)
+    for parameter in model.parameters():  # what starts at zero would hide what it does
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@torch.inference_mode()
+def test_a_latent_frame_stands_for_eight_and_hears_of_none_after_them(temporal):
+    frames, reference = torch.randn(1, 4, 25, 16, 16), torch.randn(1, 4, 16, 16)
+    latents = temporal.encode(frames, reference)
+    assert latents.shape == (1, 6, 4, 8, 8)
+    later = frames.clone()
+    later[:, :, 9:] += 1
+    changed = (temporal.encode(later, reference) - latents).abs().amax((0, 1, 3, 4))
+    assert changed[:2].max() == 0 and changed[2] > 1e-4
+    assert temporal.encode(frames[:, :, :1], reference).shape == (1, 6, 1, 8, 8)
+
+
+@torch.inference_mode()
+def test_decoding_is_causal_too(temporal):
+    latents, reference = torch.randn(1, 6, 4, 8, 8), torch.randn(1, 4, 16, 16)
+    frames = temporal.decode(latents, reference)
+    assert frames.shape == (1, 4, 25, 16, 16)
+    latents[:, :, 3] += 1
+    changed = (temporal.decode(latents, reference) - frames).abs().amax((0, 1, 3, 4))
+    assert changed[:17].max() == 0 and changed[17] > 1e-5
+
+
+@torch.inference_mode()
+def test_a_still_clip_is_nothing_and_nothing_is_a_still_clip(temporal):
+    reference = torch.randn(2, 4, 16, 16)
+    still = reference[:, :, None].expand(-1, -1, 17, -1, -1)
+    assert temporal.encode_raw(still, reference).abs().max() == 0
+    assert torch.allclose(temporal.decode_raw(torch.zeros(2, 6, 3, 8, 8), reference), still, atol=1e-6)
+    assert torch.allclose(temporal(still, reference), still, atol=1e-5)
+
+
+def test_only_8k_plus_1_frames(temporal):
+    with pytest.raises(ValueError, match="8k"):
+        temporal.encode(torch.zeros(1, 4, 8, 16, 16), torch.zeros(1, 4, 16, 16))
+
+
+@torch.inference_mode()
+def test_a_code_of_speech_looks_back_only():
+    torch.manual_seed(0)
+    speech = SpeechAutoencoder(features=7, channels=8, tokens=4, code_channels=3, features_mean=[1.0] * 7, features_std=[2.0] * 7).eval()
+    features = torch.randn(1, 25, 7)
+    codes = speech.encode(features)
+    assert codes.shape == (1, 4, 4, 3) and speech(features).shape == features.shape
+    later = features.clone()
+    later[:, 9:] += 1
+    changed = (speech.encode(later) - codes).abs().amax((0, 2, 3))
+    assert changed[:2].max() == 0 and changed[2] > 1e-4
+    assert torch.allclose(speech.normalise(torch.full((1, 1, 7), 3.0)), torch.ones(1, 1, 7))
+
+
+@torch.inference_mode()
+def test_a_frame_listens_to_its_own_speech_only():
+    block = tiny_transformer().blocks[0]
+    cells, speech = torch.randn(1, 3, 64, 16), torch.randn(1, 3, 4, 5)
+    heard = block.hear(cells, speech)
+    speech[:, 1] += 1
+    changed = (block.hear(cells, speech) - heard).abs().amax((0, 2, 3))
+    assert changed[0] == changed[2] == 0 and changed[1] > 1e-3
+
+
+@torch.inference_mode()
+def test_every_frame_has_its_own_noise_level_and_conditions_can_be_left_out():
+    model = tiny_transformer()
+    sample, reference, speech = torch.randn(2, 6, 3, 8, 8), torch.randn(2, 4, 16, 16), torch.randn(2, 3, 4, 5)
+    level = torch.full((2, 3), 0.5)
+    out = model(sample, level, reference, speech).sample
+    assert out.shape == sample.shape
+    assert torch.equal(model(sample, level, reference, speech, return_dict=False)[0], out)
+    level[0, 1] = 0.9
+    changed = (model(sample, level, reference, speech).sample - out).abs().amax((1, 3, 4))
+    assert changed[0].min() > 0 and changed[1].max() == 0
+    none = torch.zeros(2, dtype=torch.bool)
+    blind = model(sample, level, reference, speech, given_reference=none, given_speech=none).sample
+    assert torch.equal(blind, model(sample, level, 2 * reference, 3 * speech, given_reference=none, given_speech=none).sample)
+    assert not torch.equal(blind, model(sample, level, reference, speech).sample)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    model = tiny_transformer().train()
+    given = torch.randn(1, 6, 2, 8, 8), torch.rand(1, 2), torch.randn(1, 4, 16, 16), torch.randn(1, 2, 4, 5)
+
+    def gradient():
+        model.zero_grad()
+        model(*given).sample.square().mean().backward()
+        return model.blocks[0].qkv.weight.grad.clone()
+
+    plain = gradient()
+    model.enable_gradient_checkpointing()
+    assert torch.allclose(plain, gradient(), atol=1e-7)

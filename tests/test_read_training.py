@@ -1,0 +1,98 @@
+"""The stages of READ learn, on faces made up of moving blobs."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from temposync_pipeline.errors import InvalidInputError
+from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
+from temposync_pipeline.training import read, speech, temporal
+from temposync_pipeline.training.face_cache import FaceCache
+
+COMMON = {"max_steps": 12, "batch_size": 4, "warmup_steps": 1, "mixed_precision": "no", "threads": 1, "tensorboard": False,
+          "ema_decay": 0.5, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with FACES, in which a sound's loudness says where a blob is, and a picture autoencoder."""
+    folder = tmp_path_factory.mktemp("read")
+    rng = np.random.default_rng(0)
+    for split, lengths in (("train", (57, 33, 33)), ("val", (41, 33))):
+        heard = rng.standard_normal((sum(lengths), 5)).astype(np.float32)
+        latents = np.zeros((sum(lengths), 4, 16, 16), np.float32)
+        latents[:, :, 9:13, 5:11] = np.cumsum(heard[:, 0], 0)[:, None, None, None].clip(-3, 3)
+        starts = np.cumsum([0, *lengths[:-1]])
+        sequences = [(start, length, start, number) for number, (start, length) in enumerate(zip(starts, lengths))]
+        save_file({
+            "latents": torch.from_numpy((24 * latents).round().astype(np.int8)), "sequences": torch.tensor(np.array(sequences)),
+            "references": torch.zeros(len(lengths), 4, 16, 16, dtype=torch.int8), "heard": torch.from_numpy(heard).half(),
+            "openness": torch.zeros(sum(lengths), 3, dtype=torch.float16)}, folder / f"faces_{split}.safetensors")
+    torch.manual_seed(0)
+    AutoencoderTempoSync(latent_channels=4, encoder_channels=(4, 4, 4, 4), decoder_channels=(8, 8, 4, 4),
+                         decoder_blocks=(1, 1, 1, 1)).save_pretrained(folder / "vae")
+    temporal.train(temporal.Config(data=str(folder), output=str(folder / "temporal"), vae=str(folder), frames=17, latent_channels=8,
+                                   frame_channels=8, width=8, pixel_pairs=1,
+                                   **COMMON | {"max_steps": 60, "learning_rate": 1e-2}))
+    speech.train(speech.Config(data=str(folder), output=str(folder / "speech"), temporal_vae=str(folder / "temporal"), channels=8, tokens=2,
+                               code_channels=4, frames=17, **COMMON | {"max_steps": 30}))
+    return folder
+
+
+def losses(folder):
+    with open(folder / "log.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_windows_are_those_of_the_file(runs):
+    cache = FaceCache(runs, "train")
+    clips = cache.window(torch.tensor([1]), torch.tensor([3]), 9)
+    assert clips.frames.shape == (1, 4, 9, 16, 16) and cache.features == 5
+    assert torch.equal(clips.frames[0, :, 2], cache.tensors["latents"][57 + 5].float() / 24)
+    assert torch.equal(clips.heard[0], cache.tensors["heard"][60:69].float())
+    assert len(cache.draw(6, 41).frames) == 6  # only the first sequence is long enough
+    with pytest.raises(InvalidInputError, match="no sequence of 65 frames"):
+        cache.draw(1, 65)
+    with pytest.raises(InvalidInputError, match="face_latents writes it"):
+        FaceCache(runs / "nowhere", "train")
+
+
+def test_temporal_autoencoder_learns_what_moves_and_measures_its_latents(runs):
+    from temposync_pipeline.models.autoencoder_temporal import AutoencoderTemporal
+
+    assert float(losses(runs / "temporal")[-1]["ev"]) > 0.1
+    model = AutoencoderTemporal.from_pretrained(runs / "temporal" / "temporal_vae")
+    clips = FaceCache(runs, "train").draw(8, 17)
+    with torch.inference_mode():
+        deviation = model.encode(clips.frames, clips.reference).std((0, 2, 3, 4))
+    assert len(model.config.latents_std) == 8 and 0.3 < deviation.max() < 3
+
+
+def test_speech_autoencoder_learns(runs):
+    assert float(losses(runs / "speech")[-1]["explained"]) > 0.05
+
+
+def test_transformer_learns_and_resumes_to_the_bit(runs):
+    config = read.Config(data=str(runs), output=str(runs / "read"), temporal_vae=str(runs / "temporal"), clip_frames=3,
+                         speech_autoencoder=str(runs / "speech"), channels=16, num_layers=1, num_heads=2, validation_steps=2,
+                         **COMMON | {"max_steps": 60})
+    figures = read.train(config)
+    assert set(figures) == {"velocity", "ev", "std"} and figures["velocity"] < 2
+    # The schedule of a run depends on where it ends: a constant rate for this comparison.
+    constant = dataclasses.replace(config, final_learning_rate=config.learning_rate)
+    for output, steps, resume in (("whole", 8, False), ("parts", 4, False), ("parts", 8, True)):
+        read.train(dataclasses.replace(constant, output=str(runs / output), max_steps=steps, resume=resume))
+    whole, parts = (read.TalkingHeadTransformer.from_pretrained(runs / name / "transformer").state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_motion_frames_are_less_noisy_than_the_rest():
+    levels = read.draw_levels(4000, 5, read.Config(), torch.device("cpu"))
+    assert ((levels >= 0) & (levels <= 1)).all() and (levels[:, 1:] == levels[:, 1:2]).all()
+    ahead = levels[:, 0] < levels[:, 1]
+    assert abs(ahead.float().mean() - 0.6) < 0.03 and (levels[:, 0] <= levels[:, 1]).all()
+    assert abs((levels[:, 0] == 0).float().mean() - 0.6 * 0.3) < 0.03
