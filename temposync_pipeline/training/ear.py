@@ -70,13 +70,17 @@ class Config(LoopConfig):
 
 @dataclass
 class Batch:
-    """Crops [B, N] as they were recorded and as they are heard; labels [L, frames, 15] of the first L, lips of the performers' rows."""
+    """Crops [B, N] as they were recorded and as they are heard; labels [L, frames, 15] of the first L, lips of the performers' rows.
+
+    speech: the rows in which somebody speaks.
+    """
 
     clean: Tensor
     heard: Tensor
     labels: Tensor
     levels: Tensor
     motion: dict[str, tuple[slice, Tensor, Tensor]]
+    speech: Tensor
 
 
 class CropMaker:
@@ -96,7 +100,7 @@ class CropMaker:
 
     def draw(self) -> Batch:
         config, chance, length = self.config, self.chance, self.length
-        noisy = round(config.noise_share * config.batch_size)
+        noisy = max(1, round(config.noise_share * config.batch_size))
         moving = round(config.lips_share * config.batch_size / max(1, len(self.performers))) if self.performers else 0
         labelled = config.batch_size - noisy - moving * len(self.performers)
         cuts = self.speech.draw(labelled, config.crop_seconds, chance)
@@ -117,7 +121,8 @@ class CropMaker:
         heard = augmentation.normalize(heard) * 10 ** (chance.uniform(-8, 6, len(heard), 1) / 20)
         heard[:labelled] *= self._gates(labels[:labelled])
         levels = augmentation.band_levels(sounds, self.filters, (self.middles * SAMPLE_RATE).round().long(), BAND_WINDOW)
-        return Batch(sounds, heard, labels, levels, motion)
+        speech = torch.cat([torch.arange(labelled), torch.arange(labelled + noisy, len(heard))]).to(chance.device)
+        return Batch(sounds, heard, labels, levels, motion, speech)
 
     def _gates(self, labels: Tensor) -> Tensor:
         """[L, N] of 0 in the pauses of some crops, as `media.loudness.hear_voice` leaves them, else 1."""
@@ -263,9 +268,7 @@ def train_teacher(config: Config, crops: CropMaker, weights: Tensor) -> WhisperT
 
 
 def ear_losses(ear: Ear, teacher: WhisperTeacher, batch: Batch, crops: CropMaker, weights: Tensor) -> dict[str, Tensor]:
-    config, count = crops.config, len(batch.labels)
-    noisy = round(config.noise_share * config.batch_size)
-    speech = torch.cat([torch.arange(count - noisy), torch.arange(count, len(batch.clean))]).to(weights.device)
+    config, count, speech = crops.config, len(batch.labels), batch.speech
     with torch.no_grad():
         features, told = teacher(batch.clean, crops.middles)
         features = F.layer_norm(features.float(), features.shape[-1:])
