@@ -8,7 +8,7 @@ from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.landmarks import CHIN, GROUPS, LEFT_IRIS, MIRROR, NUM_LANDMARKS, RIGHT_IRIS, lip_opening
 from temposync_pipeline.face.lip_shape import LIP_SHAPE, NUM_LIP_SHAPE, OPENING, lip_shape, smooth_over_time
 from temposync_pipeline.media.audio import load_audio
-from temposync_pipeline.models.lip_motion import LipMotion
+from temposync_pipeline.models.lip_motion import PRESSED, LipMotion
 from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifier, VisemeClassifierConfig
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.training.denoising import told_of_lips
@@ -191,7 +191,8 @@ def test_sure_labials_shut_the_lips():
     shapes = lip_motion.predict(Hearing(visemes, hidden, np.zeros(5, np.float32)))
     with torch.no_grad():
         free = lip_motion(torch.from_numpy(hidden)[None], torch.zeros(1, 5), torch.from_numpy(visemes)[None])[0].numpy()
-    np.testing.assert_allclose(shapes[:, OPENING], free[:, OPENING] * [1, 1, 0.25, 1, 1], atol=1e-6)
+    pressed = np.float32([0, 0, 0.75 * PRESSED, 0, 0])
+    np.testing.assert_allclose(shapes[:, OPENING], free[:, OPENING] * [1, 1, 0.25, 1, 1] - pressed, atol=1e-6)
     np.testing.assert_allclose(np.delete(shapes, OPENING, 1), np.delete(free, OPENING, 1), atol=1e-6)
 
 

@@ -26,7 +26,7 @@ def coloured_noise(length: int, exponent: float, generator: np.random.Generator)
 
 
 @lru_cache(maxsize=8)
-def _music_reel(number: int) -> np.ndarray:
+def music_reel(number: int) -> np.ndarray:
     """Twenty seconds of plucked chords, a tune above them and a drum, unit variance."""
     generator = np.random.default_rng(number)
     reel = np.zeros(20 * SAMPLE_RATE, np.float32)
@@ -49,7 +49,7 @@ def _music_reel(number: int) -> np.ndarray:
 
 def music(length: int, generator: np.random.Generator) -> np.ndarray:
     """A piece of one of eight tunes, unit variance over the whole tune, float32 [length]."""
-    reel = _music_reel(int(generator.integers(8)))
+    reel = music_reel(int(generator.integers(8)))
     start = generator.integers(len(reel) - length)
     return reel[start : start + length]
 

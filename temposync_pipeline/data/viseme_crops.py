@@ -14,7 +14,7 @@ from .viseme_corpus import Utterance
 from .viseme_labels import SAMPLE_RATE, coverage
 
 NUM_BANDS = 12
-_BAND_WINDOW = 400
+BAND_WINDOW = 400
 
 
 class CropSampler:
@@ -77,7 +77,7 @@ class CropSampler:
 
 
 @lru_cache(maxsize=1)
-def _band_filters() -> np.ndarray:
+def band_filters() -> np.ndarray:
     """Triangles on the mel scale from 100 Hz to 7 kHz: float32 [bins, 12]."""
     mel = np.linspace(1127 * math.log1p(100 / 700), 1127 * math.log1p(7000 / 700), NUM_BANDS + 2)
     edges = 700 * np.expm1(mel / 1127)
@@ -90,8 +90,8 @@ def band_levels(samples: np.ndarray, num_frames: int, offset: float, frame_secon
     """log10 of the power in twelve mel bands around each frame's middle, relative to the crop's mean and not below -4: [num_frames, 12]."""
     middles = (offset + (np.arange(num_frames) + 0.5) * frame_seconds) * SAMPLE_RATE
     first = np.round(middles).astype(int)  # in the padded signal: half a window earlier
-    frames = np.pad(samples, _BAND_WINDOW // 2 + 1)[first[:, None] + np.arange(_BAND_WINDOW)] * np.hanning(_BAND_WINDOW).astype(np.float32)
-    power = np.abs(fft.rfft(frames, 512, axis=1)) ** 2 @ _band_filters()
+    frames = np.pad(samples, BAND_WINDOW // 2 + 1)[first[:, None] + np.arange(BAND_WINDOW)] * np.hanning(BAND_WINDOW).astype(np.float32)
+    power = np.abs(fft.rfft(frames, 512, axis=1)) ** 2 @ band_filters()
     return np.log10(power / max(float(power.mean()), 1e-9) + 1e-4).astype(np.float32)
 
 

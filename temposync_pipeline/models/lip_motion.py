@@ -16,6 +16,9 @@ from .devices import execution_device
 from .viseme_classifier import Hearing
 from .visemes import NUM_VISEMES, VISEME_INDEX
 
+# By how much lips that touch are pressed together, in units of TYPICAL_MOTION: a denoiser told of lips that just touch leaves a gap.
+PRESSED = 0.3
+
 
 class TemporalBlock(nn.Module):
     """Residual block of a convolution over time; [B, T, C] in and out."""
@@ -75,14 +78,15 @@ class LipMotion(ModelMixin, ConfigMixin):
     def predict(self, hearing: Hearing) -> np.ndarray:
         """`forward` for one recording as a classifier heard it, float32 [T, 6].
 
-        The surer a p, b or m, the more the lips are shut; frames without any viseme ("no speech known") are at rest.  Of a classifier
-        with another hidden state, say a recogniser from the Hub, only the visemes count.
+        The surer a p, b or m, the more the lips are shut, and pressed together (opening -`PRESSED`); frames without any viseme ("no
+        speech known") are at rest.  Of a classifier with another hidden state, say a recogniser from the Hub, only the visemes count.
         """
         hidden, loudness = hearing.hidden, hearing.loudness
         if hidden.shape[1] != self.config.hidden_channels:
             hidden, loudness = np.zeros((len(hidden), self.config.hidden_channels), np.float32), np.zeros_like(loudness)
         heard = (torch.from_numpy(values)[None].to(execution_device(self), self.dtype) for values in (hidden, loudness, hearing.visemes))
         shapes = self(*heard)[0].float().cpu().numpy()
-        shapes[:, OPENING] *= 1 - hearing.visemes[:, VISEME_INDEX["PP"]]
+        shut = hearing.visemes[:, VISEME_INDEX["PP"]]
+        shapes[:, OPENING] = shapes[:, OPENING] * (1 - shut) - PRESSED * shut
         shapes[hearing.visemes.sum(1) == 0] = 0
         return shapes

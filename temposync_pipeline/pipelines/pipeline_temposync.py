@@ -203,7 +203,7 @@ class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
         lips = np.full((len(spoken), NUM_LIP_SHAPE), np.nan, np.float32) if spoken.lips is None else spoken.lips
         at_rest = np.repeat(0 * lips[:1], 1 + 2 * margin, axis=0)  # not known stays not known
         in_silence = residual(silent_windows(1 + 2 * margin, config.viseme_window), at_rest, replace(sampling, callback=None))
-        closing = portrait.parted * quiet_faint_motion(in_silence, self.config.motion_floor)
+        closing = portrait.parted * in_silence  # whole: it does not change over time, and without its faint parts lips stay ajar
         windows = viseme_windows(spoken.visemes, config.viseme_window)
         for start in range(0, len(speech), sampling.chunk_size):
             frames = slice(start, start + sampling.chunk_size + 2 * margin)

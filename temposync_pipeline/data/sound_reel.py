@@ -1,0 +1,92 @@
+"""Recordings laid end to end on one device, from which batches of stretches are cut at any playing speed."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..media.video import FPS
+from ..models.visemes import NUM_VISEMES
+from .batched_augmentation import Chance, playing_speeds
+from .viseme_labels import SAMPLE_RATE, Segment
+
+# Samples that share a label: 5 ms.
+_GRAIN = 80
+_LOOKS = 8  # at a frame's labels
+_MARGIN = 0.3  # seconds by which a stretch may overlap the ends of a recording
+
+
+class Cuts(NamedTuple):
+    """Which recordings [B], from which second [B, 1], played at which speed [B, 1]."""
+
+    index: Tensor
+    start: Tensor
+    speed: Tensor
+
+
+class SoundReel:
+    """Recordings (int16 [N] at 16 kHz each) and what belongs to them; drawn in proportion to `weights`.
+
+    segments: their visemes, or None.  motion: curves [T, D] of each at 25 frames a second, or None.
+    """
+
+    def __init__(self, recordings: list[np.ndarray], weights: list[float], device: torch.device,
+                 segments: list[list[Segment]] | None = None, motion: list[np.ndarray] | None = None):
+        self.lengths = torch.tensor([len(item) for item in recordings], device=device)
+        grains = [-(-len(item) // _GRAIN) for item in recordings]
+        self.starts = torch.tensor(np.concatenate([[0], np.cumsum(grains)[:-1]]) * _GRAIN, device=device)
+        padded = [np.pad(item, (0, count * _GRAIN - len(item))) for item, count in zip(recordings, grains)]
+        self.samples = torch.from_numpy(np.concatenate(padded)).to(device)
+        self.weights = torch.tensor(weights, dtype=torch.float64, device=device)
+        if segments is not None:
+            self.visemes = torch.from_numpy(np.concatenate([_grain_visemes(*item) for item in zip(segments, grains)])).to(device)
+        if motion is not None:
+            self.motion = torch.from_numpy(np.concatenate(motion)).float().to(device)
+            self.num_frames = torch.tensor([len(item) for item in motion], device=device)
+            self.first_frames = self.num_frames.cumsum(0) - self.num_frames
+
+    def draw(self, count: int, seconds: float, chance: Chance) -> Cuts:
+        """Stretches that sound for `seconds`."""
+        index = torch.multinomial(self.weights, count, replacement=True, generator=chance.generator)
+        speed = playing_speeds(count, chance)
+        room = self.lengths[index, None] / SAMPLE_RATE - seconds * speed
+        earliest, latest = room.clamp(max=-_MARGIN), (room + _MARGIN).clamp(min=_MARGIN)
+        return Cuts(index, earliest + (latest - earliest) * chance.uniform(0, 1, count, 1), speed)
+
+    def sounds(self, cuts: Cuts, length: int) -> Tensor:
+        """float32 [B, length] in [-1, 1]; 0 outside the recordings."""
+        position = cuts.start.double() * SAMPLE_RATE + torch.arange(length, device=self.samples.device) * cuts.speed.double()
+        left, last = position.floor().long(), self.lengths[cuts.index, None] - 1
+        inside = (left >= 0) & (left < last)
+        place = self.starts[cuts.index, None] + left.clamp(min=0).minimum(last - 1)
+        share = (position - left).float()
+        return ((1 - share) * self.samples[place] + share * self.samples[place + 1]) * inside / 32768
+
+    def labels(self, cuts: Cuts, num_frames: int, offset: float, frame_seconds: float) -> Tensor:
+        """Share of each viseme in each frame, [B, num_frames, 15]; silence outside the recordings."""
+        looks = (torch.arange(num_frames * _LOOKS, device=self.samples.device) + 0.5) / _LOOKS * frame_seconds
+        place = ((cuts.start + (offset + looks) * cuts.speed) * SAMPLE_RATE).floor().long()
+        inside = (place >= 0) & (place < self.lengths[cuts.index, None])
+        visemes = self.visemes[(self.starts[cuts.index, None] + place.clamp(min=0)).clamp(max=len(self.samples) - 1) // _GRAIN]
+        shares = F.one_hot(torch.where(inside, visemes.long(), 0), NUM_VISEMES).float()
+        return shares.reshape(len(place), num_frames, _LOOKS, NUM_VISEMES).mean(2)
+
+    def motions(self, cuts: Cuts, num_frames: int, offset: float, frame_seconds: float) -> tuple[Tensor, Tensor]:
+        """Curves at each frame's middle [B, num_frames, D], and which of the frames have any [B, num_frames]."""
+        middles = offset + (torch.arange(num_frames, device=self.samples.device) + 0.5) * frame_seconds
+        position = (cuts.start + middles * cuts.speed) * FPS - 0.5
+        left, last = position.floor().long(), self.num_frames[cuts.index, None] - 1
+        place = self.first_frames[cuts.index, None] + left.clamp(min=0).minimum(last - 1)
+        share = (position - left)[..., None]
+        return (1 - share) * self.motion[place] + share * self.motion[place + 1], (left >= 0) & (left < last)
+
+
+def _grain_visemes(segments: list[Segment], count: int) -> np.ndarray:
+    """The viseme in the middle of every 5 ms, uint8 [count]; silence where there is none."""
+    visemes = np.zeros(count, np.uint8)
+    middles = (np.arange(count) + 0.5) * _GRAIN / SAMPLE_RATE
+    for start, end, viseme in segments:
+        visemes[slice(*np.searchsorted(middles, (start, end)))] = viseme
+    return visemes
