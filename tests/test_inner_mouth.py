@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from temposync_pipeline.data import inner_mouths
-from temposync_pipeline.data.inner_mouths import Face, InnerMouths, Teeth
+from temposync_pipeline.data.fine_faces import Driver, Face, block_of, closed
+from temposync_pipeline.data.inner_mouths import InnerMouths
+from temposync_pipeline.data.mouth_interiors import Teeth, speaking_with_own_teeth
 from temposync_pipeline.face.crop import LATENT_STRIDE, LATENT_WINDOW, crop_face
 from temposync_pipeline.face.inner_mouth import BLOCK, SCALE, block_of_window, cells_around
 from temposync_pipeline.face.warp import PhotoWarp, fine_block
@@ -32,7 +33,8 @@ def tiny_takes(kinds: tuple[int, ...] = (0, 0, 1, 3), frames: int = 3) -> InnerM
     jpeg = [cv2.imencode(".jpg", picture(128, 192)[..., ::-1].copy())[1].ravel() for _ in range(len(kinds) * (1 + frames))]
     return InnerMouths(
         np.concatenate(jpeg), np.cumsum([0, *map(len, jpeg)]), rng.integers(-40, 40, (len(kinds), 32, 10, 12), np.int8),
-        rng.integers(-40, 40, (len(kinds), frames, 4, 32, 10, 12), np.int8), np.array(kinds, np.uint8), np.arange(len(kinds), dtype=np.int32))
+        rng.integers(-40, 40, (len(kinds), frames, 4, 32, 10, 12), np.int8), np.array(kinds, np.uint8),
+        np.arange(len(kinds), dtype=np.int32))
 
 
 def test_the_block_is_the_same_in_cells_and_pixels():
@@ -48,9 +50,9 @@ def test_a_smiles_teeth_stay_where_they_are_while_the_jaw_opens():
     smiling.fine[333:336, 255:258] = 60  # a gap
     teeth = Teeth.of(smiling)
     assert teeth is not None and Teeth.of(drawn(0)) is None
-    driver = inner_mouths.Driver(None, [drawn(gap) for gap in (0, 14, 18, 22)], face(0), 200.0)
+    driver = Driver(None, [drawn(gap) for gap in (0, 14, 18, 22)], face(0), 200.0)
     rng = np.random.default_rng(1)
-    _, _, crops, blocks = inner_mouths.speaking_with_own_teeth(smiling, teeth, driver, 1, rng)
+    _, _, crops, blocks = speaking_with_own_teeth(smiling, teeth, driver, 1, rng)
     assert crops.shape == (3, 256, 256, 3) and blocks.shape == (3, 128, 192, 3)
     near = slice(2 * (167 - BLOCK.y0) - 6, 2 * (167 - BLOCK.y0) + 6), slice(84, 110)
     spots = [np.unravel_index(block[near].sum(-1, dtype=int).argmin(), (12, 26)) for block in blocks]
@@ -60,8 +62,8 @@ def test_a_smiles_teeth_stay_where_they_are_while_the_jaw_opens():
 
 
 def test_a_closed_mouth_shows_no_teeth():
-    crop, block = inner_mouths.closed(drawn(9))
-    assert block[..., 2].max() < 190 < inner_mouths.block_of(drawn(9).fine)[..., 2].max()
+    crop, block = closed(drawn(9))
+    assert block[..., 2].max() < 190 < block_of(drawn(9).fine)[..., 2].max()
 
 
 def test_takes_survive_the_disk(tmp_path):

@@ -54,17 +54,18 @@ def adversarial_terms(
 
 
 class PatchDiscriminator(nn.Module):
-    """How real the inside of a mouth looks, place by place: pictures [B, 3, H, W] and what of them is painted [B, 1, H, W] -> [B, 1, H/8, W/8].
+    """How real the inside of a mouth looks, place by place: pictures [B, 3, H, W], and what of them is painted [B, 1, H, W], ->
+    scores [B, 1, H/8, W/8].
 
-    Scores are those of patches of about 40 pixels (Isola et al. 2017): what a tooth is, not what a face is.
+    Each is that of a patch of about 40 pixels (Isola et al. 2017): what a tooth is, not what a face is.
     """
 
     def __init__(self, channels: tuple[int, int, int, int] = (64, 96, 128, 160)):
         super().__init__()
         layers: list[nn.Module] = []
-        for index, (before, width) in enumerate(zip((4, *channels), channels)):
-            stride = 1 if index == 3 else 2
-            layers += [nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, width, 3 if stride == 1 else 4, stride, 1)), nn.LeakyReLU(0.2)]
+        for before, width, stride in zip((4, *channels), channels, (2, 2, 2, 1)):
+            convolution = nn.Conv2d(before, width, 4 if stride == 2 else 3, stride, 1)
+            layers += [nn.utils.parametrizations.spectral_norm(convolution), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 3, padding=1))
 
     def forward(self, pictures: torch.Tensor, painted: torch.Tensor) -> torch.Tensor:
@@ -74,7 +75,7 @@ class PatchDiscriminator(nn.Module):
 def hinge_terms(
     discriminator: PatchDiscriminator, generated: torch.Tensor, real: torch.Tensor, painted: torch.Tensor, real_painted: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the painter's term, the discriminator's own loss): -D(G) and max(0, 1 - D(x)) + max(0, 1 + D(G)) (Lim & Ye 2017), where it is painted.
+    """(the painter's term, the discriminator's own loss): -D(G) and max(0, 1 - D(x)) + max(0, 1 + D(G)) (Lim & Ye 2017), where painted.
 
     Gradients of the first reach `generated` alone, those of the second the discriminator alone.
     """

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..data.inner_mouths import FILMED, LATENT_LEVELS, OWN_TEETH, SOFT, VOICE_ALONE, InnerMouths
+from ..data.denoised_latents import LATENT_LEVELS, VOICE_ALONE
+from ..data.inner_mouths import FILMED, OWN_TEETH, SOFT, InnerMouths
 from ..errors import InvalidInputError
 from ..face.inner_mouth import BLOCK, SCALE, block_of_window, cells_around
 from ..face.warp import HIDDEN_FROM, HIDDEN_TO, LIP_RIM, inner_cells
