@@ -21,14 +21,17 @@ from torch.nn import functional as F
 from ..data.denoised_latents import LATENT_LEVELS, VOICE_ALONE
 from ..data.inner_mouths import FILMED, OWN_TEETH, SOFT, InnerMouths
 from ..errors import InvalidInputError
-from ..face.inner_mouth import BLOCK, SCALE, block_of_window, cells_around
-from ..face.warp import HIDDEN_FROM, HIDDEN_TO, LIP_RIM, inner_cells
+from ..face.inner_mouth import SCALE, block_of_window, cells_around
+from ..face.warp import HIDDEN_FROM, HIDDEN_TO, LIP_RIM
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from .adversarial import PatchDiscriminator, hinge_terms
 from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 from .losses import warp
 from .perceptual import PerceptualDistance
+
+
+MUSH_CELL = 16  # crop pixels
 
 
 @dataclass
@@ -168,13 +171,13 @@ class MouthLoss:
         return {"loss": loss} | terms
 
     def _coarse(self, pictures: torch.Tensor, latents: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Colours at large are those of the truth, or, where there is none, those that the decoder sees in the latents."""
+        """Colours at large are those of the truth, or, where there is none, still more at large those that the decoder sees in the latents:
+        mush has no edges to be kept."""
         with torch.no_grad():
-            cells = self.vae.decode(inner_cells(latents)).float()
-            top, left = BLOCK.y0 - 128, BLOCK.x0 - 64
-            decoded = cells[..., top:top + BLOCK.y1 - BLOCK.y0, left:left + BLOCK.x1 - BLOCK.x0]
-            wanted = torch.lerp(F.avg_pool2d(decoded, 4), F.avg_pool2d(batch.frames, 4 * SCALE), batch.known)
-        return (F.avg_pool2d(pictures, 4 * SCALE) - wanted).abs().mean()
+            decoded = F.avg_pool2d(block_of_window(self.vae.decode(latents).float()), MUSH_CELL)
+        against_truth = (F.avg_pool2d(pictures, 4 * SCALE) - F.avg_pool2d(batch.frames, 4 * SCALE)).abs()
+        against_mush = (F.avg_pool2d(pictures, MUSH_CELL * SCALE) - decoded).abs()
+        return (against_truth * batch.known).mean() + (against_mush * (1 - batch.known)).mean()
 
     def _over_time(self, pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor, known: torch.Tensor) -> Losses:
         """What changes from frame to frame is what changes in truth; and where that is not known, changes go on evenly."""
