@@ -30,7 +30,6 @@ from .loop import LoopConfig, Losses, make_accelerator, train_loop
 from .losses import warp
 from .perceptual import PerceptualDistance
 
-
 MUSH_CELL = 16  # crop pixels
 
 
