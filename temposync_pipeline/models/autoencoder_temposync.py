@@ -132,7 +132,8 @@ class InnerMouthDecoder(nn.Module):
         """Pixels [R·k, 3, 32h, 32w]; latents [R·k, C, h + 2, w + 2], reference [R, C, h + 2, w + 2], hidden [R·k, 1, 16h, 16w]."""
         frames, edge = len(latents) // len(reference), self.MARGIN
         each = reference.repeat_interleave(frames, 0)
-        to_middle, to_fine = (part.repeat_interleave(frames, 0) for part in seen)
+        # A single reference's is broadcast.
+        to_middle, to_fine = (part.repeat_interleave(frames, 0) if len(reference) > 1 else part for part in seen)
         x = self.coarsest(torch.cat([latents - each, each], 1).contiguous(memory_format=torch.channels_last))
         x = self.to_middle(self.coarse(x[..., edge:-edge, edge:-edge]))
         x = self.middle(x + self.hidden_to_middle(hidden) + to_middle)
