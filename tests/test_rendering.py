@@ -9,16 +9,16 @@ from temposync_pipeline.media.planes import to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRenderer
 
-from .tiny_components import picture, spoken, tiny_motion_vae, tiny_pipeline
+from .tiny_components import picture, spoken, tiny_inner_vae, tiny_motion_vae, tiny_pipeline
 
 ARGUMENTS = {"audio": spoken(), "num_inference_steps": 2, "chunk_size": 4}
 PHOTO = picture(300, 260)
 
 
-@pytest.fixture(scope="module")
-def pipeline():
+@pytest.fixture(scope="module", params=[tiny_motion_vae, tiny_inner_vae])
+def pipeline(request):
     pipeline = tiny_pipeline()
-    pipeline.register_modules(vae=tiny_motion_vae())
+    pipeline.register_modules(vae=request.param())
     return pipeline
 
 

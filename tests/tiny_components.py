@@ -43,6 +43,15 @@ def tiny_motion_vae() -> AutoencoderTempoSync:
     return moving
 
 
+def tiny_inner_vae() -> AutoencoderTempoSync:
+    """`tiny_motion_vae` that also paints the inside of the mouth."""
+    vae = tiny_motion_vae()
+    settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+    painting = AutoencoderTempoSync(**settings | {"inner_channels": (8, 8, 8, 8), "inner_blocks": (1, 0, 0, 0)}).eval()
+    painting.load_state_dict(vae.state_dict(), strict=False)
+    return painting
+
+
 def tiny_denoiser(**changes) -> TempoSyncDenoiser:
     """Output layers start at zero in a fresh model; here they are random, so that every input has an effect."""
     torch.manual_seed(1)

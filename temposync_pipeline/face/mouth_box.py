@@ -62,6 +62,9 @@ class Rectangle(NamedTuple):
         return Rectangle(min(self.y0, other.y0), max(self.y1, other.y1), min(self.x0, other.x0), max(self.x1, other.x1))
 
 
+WINDOW = Rectangle(0, HEIGHT, 0, WIDTH)  # in its own pixels
+
+
 class Patch(NamedTuple):
     """What a frame changes in its photo: `pixels`, uint8 [h, w, 3], whose first one lies at (top, left)."""
 
@@ -76,50 +79,46 @@ class Patch(NamedTuple):
         return frame
 
 
-class CellBox:
-    """Where a window of the crop lies in a photo.
+class MouthBox:
+    """Where the window lies in a photo.
 
     Args:
         shape: height and width of the photo.
         matrix: affine from photo to crop pixels, [2, 3] (`face.crop.align_matrix`).
-        window: top, left, height and width in crop pixels, whole cells.
     """
 
-    def __init__(self, shape: tuple[int, int], matrix: np.ndarray, window: tuple[int, int, int, int]):
+    def __init__(self, shape: tuple[int, int], matrix: np.ndarray):
         self.height, self.width = shape
-        self.window = window
         self.matrix = np.asarray(matrix, np.float64)
         scale = np.sqrt(abs(np.linalg.det(self.matrix[:, :2])))
-        # Interpolation alone would alias when the face is small: average `shrink` × `shrink` crop pixels first.
-        self._shrink = int(min(CELL, 2 ** max(0, np.floor(np.log2(scale)))))
-        self.rectangle = self.rectangle_of(0, window[2], 0, window[3])
+        # Values a crop pixel from which on interpolation alone would alias: more are averaged first.
+        self._finest = float(2.0 ** -np.clip(np.floor(np.log2(scale)), -1, np.log2(CELL)))
+        self.rectangle = self.rectangle_of(0, HEIGHT, 0, WIDTH)
 
     def rectangle_of(self, top: float, bottom: float, left: float, right: float) -> Rectangle:
         """The photo's rectangle that covers a rectangle of the window."""
-        corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64) + np.array(self.window[1::-1])
+        corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float64) + np.array([LEFT, TOP])
         corners = transform_points(invert(self.matrix), corners)
         limits = [self.width, self.height]
         x0, y0 = np.clip(np.floor(corners.min(0)), 0, limits).astype(int)
         x1, y1 = np.clip(np.ceil(corners.max(0)) + 1, 0, limits).astype(int)
         return Rectangle(int(y0), int(y1), int(x0), int(x1))
 
-    def to_photo(self, window: np.ndarray, interpolation: int = cv2.INTER_LINEAR, rectangle: Rectangle | None = None) -> np.ndarray:
-        """A window, or a grid that covers it more coarsely, [h, w, ...], as it lies in the photo: [y1 - y0, x1 - x0, ...]."""
-        top, left, height, width = self.window
-        if window.shape[1] / width > 1 / self._shrink:
-            window = cv2.resize(window, (width // self._shrink, height // self._shrink), interpolation=cv2.INTER_AREA)
+    def to_photo(
+        self, window: np.ndarray, interpolation: int = cv2.INTER_LINEAR, rectangle: Rectangle | None = None, part: Rectangle = WINDOW
+    ) -> np.ndarray:
+        """A window, or a grid that covers it more coarsely or finely, [h, w, ...], as it lies in the photo: [y1 - y0, x1 - x0, ...].
+
+        The grid may cover a `part` of the window alone, in crop pixels; beyond it its border is repeated.
+        """
+        width, height = part.x1 - part.x0, part.y1 - part.y0
+        if window.shape[1] / width > self._finest:
+            window = cv2.resize(window, (int(width * self._finest), int(height * self._finest)), interpolation=cv2.INTER_AREA)
         y0, y1, x0, x1 = rectangle or self.rectangle
         share = window.shape[1] / width
         linear = self.matrix[:, :2]
-        offset = self.matrix[:, 2] + linear @ [x0, y0] - [left, top]
+        offset = self.matrix[:, 2] + linear @ [x0, y0] - [LEFT + part.x0, TOP + part.y0]
         # Pixel centres sit at +0.5.
         to_window = np.column_stack([share * linear, share * (offset + 0.5) - 0.5])
         return cv2.warpAffine(window, to_window, (x1 - x0, y1 - y0), flags=interpolation | cv2.WARP_INVERSE_MAP,
                               borderMode=cv2.BORDER_REPLICATE)
-
-
-class MouthBox(CellBox):
-    """Where the mouth's window lies in a photo; for the arguments see `CellBox`."""
-
-    def __init__(self, shape: tuple[int, int], matrix: np.ndarray):
-        super().__init__(shape, matrix, (TOP, LEFT, HEIGHT, WIDTH))

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from .blend import MAX_TONE_SHIFT
-from .crop import LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
-from .mouth_box import HEIGHT, LEFT, TOP, WIDTH, MouthBox, Patch, Rectangle, window_of
+from .crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
+from .inner_mouth import BLOCK, SCALE
+from .mouth_box import HEIGHT, LEFT, TOP, WIDTH, WINDOW, MouthBox, Patch, Rectangle, window_of
 from .tone import read_tone
 
 # Top, left, height, width in latent cells of the block outside which nothing is ever hidden: the inside of the mouth, and a cell around
@@ -31,7 +32,9 @@ TONE_CELL, TONE_SPREAD = 4, 2.5
 TONE_MARGIN = 6 * TONE_CELL
 # Where the window lies in the decoder's block of the crop.
 _BLOCK_TOP, _BLOCK_LEFT = TOP - LATENT_STRIDE * LATENT_WINDOW[0], LEFT - LATENT_STRIDE * LATENT_WINDOW[1]
-# And the inner block in the window.
+# And the inner block in the window, that of the crop's resolution and that of twice as much.
+_FINE = Rectangle(BLOCK.y0 - TOP, BLOCK.y1 - TOP, BLOCK.x0 - LEFT, BLOCK.x1 - LEFT)
+FINE_EDGE, FINE_FEATHER = 0, 5  # crop pixels, of the latter
 _INNER = Rectangle(LATENT_STRIDE * INNER_WINDOW[0] - TOP, LATENT_STRIDE * (INNER_WINDOW[0] + INNER_WINDOW[2]) - TOP,
                    LATENT_STRIDE * INNER_WINDOW[1] - LEFT, LATENT_STRIDE * (INNER_WINDOW[1] + INNER_WINDOW[3]) - LEFT)
 
@@ -47,12 +50,18 @@ def _window_of_block(block: np.ndarray, stride: int = 1) -> np.ndarray:
     return block[top:top + HEIGHT // stride, left:left + WIDTH // stride]
 
 
-def _inner_mask() -> np.ndarray:
-    """Where something may be hidden, float32 [HEIGHT, WIDTH]."""
-    block = np.zeros((HEIGHT + 2, WIDTH + 2), np.uint8)
-    _INNER.of(block[1:-1, 1:-1])[:] = 1
-    depth = cv2.distanceTransform(block, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    return np.clip((depth - INNER_EDGE) / INNER_FEATHER, 0, 1) * window_of(mouth_mask())
+def _inner_mask(block: Rectangle, edge: int, feather: int) -> np.ndarray:
+    """Where something may be hidden, float32 [HEIGHT, WIDTH]: in a block of the window, from `edge` px inside it on."""
+    inside = np.zeros((HEIGHT + 2, WIDTH + 2), np.uint8)
+    block.of(inside[1:-1, 1:-1])[:] = 1
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    return np.clip((depth - edge) / feather, 0, 1) * window_of(mouth_mask())
+
+
+def fine_block(photo: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """A photo's own pixels where the inside of a mouth is painted, uint8 [128, 192, 3], in the colours that the networks know."""
+    fine = crop_face(photo, matrix, SCALE * CROP_SIZE)[SCALE * BLOCK.y0:SCALE * BLOCK.y1, SCALE * BLOCK.x0:SCALE * BLOCK.x1]
+    return read_tone(crop_face(photo, matrix)).to_known(fine)
 
 
 def _with_rim(hidden: np.ndarray) -> np.ndarray:
@@ -78,9 +87,10 @@ class PhotoWarp:
     Args:
         photo: RGB uint8 [H, W, 3], any size.
         matrix: affine from photo to crop pixels, [2, 3] (`face.crop.align_matrix`).
+        fine: whether the colours come at twice the crop's resolution, of `face.inner_mouth.BLOCK`, else at its own, of `INNER_WINDOW`.
     """
 
-    def __init__(self, photo: np.ndarray, matrix: np.ndarray):
+    def __init__(self, photo: np.ndarray, matrix: np.ndarray, fine: bool = False):
         if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
             raise ValueError(f"photo must be uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
         self.photo = photo
@@ -88,33 +98,36 @@ class PhotoWarp:
         crop = crop_face(photo, matrix)
         self._tone = read_tone(crop)
         self._crop = window_of(crop)
-        self._inner_mask = _inner_mask()
+        self._fine, self._block, self._edge = fine, _FINE if fine else _INNER, FINE_EDGE if fine else INNER_EDGE
+        self._inner_mask = _inner_mask(self._block, self._edge, FINE_FEATHER if fine else INNER_FEATHER)
         reach = cv2.resize(window_of(mouth_mask()), (WIDTH // FLOW_STRIDE, HEIGHT // FLOW_STRIDE), interpolation=cv2.INTER_AREA)
         # Enlarging carries a value to the next ones; nothing may reach beyond the mask.
         self._flow_mask = np.where(cv2.erode(reach, np.ones((3, 3), np.uint8)) > 0, reach, 0)[..., None]
         self._to_photo_pixels = np.linalg.inv(np.asarray(matrix, np.float64)[:, :2]).astype(np.float32)
 
-    def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray) -> Patch:
+    def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray | None) -> Patch:
         """What one frame changes in the photo; outside `mouth_mask`, and where nothing moves, pixels are the photo's to the bit.
 
         Args:
             flow: float32 [80, 96, 2] in crop pixels, of the crop's block `face.crop.LATENT_WINDOW` (`AutoencoderTempoSync.motion`).
-            visibility: float32 [160, 192] in [0, 1], of the same. colours: [112, 128, 3] in 0..255, of the block `INNER_WINDOW`, in the
-                colours of `face.tone.known_crop`.
+            visibility: float32 [160, 192] in [0, 1], of the same.
+            colours: in 0..255, in the colours of `face.tone.known_crop`; [112, 128, 3] of the block `INNER_WINDOW`, or [128, 192, 3] (see
+                `fine`); None where `is_closed`.
         """
         flow = _window_of_block(flow, FLOW_STRIDE) * self._flow_mask
         hidden = (1 - _window_of_block(visibility) - HIDDEN_FROM) / (HIDDEN_TO - HIDDEN_FROM)
         hidden = _with_rim(np.clip(hidden, 0, 1).astype(np.float32)) * self._inner_mask
         moving = Rectangle.around(np.abs(flow).max(-1) > STILL_FLOW).grown(1)
         moving = Rectangle(*(FLOW_STRIDE * limit for limit in moving))
-        covered = Rectangle.around(hidden > 0)
+        covered = Rectangle.around(hidden > 0) if colours is not None else Rectangle(0, 0, 0, 0)
         changed = moving.union(covered)
         rectangle = self.box.rectangle_of(changed.y0, changed.y1, changed.x0, changed.x1)
         if changed.is_empty or rectangle.is_empty:
             return Patch(0, 0, self.photo[:0, :0])
         pixels = self._moved(flow, rectangle)
         if not covered.is_empty:
-            self._fill(pixels, rectangle, covered, hidden, self._toned(colours, flow, hidden, covered))
+            filling = self._toned_fine if self._fine else self._toned
+            self._fill(pixels, rectangle, covered, hidden, *filling(colours, flow, hidden, covered))
         return Patch(rectangle.y0, rectangle.x0, pixels)
 
     def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
@@ -124,28 +137,43 @@ class PhotoWarp:
         shift[..., 1] += np.arange(rectangle.y0, rectangle.y1, dtype=np.float32)[:, None]
         return cv2.remap(self.photo, shift, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
-    def _toned(self, colours: np.ndarray, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle) -> np.ndarray:
-        """The decoder's colours, around what is hidden in the photo's tone; float32 [HEIGHT, WIDTH, 3]."""
+    def _truth(self, flow: np.ndarray, near: Rectangle) -> np.ndarray:
+        """The photo's crop, moved, in a rectangle of the window: what it shows there, uint8 [h, w, 3]."""
+        places = cv2.resize(flow, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+        places[..., 0] += np.arange(WIDTH, dtype=np.float32)
+        places[..., 1] += np.arange(HEIGHT, dtype=np.float32)[:, None]
+        return cv2.remap(self._crop, near.of(places), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def _toned(self, colours: np.ndarray, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle) -> tuple[np.ndarray, Rectangle]:
+        """The decoder's colours, around what is hidden in the photo's tone; float32 [HEIGHT, WIDTH, 3], and of which part of the window."""
         colours = self._tone.to_photo(colours.astype(np.float32))
         toned = np.zeros((HEIGHT, WIDTH, 3), np.float32)
         _INNER.of(toned)[:] = colours
         near = covered.grown(TONE_MARGIN).within(_INNER.grown(-INNER_EDGE))
-        places = cv2.resize(flow, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
-        places[..., 0] += np.arange(WIDTH, dtype=np.float32)
-        places[..., 1] += np.arange(HEIGHT, dtype=np.float32)[:, None]
-        truth = cv2.remap(self._crop, near.of(places), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         inner = near.of(toned)
         detail = inner - cv2.GaussianBlur(inner, (0, 0), SOFTNESS)
-        inner[:] = self._tone.keep(inner + tone_difference(inner, truth, near.of(hidden)) + SHARPENING * detail)
-        return toned
+        difference = tone_difference(inner, self._truth(flow, near), near.of(hidden))
+        inner[:] = self._tone.keep(inner + difference + SHARPENING * detail)
+        return toned, WINDOW
 
-    def _fill(self, pixels: np.ndarray, rectangle: Rectangle, covered: Rectangle, hidden: np.ndarray, colours: np.ndarray) -> None:
-        """Lay the colours over those pixels that the photo does not show."""
+    def _toned_fine(self, colours: np.ndarray, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle) -> tuple[np.ndarray, Rectangle]:
+        """What was painted, in the photo's tone, float32 [h, w, 3]; tone is compared at the crop's resolution."""
+        near = covered.grown(TONE_MARGIN).within(_FINE)
+        inside = Rectangle(near.y0 - _FINE.y0, near.y1 - _FINE.y0, near.x0 - _FINE.x0, near.x1 - _FINE.x0)
+        fine = self._tone.to_photo(Rectangle(*(SCALE * limit for limit in inside)).of(colours).astype(np.float32))
+        coarse = cv2.resize(fine, (near.x1 - near.x0, near.y1 - near.y0), interpolation=cv2.INTER_AREA)
+        difference = tone_difference(coarse, self._truth(flow, near), near.of(hidden))
+        return self._tone.keep(fine + cv2.resize(difference, fine.shape[1::-1], interpolation=cv2.INTER_LINEAR)), near
+
+    def _fill(
+        self, pixels: np.ndarray, rectangle: Rectangle, covered: Rectangle, hidden: np.ndarray, colours: np.ndarray, of: Rectangle
+    ) -> None:
+        """Lay the colours, `of` a part of the window, over those pixels that the photo does not show."""
         part = self.box.rectangle_of(covered.y0 - 1, covered.y1 + 1, covered.x0 - 1, covered.x1 + 1)
         part = part.within(rectangle)
         if part.is_empty:
             return
         share = self.box.to_photo(hidden, rectangle=part)[..., None]
-        filling = self.box.to_photo(colours, cv2.INTER_CUBIC, rectangle=part)
+        filling = self.box.to_photo(colours, cv2.INTER_CUBIC, part, of)
         inside = pixels[part.y0 - rectangle.y0:part.y1 - rectangle.y0, part.x0 - rectangle.x0:part.x1 - rectangle.x0]
         inside[:] = np.clip(np.rint(inside + share * (filling - inside)), 0, 255)

@@ -39,6 +39,7 @@ from ..pipelines.pipeline_temposync import TempoSyncPipeline
 from ..pipelines.talking_head import TalkingHeadPipeline
 from ..progress import hide_loading_bars
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
+from . import judge
 from .clip_selection import other_voice, read_clips, read_portraits, uncorrelated_pairs
 from .closures import closures_by_talker
 from .crop_video import JUDGES, VideoMaker
@@ -86,6 +87,8 @@ def build_evaluator(
         notes.append("no row `teacher`: the checkpoint has none")
     if expert is None:
         notes.append("no proxy LSE and offset: the checkpoint has no sync expert")
+    if not judge.is_installed():
+        notes.append("no CSIM: dlib's face embedding is not installed (pip install '.[judge]')")
     taught = None if teacher is None else teacher_pipeline(pipe, teacher)
     for pipeline in filter(None, (pipe, taught)):
         pipeline.set_progress_bar_config(disable=True)

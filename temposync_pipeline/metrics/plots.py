@@ -10,7 +10,7 @@ from .report import CELL, FIGURES, SHEET_VISEMES, Example
 
 COLOURS = {"real": "#777777", "student": "#e67e14", "teacher": "#1f6fb4", "still": "#bbbbbb", "shuffled": "#9b59b6", "vae": "#2e8b57"}
 ROW_FIGURES = ("psnr_vae", "psnr_vae_lips", "ssim_mouth", "lmd", "lip_r", "amplitude_ratio", "motion_amplitude", "sharpness_ratio",
-               "temporal_l1", "flicker_std", "e_warp", "proxy_lse_d", "proxy_lse_c", "proxy_csim")
+               "temporal_l1", "flicker_std", "e_warp", "proxy_lse_d", "proxy_lse_c", "proxy_csim", "csim")
 STEP_FIGURES = ("psnr_vae", "psnr_vae_lips", "lip_r", "sharpness_ratio", "flicker_std", "motion_amplitude")
 
 
@@ -19,8 +19,8 @@ def _colour(row: str) -> str:
 
 
 def write_pictures(report: dict, examples: list[Example], output: Path) -> None:
-    """Beside the JSON `output`: <name>_lips.png, _rows.png, _steps.png (with more than one number of steps), _sheet.png and,
-    of large photos, _zoom.jpg."""
+    """Beside the JSON `output`: <name>_lips.png, _rows.png, _steps.png (with more than one number of steps), _sheet.png and, of the row
+    `in_photo`, _zoom.jpg."""
     def beside(kind: str) -> Path:
         return output.with_name(f"{output.stem}_{kind}.png")
 

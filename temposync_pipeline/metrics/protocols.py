@@ -26,6 +26,7 @@ from ..media.audio import SAMPLE_RATE, AudioSource
 from ..media.image import load_image
 from ..media.video import FPS, read_video
 from ..models.sync_expert import SyncExpert
+from . import judge
 from .closures import shut_share
 from .crop_video import CropVideo, PortraitCrop, VideoMaker, crops_like, encode_block
 from .detail import detail_figures, is_large, zoomed_mouths
@@ -205,7 +206,7 @@ class Evaluator:
         figures = lip_figures(landmarks, truth.landmarks) | shut_share(lip_opening(landmarks), truth.voice.closures)
         if truth.crops is None:
             figures = _across_people(figures)
-        figures |= self._pictures(video, truth) | {"proxy_csim": self._similarity(video.crops, portrait)}
+        figures |= self._pictures(video, truth) | self._similarity(video.crops, portrait)
         if self.sync_expert is not None and video.latents is not None:
             figures |= sync_figures(self.sync_expert, video.latents, truth.voice.samples)
         if video.visemes is not None:
@@ -229,8 +230,11 @@ class Evaluator:
                 figures |= reconstruction_figures(video.crops[1:], truth.reconstruction[1:])
         return figures
 
-    def _similarity(self, crops: np.ndarray, portrait: PortraitCrop) -> float:
-        return proxy_csim(self.maker.identity_encoder, self.maker.pipe.vae, crops[::IDENTITY_STRIDE], portrait.crop)
+    def _similarity(self, crops: np.ndarray, portrait: PortraitCrop) -> Figures:
+        """Whether they show the portrait's person, by our own encoder, and by dlib's where that is installed."""
+        some = crops[::IDENTITY_STRIDE]
+        figures = {"proxy_csim": proxy_csim(self.maker.identity_encoder, self.maker.pipe.vae, some, portrait.crop)}
+        return figures | ({"csim": judge.csim(some, portrait.crop)} if judge.is_installed() else {})
 
     def _delivered(self, portrait: PortraitCrop, voice: AudioSource, truth: Truth, example: Example) -> Figures:
         """The row `in_photo`; its crops come out of whole frames, whose detail counts where the photo has more of it than a crop."""
@@ -241,10 +245,10 @@ class Evaluator:
         else:
             video, outside = CropVideo(crops), {"change_outside_mouth": change_outside(frames, portrait.matrix, mouth_mask())}
         figures = self._measure(video, portrait, truth) | outside
+        landmarks, _ = fill_gaps(self._track(crops))
+        example.zooms = zoomed_mouths(portrait.photo, frames, portrait.matrix, lip_opening(landmarks))
         if is_large(portrait.matrix):
-            landmarks, _ = fill_gaps(self._track(crops))
             figures |= detail_figures(portrait.photo, frames, portrait.matrix, portrait.landmarks, landmarks)
-            example.zooms = zoomed_mouths(portrait.photo, frames, portrait.matrix, lip_opening(landmarks))
         return figures
 
     def _retargeted(self, portrait: PortraitCrop, driver: Clip, truth: Truth) -> Figures:
@@ -264,7 +268,7 @@ class Evaluator:
         landmarks = self.real_landmarks(clip)
         crops = load_clip(clip, landmarks=landmarks).crops
         figures = _across_people(lip_figures(landmarks, truth.landmarks)) | shut_share(lip_opening(landmarks), self.voice(clip).closures)
-        figures |= {"proxy_csim": self._similarity(crops, portrait)}
+        figures |= self._similarity(crops, portrait)
         if self.sync_expert is not None:
             figures |= sync_figures(self.sync_expert, encode_block(self.maker.pipe.vae, crops), truth.voice.samples)
         return figures | steadiness_figures(crops)

@@ -19,6 +19,7 @@ FIGURES = {
     "lip_r": "lip r ↑", "best_lag": "best lag (frames)", "lag_within_one_frame": "best lag within ±1 (share) ↑",
     "lip_r_at_best_lag": "lip r at best lag ↑", "amplitude_ratio": "amplitude / real",
     "proxy_lse_d": "proxy LSE-D ↓", "proxy_lse_c": "proxy LSE-C ↑", "offset": "offset (frames)", "proxy_csim": "proxy CSIM ↑",
+    "csim": "CSIM, dlib's (strangers 0.83) ↑",
     "detail_skin": "detail of the skin / photo's ↑", "detail_lips": "detail of the lips / photo's ↑",
     "opening_portrait": "opening of the portrait (IOD)", "opening_sil": "in silence (IOD)", "opening_PP": "for p, b, m (IOD)",
     "opening_aa": "for aa (IOD)", "frames_without_face": "frames without a face",
@@ -36,6 +37,7 @@ TABLES = {
     "Synchrony and identity, by our own networks": ("proxy_lse_d", "proxy_lse_c", "offset", "proxy_csim"),
     "The whole face: head and lids beside the real talker's, and the joints of clips":
         ("head_shift", "head_shift_ratio", "head_roll", "head_roll_ratio", "lids", "lids_ratio", "blinks", "seam", "change_outside_crop"),
+    "Identity, by dlib's face embedding": ("csim",),
     "Fine detail of large photos, at their own resolution": ("detail_skin", "detail_lips"),
     "Mouth opening": ("opening_portrait", "opening_sil", "opening_PP", "opening_aa", "frames_without_face"),
 }
@@ -47,7 +49,8 @@ SHEET_VISEMES = ("PP", "aa", "E", "ih", "ou", "FF", "SS", "TH", "sil")
 class Example:
     """What the pictures show of one clip: its name, the portrait's crop [256, 256, 3], the real lip opening [T], real crops
     [T, 256, 256, 3], None where the real talker is somebody else; and of each row, once added, landmarks [T, 131, 2] and a strip of
-    `CELL`-sized crops at the times `times`.  Of large photos also `zooms`, the mouth at their own resolution (`detail.zoomed_mouths`).
+    `CELL`-sized crops at the times `times`.  Of the row `in_photo` also `zooms`, mouths at four times the crop's scale
+    (`detail.zoomed_mouths`).
     """
 
     name: str

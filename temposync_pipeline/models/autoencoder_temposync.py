@@ -95,6 +95,54 @@ def _minus_still(values: torch.Tensor, count: int, frames: int) -> torch.Tensor:
     return values[:count] - values[count:].repeat_interleave(frames, 0)
 
 
+class InnerMouthDecoder(nn.Module):
+    """Paints the inside of the mouth at twice the crop's resolution (`AutoencoderTempoSync.inner_mouth`).
+
+    A denoiser's latents say how far the mouth is open and roughly how bright it is where, seldom what a tooth looks like: that comes from
+    what the network knows of teeth, and from the reference picture, pixel for pixel, where that shows them: upper teeth are fixed to the
+    head, and crops are aligned to it.
+    """
+
+    MARGIN = 1  # latent cells around the block that it looks at
+
+    def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...], latent_channels: int):
+        super().__init__()
+        coarsest, coarse, middle, fine = channels
+        self.coarsest = nn.Sequential(nn.Conv2d(2 * latent_channels, coarsest, 3, padding=1), *_stage(coarsest, blocks[0]))
+        self.coarse = nn.Sequential(nn.Conv2d(coarsest, 4 * coarse, 3, padding=1), nn.PixelShuffle(2), *_stage(coarse, blocks[1]))
+        self.to_middle = nn.Sequential(nn.Conv2d(coarse, 4 * middle, 3, padding=1), nn.PixelShuffle(2))
+        self.middle = nn.Sequential(*_stage(middle, blocks[2]))
+        self.to_fine = nn.Sequential(nn.Conv2d(middle, 4 * fine, 3, padding=1), nn.PixelShuffle(2))
+        self.fine = nn.Sequential(*_stage(fine, blocks[3]), nn.SiLU(), nn.Conv2d(fine, 48, 3, padding=1), nn.PixelShuffle(4))
+        # What is seen beside the latents enters where its resolution is the network's: what is hidden, and the reference picture.
+        self.hidden_to_middle = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(16, middle, 3, padding=1))
+        self.hidden_to_fine = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4, fine, 3, padding=1))
+        self.picture = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 2 * fine, 3, padding=1), ResidualBlock(2 * fine), nn.SiLU())
+        self.picture_to_fine = nn.Conv2d(2 * fine, 2 * fine, 3, padding=1)
+        self.picture_to_middle = nn.Conv2d(2 * fine, middle, 4, stride=2, padding=1)
+
+    def seen(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network knows of references [R, 3, 32h, 32w] once for all their frames: [R, c, 4h, 4w] and [R, 2c, 8h, 8w]."""
+        features = self.picture(picture)
+        return self.picture_to_middle(features), self.picture_to_fine(features)
+
+    def forward(
+        self, latents: torch.Tensor, reference: torch.Tensor, hidden: torch.Tensor, seen: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Pixels [R·k, 3, 32h, 32w]; latents [R·k, C, h + 2, w + 2], reference [R, C, h + 2, w + 2], hidden [R·k, 1, 16h, 16w]."""
+        frames, edge = len(latents) // len(reference), self.MARGIN
+        each = reference.repeat_interleave(frames, 0)
+        # A single reference's is broadcast.
+        to_middle, to_fine = (part.repeat_interleave(frames, 0) if len(reference) > 1 else part for part in seen)
+        x = self.coarsest(torch.cat([latents - each, each], 1).contiguous(memory_format=torch.channels_last))
+        x = self.to_middle(self.coarse(x[..., edge:-edge, edge:-edge]))
+        x = self.middle(x + self.hidden_to_middle(hidden) + to_middle)
+        # Part of the reference's pixels is let through as the frame wants it.
+        kept, gate = to_fine.chunk(2, 1)
+        x = self.to_fine(x) + self.hidden_to_fine(hidden)
+        return self.fine(x + kept * (x + gate).sigmoid())
+
+
 class AutoencoderTempoSync(ModelMixin, ConfigMixin):
     """÷16 autoencoder with 32 latent channels and a slim decoder (equation 2 of arXiv 2603.06057).
 
@@ -107,6 +155,7 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         decoder_channels, decoder_blocks: widths and residual blocks at strides 16, 8, 4, 2.
         latents_mean, latents_std: per channel; None means 0 and 1.
         motion_channels, motion_blocks: widths and residual blocks of `motion` at strides 16, 8, 4; None = an autoencoder without it.
+        inner_channels, inner_blocks: widths and residual blocks of `inner_mouth` at strides 16, 8, 4, 2; None = an autoencoder without it.
     """
 
     _group_offload_block_modules = ["encoder", "decoder"]
@@ -123,12 +172,16 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         latents_std: list[float] | None = None,
         motion_channels: tuple[int, int, int] | None = None,
         motion_blocks: tuple[int, int, int] = (3, 2, 1),
+        inner_channels: tuple[int, int, int, int] | None = None,
+        inner_blocks: tuple[int, int, int, int] = (1, 2, 2, 2),
     ):
         super().__init__()
         self.encoder = Encoder(tuple(encoder_channels), tuple(encoder_blocks), latent_channels)
         self.decoder = Decoder(tuple(decoder_channels), tuple(decoder_blocks), latent_channels)
         if motion_channels is not None:
             self.motion_decoder = MotionDecoder(tuple(motion_channels), tuple(motion_blocks), latent_channels)
+        if inner_channels is not None:
+            self.inner_decoder = InnerMouthDecoder(tuple(inner_channels), tuple(inner_blocks), latent_channels)
 
     @property
     def stride(self) -> int:
@@ -175,6 +228,31 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         flow, logit = self.motion_decoder(latents, reference)
         stretch = MotionDecoder.STRETCH
         return flow, (1 - (stretch * logit.sigmoid() - (stretch - 1) / 2)).clamp(0, 1)
+
+    @property
+    def knows_inner_mouth(self) -> bool:
+        """Whether it has `inner_mouth`."""
+        return self.config.inner_channels is not None
+
+    @apply_forward_hook
+    def seen_mouth(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `inner_mouth` takes of references' own pixels [R, 3, 32h, 32w] in [-1, 1], twice the crop's resolution."""
+        return self.inner_decoder.seen(picture)
+
+    @apply_forward_hook
+    def inner_mouth(
+        self, latents: torch.Tensor, reference: torch.Tensor, hidden: torch.Tensor, seen: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """The inside of mouths at twice the crop's resolution: pixels [R·k, 3, 32h, 32w], nominally in [-1, 1] but not clamped.
+
+        Args:
+            latents: normalised, [R·k, C, h + 2, w + 2], k frames of each reference one after the other; of the block that is painted
+                (`face.inner_mouth.BLOCK`) and one cell around it.
+            reference: normalised, [R, C, h + 2, w + 2].
+            hidden: 1 - visibility of the frames (`motion`), [R·k, 1, 16h, 16w], of the block.
+            seen: `seen_mouth` of the references.
+        """
+        return self.inner_decoder(latents, reference, hidden, seen)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Reconstruction of `pixels`, same shape."""

@@ -8,10 +8,11 @@ import torch
 
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
+from ..face.inner_mouth import block_of_window, cells_around
 from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
 from ..face.tone import known_crop
-from ..face.warp import PhotoWarp, inner_cells
+from ..face.warp import HIDDEN_FROM, PhotoWarp, fine_block, inner_cells
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import latent_window
 from ..models.devices import execution_device
@@ -65,24 +66,47 @@ class ColourRenderer:
 
 
 class MotionRenderer:
-    """The photo's own pixels, moved, and the decoder's colours where the photo doesn't show what the frame does.
+    """The photo's own pixels, moved, and the decoder's colours where the photo doesn't show what the frame does: at twice the crop's
+    resolution, if the autoencoder knows the inside of mouths.
 
     Args:
-        vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16].
+        vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
     """
 
-    def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor):
+    def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool):
         self.vae, self._reference = vae, latent_window(latents)
-        self._warp = PhotoWarp(photo, matrix)
+        self._warp = PhotoWarp(photo, matrix, fine=vae.knows_inner_mouth)
+        self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if vae.knows_inner_mouth else None
 
-    def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _look(self, block: np.ndarray, use_bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the autoencoder takes of the photo's own mouth, uint8 [128, 192, 3]."""
+        picture = torch.from_numpy(block.copy()).permute(2, 0, 1)[None].to(execution_device(self.vae)).float() / 127.5 - 1
+        with inference_autocast(picture, use_bfloat16):
+            return self.vae.seen_mouth(picture.to(self.vae.dtype))
+
+    def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        device = execution_device(self.vae)
+        latents = latents.to(device)
         with inference_autocast(latents, use_bfloat16):
-            device = execution_device(self.vae)
-            flow, visibility = self.vae.motion(latents.to(device), self._reference.to(device))
-        colours = decode_block(self.vae, inner_cells(latents), use_bfloat16)
+            flow, visibility = self.vae.motion(latents, self._reference.to(device))
+        colours = decode_block(self.vae, inner_cells(latents), use_bfloat16) if self._seen is None else \
+            self._paint(latents, 1 - block_of_window(visibility), use_bfloat16)
         return list(zip((FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy(), colours, strict=True))
 
-    def patch(self, decoded: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Patch:
+    def _paint(self, latents: torch.Tensor, hidden: torch.Tensor, use_bfloat16: bool) -> list[np.ndarray | None]:
+        """The inside of each frame's mouth, float32 [128, 192, 3] in 0..255; None where it is closed."""
+        painted: list[np.ndarray | None] = [None] * len(latents)
+        is_open = torch.nonzero(hidden.amax((1, 2, 3)) > HIDDEN_FROM).flatten()
+        if len(is_open):
+            reference = cells_around(self._reference.to(latents.device))
+            with inference_autocast(latents, use_bfloat16):
+                pixels = self.vae.inner_mouth(cells_around(latents[is_open]), reference, hidden[is_open].to(latents.dtype), self._seen)
+            pictures = pixels.float().clamp(-1, 1).add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
+            for index, picture in zip(is_open.tolist(), pictures):
+                painted[index] = picture
+        return painted
+
+    def patch(self, decoded: tuple[np.ndarray, np.ndarray, np.ndarray | None]) -> Patch:
         return self._warp.patch(*decoded)
 
 
@@ -119,7 +143,7 @@ def make_renderer(
     if composition != "mouth":
         return FaceRenderer(vae, photo, matrix, latents, use_bfloat16, composition == "still")
     if vae.knows_motion:
-        return MotionRenderer(vae, photo, matrix, latents)
+        return MotionRenderer(vae, photo, matrix, latents, use_bfloat16)
     return ColourRenderer(vae, photo, matrix, latents, use_bfloat16)
 
 

@@ -51,3 +51,42 @@ def adversarial_terms(
     shaken = discriminator(real + spread * torch.randn_like(real), reference, visemes)
     penalty = ((shaken - on_real) / spread).square().mean()
     return student, F.softplus(on_generated - on_real).mean() + smoothness * penalty
+
+
+class PatchDiscriminator(nn.Module):
+    """How real the inside of a mouth looks, place by place: pictures [B, 3, H, W], and what of them is painted [B, 1, H, W], ->
+    scores [B, 1, H/8, W/8].
+
+    Each is that of a patch of about 40 pixels (Isola et al. 2017): what a tooth is, not what a face is.
+    """
+
+    def __init__(self, channels: tuple[int, int, int, int] = (64, 96, 128, 160)):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width, stride in zip((4, *channels), channels, (2, 2, 2, 1)):
+            layers += [nn.Conv2d(before, width, 4 if stride == 2 else 3, stride, 1), nn.GroupNorm(8, width), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 3, padding=1))
+
+    def forward(self, pictures: torch.Tensor, painted: torch.Tensor) -> torch.Tensor:
+        return self.layers(torch.cat([pictures, painted], 1))
+
+
+def hinge_terms(
+    discriminator: PatchDiscriminator, generated: torch.Tensor, real: torch.Tensor, painted: torch.Tensor, real_painted: torch.Tensor,
+    smoothness: float = 0.02, spread: float = 0.1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the painter's term, the discriminator's own loss): -D(G) and max(0, 1 - D(x)) + max(0, 1 + D(G)) (Lim & Ye 2017), where painted.
+
+    Gradients of the first reach `generated` alone, those of the second the discriminator alone, whose slope around real pictures is held
+    down as in `adversarial_terms`.
+    """
+    def mean(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        weight = F.adaptive_avg_pool2d(mask, scores.shape[-2:])
+        return (scores * weight).sum() / weight.sum().clamp(min=1)
+
+    frozen = {name: value.detach() for name, value in discriminator.named_parameters()}
+    fooled = functional_call(discriminator, frozen, (generated, painted))
+    on_real, on_generated = discriminator(real, real_painted), discriminator(generated.detach(), painted)
+    shaken = discriminator(real + spread * torch.randn_like(real), real_painted)
+    own = mean(F.relu(1 - on_real), real_painted) + mean(F.relu(1 + on_generated), painted)
+    return -mean(fooled, painted), own + smoothness * mean(((shaken - on_real) / spread).square(), real_painted)

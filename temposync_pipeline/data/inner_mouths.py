@@ -1,0 +1,221 @@
+"""Mouths seen from near, and what a denoiser says of them: what the stage `inner_mouth` trains on.
+
+    python -m temposync_pipeline.data.inner_mouths --data DATA --labels LABELS --london LONDON --output MOUTHS
+
+DATA and LABELS are those of `data.motion_pairs`, LONDON photographs `<person>_neutral.jpg` and `<person>_smiling.jpg`; clips whose
+id contains `hq` are the sharp ones.  Everything is cut at twice the crop's resolution, a few consecutive frames a take, of four kinds:
+
+* photographs of people whose smile shows their teeth, made to speak (`speaking_with_own_teeth`): upper teeth stay with the head, lower
+  ones and the tongue go with the jaw;
+* photographs made to speak with the mouth of a talker who was filmed sharply (`speaking_with_driver`);
+* that talker;
+* talkers filmed softly, who show how mouths move but not what teeth look like.
+
+Beside the encoder's latents of each frame stand the denoiser's: of the same frame with much noise, with more, and of the voice alone.
+Writes MOUTHS/{train,val}.npz.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ..media.image import load_image
+from ..models.face_aligner import FaceAligner
+from .clips import load_landmarks
+from .denoised_latents import Voice
+from .fine_faces import Driver, Face, Look
+from .manifest import Clip, build_manifest, portrait_split
+from .motion_pairs import held_out_person
+from .mouth_interiors import Take, Teeth, filmed, speaking_with_driver, speaking_with_own_teeth
+
+if TYPE_CHECKING:
+    from ..pipelines.pipeline_temposync import TempoSyncPipeline
+
+OWN_TEETH, DRIVEN, FILMED, SOFT = range(4)
+_QUALITY = 93
+
+
+@dataclass
+class InnerMouths:
+    """N takes of T frames.  Pictures are JPEG files one after the other, the reference's first, then the take's, from `offsets` on."""
+
+    jpeg: np.ndarray  # uint8 [bytes]
+    offsets: np.ndarray  # int64 [N · (1 + T) + 1]
+    reference_latents: np.ndarray  # int8 [N, C, 10, 12], in units of 1/LATENT_LEVELS
+    latents: np.ndarray  # int8 [N, T, 4, C, 10, 12], of each way
+    kinds: np.ndarray  # uint8 [N]
+    people: np.ndarray  # int32 [N], equal for takes of one person
+
+    def save(self, path: str | PathLike) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **{each.name: getattr(self, each.name) for each in fields(self)})
+
+    @classmethod
+    def load(cls, path: str | PathLike) -> "InnerMouths":
+        with np.load(path) as file:
+            return cls(*(file[each.name] for each in fields(cls)))
+
+    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """References uint8 [N, 128, 192, 3] and frames uint8 [N, T, 128, 192, 3]."""
+        decoded = np.stack([cv2.imdecode(self.jpeg[a:b], cv2.IMREAD_COLOR_RGB) for a, b in zip(self.offsets, self.offsets[1:])])
+        takes = decoded.reshape(len(self.kinds), -1, *decoded.shape[1:])
+        return takes[:, 0], takes[:, 1:]
+
+
+class Writer:
+    """Collects takes."""
+
+    def __init__(self):
+        self.jpeg, self.reference_latents, self.latents, self.kinds, self.people = [], [], [], [], []
+        self._known: dict[str, int] = {}
+
+    def add(self, take: Take, kind: int, person: str, voice: Voice, start: int, rng: np.random.Generator) -> None:
+        reference_crop, reference, crops, blocks = take
+        still, latents = voice.latents(reference_crop, crops, start, rng)
+        quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+        pictures = [np.ascontiguousarray(picture[..., ::-1]) for picture in (reference, *blocks)]
+        self.jpeg += [cv2.imencode(".jpg", picture, quality)[1].ravel() for picture in pictures]
+        self.reference_latents.append(still)
+        self.latents.append(latents)
+        self.kinds.append(kind)
+        self.people.append(self._known.setdefault(person, len(self._known)))
+
+    def mouths(self) -> InnerMouths:
+        return InnerMouths(
+            np.concatenate(self.jpeg), np.cumsum([0, *map(len, self.jpeg)]), np.stack(self.reference_latents), np.stack(self.latents),
+            np.array(self.kinds, np.uint8), np.array(self.people, np.int32))
+
+
+def london_faces(folder: Path, aligner: FaceAligner) -> Iterator[tuple[Face, Face]]:
+    """Each person's neutral and smiling photograph."""
+    for neutral in sorted(folder.glob("*_neutral.jpg")):
+        smiling = neutral.with_name(neutral.name.replace("neutral", "smiling"))
+        found = []
+        for path in (neutral, smiling):
+            photo = load_image(path)
+            faces = aligner.detect(photo)
+            if faces:
+                found.append(Face.of(path.stem, photo, faces[0].landmarks))
+        if len(found) == 2:
+            yield found[0], found[1]
+
+
+def portrait_faces(folder: Path, landmarks: Path, count: int, rng: np.random.Generator) -> Iterator[Face]:
+    """Some portraits, a sixteenth of them more than `count`: for validation."""
+    with np.load(landmarks) as file:
+        names = file["names"].tolist()
+    points = load_landmarks(landmarks)
+    for index in rng.permutation(len(names))[:round(count * 16 / 15)]:
+        if np.isfinite(points[index]).all():
+            yield Face.of(names[index], load_image(folder / names[index]), points[index])
+
+
+@dataclass
+class Counts:
+    """Takes: of a photograph with its own teeth and with a driver's mouth, of a sharp clip and of a soft one; and portraits that speak."""
+
+    own: int = 10
+    driven: int = 1
+    sharp: int = 4
+    soft: int = 1
+    portraits: int = 40
+
+
+class Scene(NamedTuple):
+    """A take yet to be made: `make` is called with the look, the driver's first frame and a random generator."""
+
+    kind: int
+    person: str
+    driver: Driver
+    make: Callable[[Look, int, np.random.Generator], Take]
+
+
+def scenes_of_photographs(
+    people: list[tuple[Face, Face]], portraits: list[Face], sharp: list[Driver], soft: list[Driver], counts: Counts,
+    rng: np.random.Generator,
+) -> Iterator[Scene]:
+    """Neutral and smiling photographs, with the smile's teeth where it shows them, and portraits."""
+    def driven(photo: Face, person: str) -> Scene:
+        driver = sharp[rng.integers(len(sharp))]
+        return Scene(DRIVEN, person, driver, lambda look, start, rng: speaking_with_driver(photo.changed(look), driver, start, rng))
+
+    def own(photo: Face, person: str, teeth: Teeth) -> Scene:
+        driver = (sharp + soft)[rng.integers(len(sharp + soft))]
+        return Scene(OWN_TEETH, person, driver, lambda look, start, rng: speaking_with_own_teeth(
+            photo.changed(look), teeth.changed(look), driver, start, rng))
+
+    for neutral, smiling in people:
+        teeth = Teeth.of(smiling)
+        for photo in (neutral, smiling):
+            if teeth is not None:
+                yield from (own(photo, neutral.name, teeth) for _ in range(counts.own))
+            yield from (driven(photo, neutral.name) for _ in range(counts.driven))
+    yield from (driven(photo, photo.name) for photo in portraits[:counts.portraits])
+
+
+def scenes_of_clips(kind: int, drivers: list[Driver], count: int) -> Iterator[Scene]:
+    for driver in drivers:
+        scene = Scene(kind, f"talker {driver.clip.talker}", driver, partial(filmed, driver))
+        yield from (scene for _ in range(count))
+
+
+def write_scenes(scenes: list[Scene], pipe: "TempoSyncPipeline", rng: np.random.Generator) -> InnerMouths:
+    """All takes, each in a light of its own, at a moment at which its driver's mouth is open, mostly."""
+    writer, voices = Writer(), {}
+    for scene in tqdm(scenes):
+        clip = scene.driver.clip
+        if clip.id not in voices:
+            voices[clip.id] = Voice(pipe, clip)
+        start = scene.driver.stretches(rng, 1)[0]
+        writer.add(scene.make(Look.draw(rng), start, rng), scene.kind, scene.person, voices[clip.id], start, rng)
+    return writer.mouths()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "labels", "london", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--model", default="temposync-tiny", help="checkpoint whose networks are used")
+    parser.add_argument("--share", type=float, default=1.0, help="of the takes, for a trial")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    from ..pipelines.pipeline_temposync import TempoSyncPipeline
+
+    pipe = TempoSyncPipeline.from_pretrained(arguments.model)
+    rng = np.random.default_rng(arguments.seed)
+    clips = [clip for clip in build_manifest(arguments.data, landmarks=arguments.labels) if clip.landmarks is not None]
+    people = list(london_faces(arguments.london, pipe.face_aligner))
+    faces = list(portrait_faces(arguments.data / "portraits", arguments.labels / "portraits.npz", Counts.portraits, rng))
+    for split in ("val", "train"):
+        share = arguments.share * (1.0 if split == "train" else 0.3)
+        counts = Counts(*(max(1, round(share * value)) for value in vars(Counts()).values()))
+        sharp, soft = _drivers(clips, split, 24 if split == "train" else 4, rng)
+        own = [pair for pair in people if held_out_person(pair[0].name) == (split == "val")]
+        portraits = [face for face in faces if portrait_split(face.name) == split]
+        scenes = [*scenes_of_photographs(own, portraits, sharp, soft, counts, rng), *scenes_of_clips(FILMED, sharp, counts.sharp),
+                  *scenes_of_clips(SOFT, soft, counts.soft)]
+        mouths = write_scenes(scenes, pipe, rng)
+        mouths.save(arguments.output / f"{split}.npz")
+        print(f"{split}: {len(mouths.kinds)} takes, {np.bincount(mouths.kinds)} of each kind")
+
+
+def _drivers(clips: list[Clip], split: str, soft_count: int, rng: np.random.Generator) -> tuple[list[Driver], list[Driver]]:
+    """Sharply filmed clips, every seventh held out, and some of the others."""
+    sharp = [clip for clip in clips if "hq" in clip.id]
+    sharp = sharp[::7] if split == "val" else [clip for index, clip in enumerate(sharp) if index % 7]
+    others = [clip for clip in clips if "hq" not in clip.id and clip.split == split and np.isfinite(load_landmarks(clip.landmarks)).all()]
+    soft = [others[index] for index in rng.choice(len(others), min(soft_count, len(others)), replace=False)]
+    return [Driver.load(clip) for clip in sharp], [Driver.load(clip) for clip in soft]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The block of the crop that holds the inside of the mouth, painted at twice the crop's resolution."""
+
+import numpy as np
+
+from .crop import LATENT_STRIDE, LATENT_WINDOW
+from .mouth_box import Rectangle
+
+SCALE = 2  # pixels painted a crop pixel, along each side
+# Rows and columns of latent cells: of 14 videos nothing hidden lay outside crop rows 150 to 200 and columns 92 to 160.
+INNER_CELLS = Rectangle(9, 13, 5, 11)
+BLOCK = Rectangle(*(LATENT_STRIDE * limit for limit in INNER_CELLS))  # in crop pixels
+
+
+def cells_around(latents: np.ndarray) -> np.ndarray:
+    """The block's cells and one around them, a view [..., 6, 8] of an array or tensor of the mouth's block [..., 10, 12]."""
+    top, left = LATENT_WINDOW[0], LATENT_WINDOW[1]
+    return latents[..., INNER_CELLS.y0 - 1 - top:INNER_CELLS.y1 + 1 - top, INNER_CELLS.x0 - 1 - left:INNER_CELLS.x1 + 1 - left]
+
+
+def block_of_window(picture: np.ndarray, scale: float = 1) -> np.ndarray:
+    """The block, a view of [..., 160 · scale, 192 · scale], an array or tensor of the mouth's block `LATENT_WINDOW`."""
+    top, left = LATENT_STRIDE * LATENT_WINDOW[0], LATENT_STRIDE * LATENT_WINDOW[1]
+    y0, y1, x0, x1 = (int(scale * limit) for limit in (BLOCK.y0 - top, BLOCK.y1 - top, BLOCK.x0 - left, BLOCK.x1 - left))
+    return picture[..., y0:y1, x0:x1]
