@@ -25,7 +25,7 @@ import gradio as gr
 import numpy as np
 import torch
 
-from temposync_pipeline import InvalidInputError, ReadPipeline, TempoSyncPipeline
+from temposync_pipeline import InvalidInputError, TempoSyncPipeline
 from temposync_pipeline.app.status import draw_status, timings
 from temposync_pipeline.app.studio import (
     MAX_AMPLITUDE,
@@ -150,7 +150,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             yield from studio.generate(*settings)
 
     def generate(portrait: str, recording: str, consent: bool, steps: int = 4, seed: int = 0, amplitude: float = 1.0,
-                 face_index: int = 0, max_size: int = MAX_SIZE, whole_face: bool = False, request: gr.Request = None):
+                 face_index: int = 0, max_size: int = MAX_SIZE, request: gr.Request = None):
         """Makes the video; yields (video, timings, status) while it does, of which the last counts."""
         # In this order: as long as a visitor can be stopped, the folder may still be there.
         with plain_errors(), stop_of(request) as stopped, TemporaryDirectory() as folder:
@@ -160,8 +160,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             output = Path(folder) / "ai-generated.mp4"
             progress = Progress("visemes")
             try:
-                settings = int(steps), int(seed), amplitude, face_index, int(max_size), bool(whole_face)
-                with closing(reports(portrait, recording, output, *settings)) as running:
+                with closing(reports(portrait, recording, output, int(steps), int(seed), amplitude, face_index, int(max_size))) as running:
                     for progress in running:
                         if stopped.is_set():
                             break
@@ -207,15 +206,13 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
                 gr.Examples(EXAMPLES, [portrait, recording], label="Examples, each a portrait and a voice", visible_columns=[0],
                             elem_id="examples")
                 consent = gr.Checkbox(label=CONSENT, elem_id="consent")
-                whole = gr.Checkbox(label="Move the whole face: lids, brows and head, too", visible=studio.face_pipeline is not None,
-                                    elem_id="whole")
                 with gr.Row():
                     make = gr.Button("Generate", variant="primary", scale=3)
                     stop = gr.Button("Stop", scale=1, min_width=80)
                 with gr.Accordion("Settings", open=False):
                     steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
                     amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1, label="Mouth amplitude",
-                                          info="0 keeps the mouth, or the face, still.")
+                                          info="0 keeps the mouth still.")
                     size = gr.Slider(MIN_SIZE, MAX_SIZE, MAX_SIZE, step=160, precision=0, label="Longer side of the video, px",
                                      info="Larger photos are shrunk to it.")
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, info="The same seed gives the same video.")
@@ -230,11 +227,9 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         portrait.change(look, portrait, [crop, overview, face], api_visibility="private", concurrency_id="look", concurrency_limit=2)
         face.input(preview, [portrait, face], crop, api_name="preview", concurrency_id="look")
         recording.change(visemes, recording, [numbers, timeline], api_name="visemes", concurrency_id="look")
-        whole.input(lambda chosen: (studio.face_pipeline if chosen else studio.pipeline).default_steps, whole, steps, queue=False,
-                    api_visibility="private")
         running = make.click(
-            generate, [portrait, recording, consent, steps, seed, amplitude, face, size, whole], [video, times, status],
-            api_name="generate", show_progress="minimal", show_progress_on=status)
+            generate, [portrait, recording, consent, steps, seed, amplitude, face, size], [video, times, status], api_name="generate",
+            show_progress="minimal", show_progress_on=status)
         # Cancelling a video under way as well would let its progress overtake the "Stopped.".
         stop.click(stop_video, None, waiting, queue=False, api_visibility="private", show_progress="hidden")
         waiting.change(lambda: STOPPED, None, status, cancels=running, queue=False, api_visibility="private")
@@ -272,8 +267,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     pipeline = TempoSyncPipeline.from_pretrained("temposync-tiny")
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    face_pipeline = ReadPipeline.from_pretrained("read-tiny").to(pipeline.device)
-    studio = Studio(pipeline, face_pipeline)
+    studio = Studio(pipeline)
     if not os.environ.get("SPACES_ZERO_GPU"):  # there a GPU is lent to visitors only
         studio.warm_up(*EXAMPLES[0])
     under_way: dict[str, Event] = {}

@@ -1,6 +1,6 @@
 """Does a long video keep its person?  A portrait speaks for longer and longer; its last second is compared with its first.
 
-    python examples/long_videos.py --model read-tiny --frames 121,241,505,1017 [--portrait PICTURE --audio SPEECH]
+    python examples/long_videos.py --model MODEL --frames 121,241,505,1017 [--portrait PICTURE --audio SPEECH]
 
 The recording is repeated as often as needed.  Prints, for each number of frames: the similarity to the portrait (proxy CSIM, 1 = the same)
 in the first and the last second, how far the mean colour of the face has moved between them (levels), how far the head (crop pixels), and
@@ -39,7 +39,7 @@ def figures(maker: VideoMaker, portrait: PortraitCrop, voice: np.ndarray, frames
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="read-tiny")
+    parser.add_argument("--model", required=True, help="a checkpoint: a bundled name, a directory, or org/name")
     parser.add_argument("--portrait", type=Path, default=MEDIA / "portrait_man.jpg")
     parser.add_argument("--audio", type=Path, default=MEDIA / "speech_weather.wav")
     parser.add_argument("--frames", default="121,241,505,1017")

@@ -26,7 +26,7 @@ from temposync_pipeline.app.studio import STAGES, Progress, Studio
 from temposync_pipeline.app.timeline import draw_timeline
 from temposync_pipeline.errors import FaceError, InvalidAudioError, InvalidInputError
 
-from .tiny_components import picture, template_face, tiny_pipeline, tiny_read_pipeline
+from .tiny_components import picture, template_face, tiny_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:gradio")
 
@@ -40,15 +40,6 @@ def studio():
 def portrait(tmp_path):
     Image.fromarray(picture(96, 80)).save(tmp_path / "portrait.png")
     return str(tmp_path / "portrait.png")
-
-
-def test_the_whole_face_moves_where_there_is_a_pipeline_for_it(studio, portrait, tmp_path, make_audio):
-    speech = make_audio("a.wav", seconds=0.2)
-    both = Studio(studio.pipeline, tiny_read_pipeline())
-    *_, last = both.generate(portrait, speech, tmp_path / "a.mp4", num_inference_steps=1, whole_face=True)
-    assert last.finished and last.frames == 5
-    with pytest.raises(InvalidInputError, match="only the mouth"):
-        next(studio.generate(portrait, speech, tmp_path / "b.mp4", whole_face=True))
 
 
 def test_preview_dims_what_stays_still(studio, portrait, tmp_path):
@@ -207,7 +198,7 @@ def test_endpoint_names_stay(client):
     names = {name: [parameter["parameter_name"] for parameter in endpoint["parameters"]] for name, endpoint in endpoints.items()}
     assert names == {
         "/preview": ["portrait", "face_index"], "/visemes": ["recording"],
-        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude", "face_index", "max_size", "whole_face"]}
+        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude", "face_index", "max_size"]}
 
 
 def test_mistakes_become_one_sentence(client, portrait, make_audio, tmp_path, server):
@@ -263,7 +254,7 @@ def test_a_crowd_is_served_or_told_to_wait(server, portrait, make_audio, visitor
 
     def visit(number: int) -> str:
         together.wait(60)
-        return call(server[0], "/generate", *inputs, True, 1, number, 1.0, 0, 1920, False)
+        return call(server[0], "/generate", *inputs, True, 1, number, 1.0, 0, 1920)
 
     with ThreadPoolExecutor(visitors) as pool:
         answers = list(pool.map(visit, range(visitors)))

@@ -20,7 +20,7 @@ from ..media.audio import Audio, load_audio
 from ..media.image import load_image
 from ..models.visemes import VISEMES
 from ..pipelines.face_search import choose_face, find_faces
-from ..pipelines.talking_head import TalkingHeadPipeline
+from ..pipelines.pipeline_temposync import TempoSyncPipeline
 
 MAX_SECONDS = 60.0
 MAX_STEPS = 8
@@ -63,13 +63,13 @@ class Preview:
 
 
 class Studio:
-    """Does what a visitor of the app asks for, within limits, on one pipeline, or on two: `face_pipeline` moves the whole face.
+    """Does what a visitor of the app asks for, within limits, on one pipeline.
 
     All methods raise `InvalidInputError` with a sentence for the visitor, and OSError where the machine is at fault.
     """
 
-    def __init__(self, pipeline: TalkingHeadPipeline, face_pipeline: TalkingHeadPipeline | None = None):
-        self.pipeline, self.face_pipeline = pipeline, face_pipeline
+    def __init__(self, pipeline: TempoSyncPipeline):
+        self.pipeline = pipeline
 
     def preview(self, image: str | PathLike, face_index: int = 0) -> Preview:
         """Find the faces and show the one at `face_index`, 0 = the largest."""
@@ -93,13 +93,10 @@ class Studio:
 
     def generate(
         self, image: str | PathLike, audio: str | PathLike, output: str | PathLike, num_inference_steps: int = 4, seed: int = 0,
-        mouth_amplitude: float | None = None, face_index: int = 0, max_size: int = MAX_SIZE, whole_face: bool = False,
+        mouth_amplitude: float | None = None, face_index: int = 0, max_size: int = MAX_SIZE,
     ) -> Iterator[Progress]:
         """Write the video, reporting before every stage and after every few frames. Closing the generator stops the work."""
         check_limits(num_inference_steps, seed, mouth_amplitude, face_index, max_size)
-        pipeline = self.face_pipeline if whole_face else self.pipeline
-        if pipeline is None:
-            raise InvalidInputError("only the mouth can be moved here")
         if shutil.disk_usage(Path(output).absolute().parent).free < MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, "less than 200 MB free")
         yield Progress("visemes")
@@ -107,7 +104,7 @@ class Studio:
         seconds = dict.fromkeys(STAGES, 0.0)
         following = {"listening": "visemes", "visemes": "portrait", "portrait": "frames"}
         started = time.perf_counter()
-        steps = pipeline.stream_to_file(
+        steps = self.pipeline.stream_to_file(
             image, audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
             mouth_amplitude=mouth_amplitude, face_index=face_index, max_size=max_size, chunk_size=CHUNK_SIZE)
         with closing(steps):

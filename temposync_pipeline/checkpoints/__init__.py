@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import InvalidInputError
 
-BUNDLED = ("temposync-tiny", "read-tiny")
+BUNDLED = ("temposync-tiny",)
 
 
 def bundled_path(name: str) -> Path:

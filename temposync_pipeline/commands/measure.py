@@ -67,7 +67,7 @@ def evaluate(
     rows: Annotated[str | None, typer.Option(help="Of the table, as in student,still,vae; all by default, the teacher is slow.")] = None,
     num_inference_steps: Annotated[str | None, typer.Option(
         "--num_inference_steps", "--steps",
-        help="The student's, default 4 (of read-tiny 8); several as in 4,1,2,8, of which the first makes the pictures.")] = None,
+        help="The student's, default 4 (whole faces: 8); several as in 4,1,2,8, of which the first makes the pictures.")] = None,
     teacher_steps: Annotated[int, typer.Option("--teacher-steps", min=1, max=1000, help="The teacher's.")] = 25,
     portraits: Annotated[Path | None, typer.Option(help="Folder of photographs, for --protocol portraits.")] = None,
     held_out_only: Annotated[bool, typer.Option("--held-out-only", help="Of the photographs, only those never trained on.")] = False,
@@ -75,7 +75,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips, pairs or portraits.")] = None,
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Of the student; default: the checkpoint's own value.")] = None,
-    guidance: Annotated[str | None, typer.Option(help="Towards portrait and speech, as in 2,6, of models that take it: read-tiny.")] = None,
+    guidance: Annotated[str | None, typer.Option(help="Towards portrait and speech, as in 2,6, of models that take it.")] = None,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Items worked on at a time, say as many as there are cores.")] = 1,
     model: Model = "temposync-tiny",
     device: Device = "auto",

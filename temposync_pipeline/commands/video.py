@@ -26,7 +26,7 @@ def generate(
     face_index: FaceIndex = 0,
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Scales the motion; default: the checkpoint's own value.")] = None,
-    still: Annotated[bool, typer.Option("--still", help="Keep to the mouth where the model moves the whole face (read-tiny).")] = False,
+    still: Annotated[bool, typer.Option("--still", help="Keep to the mouth where the model moves the whole face.")] = False,
     max_size: MaxSize = MAX_SIZE,
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(

@@ -1,0 +1,39 @@
+"""A checkpoint of the method that moves whole faces (READ), out of what its three stages trained and another checkpoint's networks.
+
+    python examples/read_checkpoint.py --temporal runs/temporal --speech runs/speech --read runs/read --output runs/whole_face
+
+`temposync generate --model runs/whole_face …` then uses it.  Weights are written in half precision.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from temposync_pipeline import AsyncFlowMatchScheduler, AutoencoderTemporal, ReadPipeline, TempoSyncPipeline
+from temposync_pipeline.models.speech_autoencoder import SpeechAutoencoder
+from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("temporal", "speech", "read", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--base", default="temposync-tiny", help="checkpoint with the picture autoencoder, the ear and the aligner")
+    arguments = parser.parse_args()
+    base = TempoSyncPipeline.from_pretrained(arguments.base)
+    pipe = ReadPipeline(
+        vae=base.vae, viseme_classifier=base.viseme_classifier, lip_motion=base.lip_motion, face_aligner=base.face_aligner,
+        temporal_vae=AutoencoderTemporal.from_pretrained(arguments.temporal / "temporal_vae"),
+        speech_autoencoder=SpeechAutoencoder.from_pretrained(arguments.speech / "speech_autoencoder"),
+        transformer=TalkingHeadTransformer.from_pretrained(arguments.read / "transformer"),
+        scheduler=AsyncFlowMatchScheduler.from_pretrained(arguments.read / "scheduler"))
+    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    for network in networks:
+        network.half()
+    pipe.save_pretrained(arguments.output)
+    print(f"{arguments.output}: {sum(part.num_parameters() for part in networks) / 1e6:.1f} M parameters")
+
+
+if __name__ == "__main__":
+    main()
