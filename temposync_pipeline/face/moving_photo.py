@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from .crop import CROP_SIZE, crop_face, mouth_mask
-from .mouth_box import CellBox, Patch, Rectangle
+from .mouth_box import LEFT, TOP, MouthBox, Patch, Rectangle
 from .tone import read_tone
 
 # Crop pixels from the crop's edge where nothing moves, and where everything may.
@@ -23,6 +23,8 @@ DETAIL_LEVELS = 14.0
 # Where a still head is seen: forehead, nose and cheeks, every few pixels; lids and lips move by themselves.
 _SKULL = np.concatenate([np.stack(np.meshgrid(np.arange(*columns, 6), np.arange(*rows, 6)), -1).reshape(-1, 2)
                          for rows, columns in (((40, 62), (84, 172)), ((92, 134), (84, 172)))]).astype(np.float32)
+# The crop in the pixels of the mouth's window.
+_CROP = Rectangle(-TOP, CROP_SIZE - TOP, -LEFT, CROP_SIZE - LEFT)
 _HERE = np.stack(np.meshgrid(*[np.arange(CROP_SIZE, dtype=np.float32)] * 2), -1)
 
 
@@ -56,13 +58,14 @@ class MovingPhoto:
 
     def __init__(self, photo: np.ndarray, matrix: np.ndarray, reference: np.ndarray, still: bool = False):
         self.photo, self.still = photo, still
-        self.box = CellBox(photo.shape[:2], matrix, (0, 0, CROP_SIZE, CROP_SIZE))
+        self._box = MouthBox(photo.shape[:2], matrix)
         self._tone = read_tone(crop_face(photo, matrix))
         self._reference, self._reference_grey = reference.astype(np.float32), _grey(reference)
         self._known = self._tone.to_photo(self._reference)
         self._mask = mouth_mask() if still else face_mask()
         self._to_photo_pixels = np.linalg.inv(np.asarray(matrix, np.float64)[:, :2]).astype(np.float32)
-        self._is_neutral = bool((self.box.rectangle.of(photo) == self.box.rectangle.of(photo)[..., :1]).all())
+        known = self._rectangle(Rectangle(0, CROP_SIZE, 0, CROP_SIZE)).of(photo)
+        self._is_neutral = bool((known == known[..., :1]).all())
         self._motion = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def patch(self, decoded: np.ndarray) -> Patch:
@@ -79,10 +82,18 @@ class MovingPhoto:
         flow = self._mask[..., None] * flow
         changed = Rectangle.around((np.abs(flow).max(-1) > STILL_FLOW) | (np.abs(difference).max(-1) > STILL_LEVEL))
         changed = changed.grown(2).within(Rectangle(0, CROP_SIZE, 0, CROP_SIZE))
-        rectangle = self.box.rectangle_of(changed.y0, changed.y1, changed.x0, changed.x1)
+        rectangle = self._rectangle(changed)
         if changed.is_empty or rectangle.is_empty:
             return Patch(0, 0, self.photo[:0, :0])
         return Patch(rectangle.y0, rectangle.x0, self._pixels(rectangle, flow, difference, moved))
+
+    def _rectangle(self, part: Rectangle) -> Rectangle:
+        """The photo's rectangle that covers a part of the crop."""
+        return self._box.rectangle_of(part.y0 - TOP, part.y1 - TOP, part.x0 - LEFT, part.x1 - LEFT)
+
+    def _to_photo(self, crop: np.ndarray, rectangle: Rectangle, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
+        """A crop [256, 256, ...] as it lies in the photo's rectangle."""
+        return self._box.to_photo(crop, interpolation, rectangle, _CROP)
 
     def _flow(self, decoded: np.ndarray) -> np.ndarray:
         """Where the frame's pixels come from in the reference, float32 [256, 256, 2]: (x, y) + flow."""
@@ -99,15 +110,15 @@ class MovingPhoto:
 
     def _pixels(self, rectangle: Rectangle, flow: np.ndarray, difference: np.ndarray, moved: np.ndarray) -> np.ndarray:
         """The photo's rectangle, uint8 [h, w, 3]: the photo moved by `flow`, and the `difference` between frame and moved reference."""
-        shift = self.box.to_photo(flow @ self._to_photo_pixels.T, rectangle=rectangle)
+        shift = self._to_photo(flow @ self._to_photo_pixels.T, rectangle)
         shift[..., 0] += np.arange(rectangle.x0, rectangle.x1, dtype=np.float32)
         shift[..., 1] += np.arange(rectangle.y0, rectangle.y1, dtype=np.float32)[:, None]
         pixels = cv2.remap(self.photo, shift, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         size = cv2.GaussianBlur(cv2.dilate(cv2.blur(np.abs(difference).max(-1), (3, 3)), np.ones((5, 5), np.uint8)), (0, 0), 1.5)
         fading = self._mask * (1 - np.exp(-np.square(size / DETAIL_LEVELS)))
         # Where detail fades, the photo gives way to the decoder's picture of it, and that to the frame.
-        added = self.box.to_photo(difference + fading[..., None] * moved, cv2.INTER_CUBIC, rectangle)
-        kept = self.box.to_photo(1 - fading, rectangle=rectangle)[..., None]
+        added = self._to_photo(difference + fading[..., None] * moved, rectangle, cv2.INTER_CUBIC)
+        kept = self._to_photo(1 - fading, rectangle)[..., None]
         pixels = cv2.add(pixels * kept, added, dtype=cv2.CV_8U)  # rounds, and keeps within 0..255
         if self._is_neutral:
             pixels = np.repeat(pixels[..., :1], 3, axis=-1)
