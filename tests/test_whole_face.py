@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 
 from temposync_pipeline.data.face_motion import EYES, LOWER_LID, UPPER_LID
+from temposync_pipeline.data.manifest import Clip
 from temposync_pipeline.face.crop import TEMPLATE
-from temposync_pipeline.face.landmarks import LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS, RIGID
-from temposync_pipeline.metrics.whole_face import joints, motion_figures, seam, steadied, whole_face_figures
+from temposync_pipeline.face.landmarks import GROUPS, LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS, RIGID
+from temposync_pipeline.media.video import VideoWriter
+from temposync_pipeline.metrics.crop_video import VideoMaker
+from temposync_pipeline.metrics.protocols import Evaluator
+from temposync_pipeline.metrics.report import markdown, summarise
+from temposync_pipeline.metrics.whole_face import coding_figures, joints, motion_figures, mouth_boxes, seam, steadied, whole_face_figures
+
+from .tiny_components import MEDIA, picture, tiny_read_pipeline
 
 
 def face() -> np.ndarray:
@@ -60,3 +67,53 @@ def test_a_head_that_is_held_stays():
         crop[row - 3:row + 4, 100:156] = 255
     spread = [np.flatnonzero(video.max((2, 3)).max(0) > 200).size for video in (crops, steadied(crops, points))]
     assert spread[0] >= 12 and spread[1] <= 9
+
+
+def test_what_coding_loses_in_closed_form():
+    rng = np.random.default_rng(0)
+    still = rng.integers(60, 180, (256, 256, 3), dtype=np.uint8)
+    real = np.repeat(still[None], 9, 0)
+    real[1::2, 120:220, 80:180] += 40  # a mouth that moves, and more around it
+    points = np.repeat(face()[None], 9, 0)
+    points[:, GROUPS["outer_lips"]] += np.float32([0, 45])
+    assert coding_figures(real, real, points) == {"psnr_crop": 99, "psnr_crop_mouth": 99, "mouth_change_ratio": 1}
+    timid = real.copy()
+    timid[1::2, 120:220, 80:180] -= 20
+    figures = coding_figures(timid, real, points)
+    assert figures["mouth_change_ratio"] == pytest.approx(0.5)
+    # Four of nine frames are wrong by 20 levels in the box, the others right.
+    assert figures["psnr_crop_mouth"] == pytest.approx((5 * 99 + 4 * 20 * np.log10(255 / 20)) / 9, rel=1e-3)
+    assert figures["psnr_crop"] > figures["psnr_crop_mouth"]
+
+
+def test_the_mouths_box_follows_the_lips_and_stays_in_the_crop():
+    points = face()[None].repeat(2, 0)
+    points[1] += 500
+    (rows, columns), (below, right) = mouth_boxes(points)
+    assert (rows.start + rows.stop) / 2 == 128 and (columns.start + columns.stop) / 2 == 128
+    assert (below.stop, right.stop) == (256, 256)
+
+
+@pytest.fixture
+def talker(tmp_path) -> Clip:
+    """A clip of a picture that slides, with real speech."""
+    path = tmp_path / "talker.mp4"
+    shown = picture(320, 320)
+    with VideoWriter(path, audio_path=MEDIA / "speech_hello.wav") as writer:
+        for frame in range(12):
+            writer.write(np.roll(shown, 2 * frame, 1))
+    return Clip("talker", "talker", path, "val")
+
+
+def test_a_model_of_whole_faces_is_measured_with_its_ceiling(talker, monkeypatch):
+    pipeline = tiny_read_pipeline()
+    monkeypatch.setattr(pipeline.face_aligner, "track", lambda frames: np.repeat(face()[None], len(frames), 0))
+    judge = Evaluator(VideoMaker(pipeline), steps=(2,), rows=("student", "one_by_one", "vae", "temporal_vae"))
+    record, _ = judge.self_driven(talker, talker)
+    rows = record["rows"]
+    assert list(rows) == ["student_2", "one_by_one", "vae", "temporal_vae"]
+    assert {"head_shift_ratio", "lids_ratio", "seam"} <= set(rows["student_2"])
+    assert "seam" not in rows["temporal_vae"] and rows["temporal_vae"]["psnr_crop"] != rows["vae"]["psnr_crop"]
+    table = markdown({"protocol": "self", "model": "tiny", "records": [record], "rows": {}, "summary": summarise([record]),
+                      "closures": {}, "notes": [], "failures": []})
+    assert "What coding leaves of the whole face" in table

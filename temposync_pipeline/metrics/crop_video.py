@@ -5,7 +5,7 @@ latents thus pass the same decoder, and what differs between rows is the latents
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from ..errors import FaceError
 from ..face.crop import align_matrix, crop_face, mouth_mask, smooth_matrices
 from ..media.audio import AudioSource
+from ..models.autoencoder_temporal import FRAMES
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
 from ..models.identity_encoder import IdentityEncoder
@@ -159,6 +160,19 @@ class VideoMaker:
     def reconstruction(self, crops: np.ndarray, latents: torch.Tensor) -> CropVideo:
         """The autoencoder's reconstruction D(E(I)) of real frames, the most that a generator in its latent space can reach."""
         return CropVideo(decode_block(self.pipe.vae, latents, crops), latents)
+
+    @torch.inference_mode()
+    def coded(self, crops: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, CropVideo]:
+        """Crops uint8 [T, 256, 256, 3] in which the head moves, as the picture autoencoder alone gives them back, and as the temporal
+        autoencoder does, which is told of the `reference` [256, 256, 3]: the most that a model of whole faces can reach."""
+        vae, temporal = self.pipe.vae, self.pipe.temporal_vae
+        latents = encode_crops(vae, np.concatenate([reference[None], crops]), BATCH).float().to(vae.device)
+        portrait, frames = latents[:1], latents[1:]
+        missing = -(len(frames) - 1) % FRAMES
+        clip = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]).transpose(0, 1)[None]
+        again = temporal(clip.to(temporal.dtype), portrait.to(temporal.dtype))[0].transpose(0, 1)[:len(frames)].float()
+        video = self.whole_face(decode_crops(vae, again), latent_window(again))
+        return decode_crops(vae, frames), replace(video, joints=np.arange(0))
 
     def noisy(self, crops: np.ndarray, latents: torch.Tensor) -> CropVideo:
         """What sampling starts from: the real frames' latents z + σ_max·s·ε, with fresh ε each frame and s the residual's deviation."""

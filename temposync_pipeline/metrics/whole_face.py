@@ -1,4 +1,5 @@
-"""What only a face that moves as a whole can be measured by: its head and lids beside a real talker's, and its clips' joints.
+"""What only a face that moves as a whole can be measured by: its head and lids beside a real talker's, its clips' joints, and what coding
+it loses.
 
 Landmarks [T, 131, 2] are in pixels of one crop for the whole clip, that of its first frame, in which the head moves.
 """
@@ -6,9 +7,11 @@ Landmarks [T, 131, 2] are in pixels of one crop for the whole clip, that of its 
 import numpy as np
 
 from ..data.face_motion import lid_opening, similarity_between
-from ..face.crop import align_matrix, crop_face, smooth_matrices, transform_points
-from ..face.landmarks import RIGID
+from ..face.crop import CROP_SIZE, align_matrix, crop_face, smooth_matrices, transform_points
+from ..face.landmarks import GROUPS, RIGID
 from ..face.lip_shape import smooth_over_time
+from .image import psnr
+from .talking_face import MAX_PSNR
 
 Figures = dict[str, float]
 FPS = 25
@@ -16,6 +19,7 @@ FPS = 25
 HEAD_SMOOTHING, LID_SMOOTHING = 1.5, 0.5
 # A lid is down below this share of the eye's usual opening: a face mesh still reads a quarter of a closed eye.
 BLINK = 0.6
+MOUTH = (64, 96)  # height and width of the box around the lips, in crop pixels
 
 
 def in_first_crop(landmarks: np.ndarray) -> np.ndarray:
@@ -71,3 +75,24 @@ def seam(crops: np.ndarray, first_frames: np.ndarray) -> float | None:
         return None
     inside = np.delete(change, first_frames - 1)
     return float(change[first_frames - 1].mean() / max(float(np.median(inside)), 1e-6))
+
+
+def mouth_boxes(landmarks: np.ndarray) -> list[tuple[slice, slice]]:
+    """The box of `MOUTH` pixels around the lips of each frame, landmarks [T, 131, 2] in crop pixels, as far as it lies in the crop."""
+    corners = np.rint(landmarks[:, GROUPS["outer_lips"]].mean(1)[:, ::-1] - np.array(MOUTH) / 2).astype(int)
+    corners = corners.clip(0, CROP_SIZE - np.array(MOUTH))
+    return [(slice(row, row + MOUTH[0]), slice(column, column + MOUTH[1])) for row, column in corners]
+
+
+def coding_figures(coded: np.ndarray, real: np.ndarray, landmarks: np.ndarray) -> Figures:
+    """What is left of real crops uint8 [T, 256, 256, 3], one crop for the whole clip, once they were coded and decoded.
+
+    `psnr_crop` and `psnr_crop_mouth` in dB; `mouth_change_ratio`, how much the mouth changes from frame to frame over how much it should,
+    1 = nothing is smoothed away.  The mouth is where the real one is, landmarks [T, 131, 2] in crop pixels.
+    """
+    boxes = mouth_boxes(landmarks)
+    values = [[psnr(made, true), psnr(made[box], true[box])] for made, true, box in zip(coded, real, boxes, strict=True)]
+    change = np.array([[np.abs(video[frame + 1][box].astype(np.int16) - video[frame][box]).mean() for video in (coded, real)]
+                       for frame, box in enumerate(boxes[:-1])]).sum(0)
+    figures = dict(zip(("psnr_crop", "psnr_crop_mouth"), np.minimum(values, MAX_PSNR).mean(0).tolist(), strict=True))
+    return figures | {"mouth_change_ratio": float(change[0] / max(change[1], 1e-6))}

@@ -76,20 +76,22 @@ def openness_of(landmarks: np.ndarray) -> np.ndarray:
 
 
 def add_talker(writer: FaceLatentsWriter, clip: Clip, classifier: VisemeClassifier, lip_motion: LipMotion, reference: int,
-               person: int) -> None:
-    """A clip as it was filmed, in the crop of its frame `reference`."""
+               person: int) -> slice:
+    """A clip as it was filmed, in the crop of its frame `reference`.
+
+    Returns its frames that have sound, none where its face was not found in all of them: what portraits may take from it.
+    """
     frames, _ = read_video(clip.video, fps=FPS)
-    landmarks = load_landmarks(clip.landmarks)
-    samples = load_sound(clip)
-    part = frames_with_sound(clip, len(frames), len(samples))
-    frames, landmarks = frames[part], landmarks[part]
-    if not np.isfinite(landmarks).all():
-        return
+    landmarks, samples = load_landmarks(clip.landmarks), load_sound(clip)
+    heard = frames_with_sound(clip, len(frames), len(samples))
+    if not np.isfinite(landmarks[heard]).all():
+        return slice(0, 0)
     *_, hearing = classifier.listen(samples, len(frames), FPS)
     writer.hear(clip.id, speech_features(hearing, lip_motion.predict(hearing)))
-    matrix = align_matrix(landmarks[reference])
-    crops = np.stack([crop_face(frame, matrix) for frame in frames])
-    writer.add(crops[reference], crops, openness_of(landmarks), clip.id, 0, person)
+    matrix = align_matrix(landmarks[heard][reference])
+    crops = np.stack([crop_face(frame, matrix) for frame in frames[heard]])
+    writer.add(crops[reference], crops, openness_of(landmarks[heard]), clip.id, heard.start, person)
+    return heard
 
 
 def add_portrait(writer: FaceLatentsWriter, speaking: SpeakingPortrait, landmarks: np.ndarray, driver: np.ndarray, person: int,
@@ -137,16 +139,17 @@ def main() -> None:
         own = [clip for clip in clips if clip.split == split]
         own = correct_clips(own[:arguments.clips or None], arguments.model, tqdm.write)
         talkers = {talker: number for number, talker in enumerate(sorted({clip.talker for clip in own}))}
+        drivers, heard = {clip.id: clip for clip in own}, {}
         for index, clip in enumerate(tqdm(own, desc=f"{split}: talkers")):
             # Every third clip's reference speaks already.
             reference = int(rng.integers(20, 50)) if index % 3 == 2 and split == "train" else 0
-            add_talker(writer, clip, pipe.viseme_classifier, pipe.lip_motion, reference, talkers[clip.talker])
-        drivers = {clip.id: clip for clip in own}
+            heard[clip.id] = add_talker(writer, clip, pipe.viseme_classifier, pipe.lip_motion, reference, talkers[clip.talker])
         files = [path for path in sorted((arguments.speaking / split).glob("*.npz")) if path.stem in shapes
                  and portrait_split(path.stem) == split][:arguments.portraits or None]
         for number, path in enumerate(tqdm(files, desc=f"{split}: portraits"), len(talkers)):
             speaking = SpeakingPortrait.load(path)
-            if speaking.driver not in drivers or speaking.driver not in writer.rows:
+            span = heard.get(speaking.driver, slice(0, 0))
+            if speaking.start < span.start or speaking.start + min(PORTRAIT_FRAMES, len(speaking.crops)) > span.stop:
                 continue
             landmarks = load_landmarks(drivers[speaking.driver].landmarks)
             matrix = align_matrix(np.median(landmarks, 0))
