@@ -6,7 +6,7 @@ DATA and LABELS are those of `data.motion_pairs`, LONDON photographs `<person>_n
 id contains `hq` are the sharp ones.  Everything is cut at twice the crop's resolution, a few consecutive frames a take, of four kinds:
 
 * photographs of people whose smile shows their teeth, made to speak (`speaking_with_own_teeth`): upper teeth stay with the head, lower
-  ones and the tongue go with the jaw;
+  ones and the tongue go with the jaw; and both photographs of a person as they are;
 * photographs made to speak with the mouth of a talker who was filmed sharply (`speaking_with_driver`);
 * that talker;
 * talkers filmed softly, who show how mouths move but not what teeth look like.
@@ -34,7 +34,7 @@ from .denoised_latents import Voice
 from .fine_faces import Driver, Face, Look
 from .manifest import Clip, build_manifest, portrait_split
 from .motion_pairs import held_out_person
-from .mouth_interiors import Take, Teeth, filmed, speaking_with_driver, speaking_with_own_teeth
+from .mouth_interiors import Take, Teeth, filmed, photographed, speaking_with_driver, speaking_with_own_teeth
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline_temposync import TempoSyncPipeline
@@ -120,13 +120,15 @@ def portrait_faces(folder: Path, landmarks: Path, count: int, rng: np.random.Gen
 
 @dataclass
 class Counts:
-    """Takes: of a photograph with its own teeth and with a driver's mouth, of a sharp clip and of a soft one; and portraits that speak."""
+    """Takes: of a photograph with its own teeth, beside the person's other one, and with a driver's mouth; of a sharp clip and of a soft
+    one; and portraits that speak."""
 
     own: int = 10
+    photographed: int = 1
     driven: int = 1
-    sharp: int = 4
+    sharp: int = 3
     soft: int = 1
-    portraits: int = 40
+    portraits: int = 10
 
 
 class Scene(NamedTuple):
@@ -152,9 +154,14 @@ def scenes_of_photographs(
         return Scene(OWN_TEETH, person, driver, lambda look, start, rng: speaking_with_own_teeth(
             photo.changed(look), teeth.changed(look), driver, start, rng))
 
+    def other(photo: Face, reference: Face, person: str) -> Scene:
+        driver = soft[rng.integers(len(soft))]
+        return Scene(OWN_TEETH, person, driver, lambda look, start, rng: photographed(reference.changed(look), photo.changed(look)))
+
     for neutral, smiling in people:
         teeth = Teeth.of(smiling)
-        for photo in (neutral, smiling):
+        for photo, reference in ((neutral, smiling), (smiling, neutral)):
+            yield from (other(photo, reference, neutral.name) for _ in range(counts.photographed))
             if teeth is not None:
                 yield from (own(photo, neutral.name, teeth) for _ in range(counts.own))
             yield from (driven(photo, neutral.name) for _ in range(counts.driven))

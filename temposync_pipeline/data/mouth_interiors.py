@@ -158,6 +158,12 @@ def speaking_with_driver(face: Face, driver: Driver, start: int, rng: np.random.
     return *reference, *map(np.stack, zip(*frames))
 
 
+def photographed(reference: Face, face: Face) -> Take:
+    """Another photograph of the same person, who holds still: how this person really smiles, or closes the mouth."""
+    crops, blocks = (np.repeat(picture[None], TAKE_FRAMES, 0) for picture in (face.crop, block_of(face.fine)))
+    return reference.crop, block_of(reference.fine), crops, blocks
+
+
 def filmed(driver: Driver, look: Look, start: int, rng: np.random.Generator) -> Take:
     """Frames of a clip and, as their reference, one whose mouth is closed, sometimes any."""
     opening = lip_opening(np.stack([face.landmarks for face in driver.faces]))
