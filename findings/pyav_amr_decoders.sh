@@ -6,7 +6,7 @@
 # noise and two and a half seconds of near silence, written with DTX, is 3 s long for libopencore_amrnb; of what FFmpeg's own decodes, 0.7 s.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
-python=${PYTHON:-python3}
+python=${PYTHON:-python3}  # 3.12 or newer: av 19 has no wheels for older ones
 cat > "$work/write.py" <<'P'
 import sys, av, numpy as np
 sound = np.random.default_rng(0).normal(0, 3000, 24000); sound[4000:] *= 0.0003

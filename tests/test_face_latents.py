@@ -10,7 +10,7 @@ from temposync_pipeline.data.speaking_portraits import SpeakingPortrait
 from temposync_pipeline.media.video import FPS, VideoWriter
 from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.training.face_cache import FaceCache
-from temposync_pipeline.training.face_latents import FaceLatentsWriter, add_portrait, add_talker, openness_of, portrait_landmarks
+from temposync_pipeline.training.face_latents import FaceLatentsWriter, add_portrait, add_talker, portrait_landmarks
 
 from .test_whole_face import face, nodding
 from .tiny_components import MEDIA, picture, tiny_vae, tiny_viseme_classifier
@@ -37,17 +37,15 @@ def ear():
 
 def test_frames_lie_in_the_references_crop_and_beside_what_is_heard_then(clip, ear, tmp_path):
     writer = FaceLatentsWriter(tiny_vae())
-    assert add_talker(writer, clip, *ear, reference=3, person=7) == slice(2, LENGTH)
+    assert add_talker(writer, clip, *ear, reference=3) == slice(2, LENGTH)
     writer.write(tmp_path / "faces_train.safetensors")
     cache = FaceCache(tmp_path, "train")
-    assert cache.tensors["sequences"].tolist() == [[0, LENGTH - 2, 2, 7]]
+    assert cache.tensors["sequences"].tolist() == [[0, LENGTH - 2, 2]]
     window = cache.window(torch.tensor([0]), torch.tensor([3]), 9)
     assert torch.equal(window.frames[0, :, 0], window.reference[0])  # the reference is one of the frames
     assert not torch.equal(window.frames[0, :, 8], window.reference[0])  # whose face has moved on in the same crop
     *_, hearing = ear[0].listen(load_sound(clip), LENGTH, FPS)
     assert np.allclose(window.heard[0, :, :32], hearing.hidden[5:14], atol=2e-3)
-    opened = openness_of(face())
-    assert np.allclose(cache.tensors["openness"].float(), opened, atol=1e-3)
 
 
 def test_a_clip_whose_face_was_lost_is_left_out(clip, ear):
@@ -56,7 +54,7 @@ def test_a_clip_whose_face_was_lost_is_left_out(clip, ear):
     points[11] = np.nan
     np.savez(clip.landmarks, landmarks=points)
     writer = FaceLatentsWriter(tiny_vae())
-    assert add_talker(writer, clip, *ear, reference=0, person=0) == slice(0, 0) and not writer.sequences and not writer.rows
+    assert add_talker(writer, clip, *ear, reference=0) == slice(0, 0) and not writer.sequences and not writer.rows
 
 
 def portrait_like(driver: np.ndarray) -> FaceLatentsWriter:
@@ -66,7 +64,7 @@ def portrait_like(driver: np.ndarray) -> FaceLatentsWriter:
     writer.hear("another", np.zeros((5, 4), np.float32))
     writer.hear("driver", np.zeros((80, 4), np.float32))
     speaking = SpeakingPortrait(np.repeat(crop[None], 12, 0), points, crop, "driver", 30)
-    add_portrait(writer, speaking, face(), driver, 2, np.random.default_rng(1))
+    add_portrait(writer, speaking, face(), driver, np.random.default_rng(1))
     return writer
 
 
@@ -77,9 +75,7 @@ def motion(writer: FaceLatentsWriter) -> np.ndarray:
 
 def test_a_portrait_moves_like_the_talker_at_the_moments_that_it_speaks_like():
     writer = portrait_like(nodding(80, 8.0))
-    assert writer.sequences == [(0, 12, 5 + 30, 2)]
-    openness = writer.openness[0].float().numpy()
-    assert np.allclose(openness, openness_of(face()), atol=1e-3)  # no blink was drawn
+    assert writer.sequences == [(0, 12, 5 + 30)]
     still = np.repeat(face()[None], 80, 0)
     assert motion(portrait_like(still)).max() == 0
     still[36:] += np.float32([0, 5])

@@ -5,18 +5,14 @@ import numpy as np
 import pytest
 
 from temposync_pipeline.data.face_motion import (
-    EYES,
-    LOWER_LID,
-    UPPER_LID,
     blink_curve,
     close_lids,
     face_motion,
-    lid_opening,
     move_face,
     moved_landmarks,
 )
 from temposync_pipeline.face.crop import TEMPLATE, transform_points
-from temposync_pipeline.face.landmarks import LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS, RIGID
+from temposync_pipeline.face.landmarks import EYES, LEFT_IRIS, LOWER_LID, NUM_LANDMARKS, RIGHT_IRIS, RIGID, UPPER_LID, lid_opening
 
 SKIN, EYE = 180, 40
 

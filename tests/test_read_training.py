@@ -41,11 +41,11 @@ def runs(tmp_path_factory):
         latents = np.zeros((sum(lengths), 4, 16, 16), np.float32)
         latents[:, :, 9:13, 5:11] = np.cumsum(heard[:, 0], 0)[:, None, None, None].clip(-3, 3)
         starts = np.cumsum([0, *lengths[:-1]])
-        sequences = [(start, length, start, number) for number, (start, length) in enumerate(zip(starts, lengths))]
+        sequences = [(start, length, start) for start, length in zip(starts, lengths)]
         save_file({
             "latents": torch.from_numpy((24 * latents).round().astype(np.int8)), "sequences": torch.tensor(np.array(sequences)),
-            "references": torch.zeros(len(lengths), 4, 16, 16, dtype=torch.int8), "heard": torch.from_numpy(heard).half(),
-            "openness": torch.zeros(sum(lengths), 3, dtype=torch.float16)}, folder / f"faces_{split}.safetensors")
+            "references": torch.zeros(len(lengths), 4, 16, 16, dtype=torch.int8),
+            "heard": torch.from_numpy(heard).half()}, folder / f"faces_{split}.safetensors")
     torch.manual_seed(0)
     AutoencoderTempoSync(latent_channels=4, encoder_channels=(4, 4, 4, 4), decoder_channels=(8, 8, 4, 4),
                          decoder_blocks=(1, 1, 1, 1)).save_pretrained(folder / "vae")

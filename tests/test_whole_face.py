@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from temposync_pipeline.data.face_motion import EYES, LOWER_LID, UPPER_LID
 from temposync_pipeline.data.manifest import Clip
 from temposync_pipeline.face.crop import TEMPLATE
-from temposync_pipeline.face.landmarks import GROUPS, LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS, RIGID
+from temposync_pipeline.face.landmarks import EYES, GROUPS, LEFT_IRIS, LOWER_LID, NUM_LANDMARKS, RIGHT_IRIS, RIGID, UPPER_LID
 from temposync_pipeline.media.video import VideoWriter
 from temposync_pipeline.metrics.crop_video import VideoMaker
 from temposync_pipeline.metrics.protocols import Evaluator

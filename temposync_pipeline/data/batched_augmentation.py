@@ -17,22 +17,22 @@ NUM_TUNES = 8
 
 
 class Chance:
-    """Random numbers on one device."""
+    """Random numbers on one device, from torch's own generator, whose state a run's checkpoint keeps."""
 
-    def __init__(self, seed: int, device: torch.device):
-        self.generator, self.device = torch.Generator(device).manual_seed(seed), device
+    def __init__(self, device: torch.device):
+        self.device = device
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(shape, generator=self.generator, device=self.device)
+        return low + (high - low) * torch.rand(shape, device=self.device)
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator, device=self.device)
+        return torch.randn(shape, device=self.device)
 
     def happens(self, probability: float, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator, device=self.device) < probability
+        return torch.rand(shape, device=self.device) < probability
 
     def integers(self, high: int, *shape: int) -> Tensor:
-        return torch.randint(high, shape, generator=self.generator, device=self.device)
+        return torch.randint(high, shape, device=self.device)
 
 
 def deviation(sounds: Tensor) -> Tensor:

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..face.crop import CROP_SIZE, transform_points
-from ..face.landmarks import GROUPS, NUM_LANDMARKS, RIGID, interocular_distance
+from ..face.crop import CROP_SIZE, similarity, transform_points
+from ..face.landmarks import EYES, GROUPS, LOWER_LID, NUM_LANDMARKS, RIGID, UPPER_LID, interocular_distance, lid_opening
 from .mouth_warp import thin_plate_basis, thin_plate_spline
 
 _ALL = np.arange(NUM_LANDMARKS)
-EYES = [_ALL[GROUPS[name]] for name in ("right_eye", "left_eye")]
-# Columns of an eye's contour between its corners: the lower lid, and above each of its points one of the upper lid.
-LOWER_LID, UPPER_LID = np.arange(1, 8), np.arange(15, 8, -1)
 _BROWS = np.concatenate([_ALL[GROUPS[name]] for name in ("right_brow", "left_brow")])
 _NOSE = np.concatenate([_ALL[GROUPS[name]] for name in ("nose_bridge", "nose_base")])
 _LOWER_FACE = np.concatenate([_ALL[GROUPS[name]] for name in ("face_oval", "outer_lips")])
@@ -58,27 +55,10 @@ class FaceMotion:
         return FaceMotion(self.similarity[frames], self.turn[frames], self.brows[frames], self.lids[frames])
 
 
-def lid_opening(landmarks: np.ndarray) -> np.ndarray:
-    """How far the right and the left eye are open, in interocular distances, [..., 2]; landmarks [..., 131, 2]."""
-    heights = [np.linalg.norm(landmarks[..., eye[UPPER_LID], :] - landmarks[..., eye[LOWER_LID], :], axis=-1).max(-1) for eye in EYES]
-    return np.stack(heights, -1) / interocular_distance(landmarks)[..., None]
-
-
-def similarity_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least-squares similarity (Umeyama 1991) from the rigid landmarks of `source` to those of `target` [131, 2]; float64 [2, 3]."""
-    a, b = source[RIGID].astype(np.float64), target[RIGID].astype(np.float64)
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    a, b = a - mean_a, b - mean_b
-    cos = (a * b).sum() / (a**2).sum()
-    sin = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / (a**2).sum()
-    linear = np.array([[cos, -sin], [sin, cos]])
-    return np.column_stack([linear, mean_b - linear @ mean_a])
-
-
 def face_motion(landmarks: np.ndarray, rest: np.ndarray) -> FaceMotion:
     """Motion of a face with landmarks [T, 131, 2], whose shape at rest is `rest` [131, 2], both in one fixed crop."""
     scale = interocular_distance(rest)
-    similarities = np.stack([similarity_between(rest, points) for points in landmarks])
+    similarities = np.stack([similarity(rest[RIGID], points[RIGID]) for points in landmarks])
     back = np.stack([cv2.invertAffineTransform(matrix) for matrix in similarities])
     expression = np.stack([transform_points(matrix, points) - rest for matrix, points in zip(back, landmarks)]) / scale
     lids = np.clip(lid_opening(landmarks) / np.percentile(lid_opening(landmarks), 80, axis=0), 0, 1.15)

@@ -49,7 +49,7 @@ class SoundReel:
 
     def draw(self, count: int, seconds: float, chance: Chance) -> Cuts:
         """Stretches that sound for `seconds`."""
-        index = torch.multinomial(self.weights, count, replacement=True, generator=chance.generator)
+        index = torch.multinomial(self.weights, count, replacement=True)
         speed = playing_speeds(count, chance)
         room = self.lengths[index, None] / SAMPLE_RATE - seconds * speed
         earliest, latest = room.clamp(max=-_MARGIN), (room + _MARGIN).clamp(min=_MARGIN)

@@ -24,20 +24,21 @@ TEMPLATE = np.float32([
 ])
 
 
-def align_matrix(landmarks: np.ndarray) -> np.ndarray:
-    """Least-squares similarity from picture to crop pixels (Umeyama 1991), float32 [2, 3].
-
-    `landmarks` is [131, 2] in picture pixels.
-    """
-    source = np.asarray(landmarks, np.float64)[RIGID]
-    target = TEMPLATE.astype(np.float64)
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least-squares similarity that brings points `source` [N, 2] onto `target` [N, 2] (Umeyama 1991), float64 [2, 3]."""
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     source_mean, target_mean = source.mean(0), target.mean(0)
     a, b = source - source_mean, target - target_mean
     norm = (a**2).sum()
     cos = (a * b).sum() / norm
     sin = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / norm
     linear = np.array([[cos, -sin], [sin, cos]])
-    return np.column_stack([linear, target_mean - linear @ source_mean]).astype(np.float32)
+    return np.column_stack([linear, target_mean - linear @ source_mean])
+
+
+def align_matrix(landmarks: np.ndarray) -> np.ndarray:
+    """Similarity from picture to crop pixels, float32 [2, 3]; `landmarks` is [131, 2] in picture pixels."""
+    return similarity(landmarks[RIGID], TEMPLATE).astype(np.float32)
 
 
 def smooth_matrices(matrices: np.ndarray, sigma: float = 1.5) -> np.ndarray:

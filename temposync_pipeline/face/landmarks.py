@@ -67,6 +67,9 @@ def _mirror() -> np.ndarray:
 MIRROR = _mirror()
 
 
+# Indices of the right and the left eye's contour; within it, between the corners, the lower lid's points and above each the upper one's.
+EYES = [np.arange(NUM_LANDMARKS)[GROUPS[name]] for name in ("right_eye", "left_eye")]
+LOWER_LID, UPPER_LID = np.arange(1, 8), np.arange(15, 8, -1)
 # Lip opening, in interocular distances, below which a mouth is closed: what the landmarks of closed lips differ by.
 CLOSED_OPENING = 0.015
 
@@ -85,3 +88,9 @@ def lip_opening(landmarks: np.ndarray) -> np.ndarray:
     inner = landmarks[..., GROUPS["inner_lips"], :]
     gaps = np.linalg.norm(inner[..., [4, 5, 6], :] - inner[..., [16, 15, 14], :], axis=-1).mean(-1)
     return gaps / interocular_distance(landmarks)
+
+
+def lid_opening(landmarks: np.ndarray) -> np.ndarray:
+    """How far the right and the left eye are open, in interocular distances, [..., 2]; landmarks [..., 131, 2]."""
+    heights = [np.linalg.norm(landmarks[..., eye[UPPER_LID], :] - landmarks[..., eye[LOWER_LID], :], axis=-1).max(-1) for eye in EYES]
+    return np.stack(heights, -1) / interocular_distance(landmarks)[..., None]

@@ -6,9 +6,8 @@ Landmarks [T, 131, 2] are in pixels of one crop for the whole clip, that of its 
 
 import numpy as np
 
-from ..data.face_motion import lid_opening, similarity_between
-from ..face.crop import CROP_SIZE, align_matrix, crop_face, smooth_matrices, transform_points
-from ..face.landmarks import GROUPS, RIGID
+from ..face.crop import CROP_SIZE, align_matrix, crop_face, similarity, smooth_matrices, transform_points
+from ..face.landmarks import GROUPS, RIGID, lid_opening
 from ..face.lip_shape import smooth_over_time
 from .image import psnr
 from .talking_face import MAX_PSNR
@@ -35,7 +34,7 @@ def steadied(crops: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 def head_places(landmarks: np.ndarray) -> np.ndarray:
     """Where the head is against the first frame, [T, 3]: shift of the upper face in crop pixels, to the right and down; roll in degrees."""
-    similarities = np.stack([similarity_between(landmarks[0], points) for points in landmarks])
+    similarities = np.stack([similarity(landmarks[0, RIGID], points[RIGID]) for points in landmarks])
     centre = landmarks[0, RIGID].mean(0)
     shift = np.stack([transform_points(matrix, centre) - centre for matrix in similarities])
     roll = np.degrees(np.arctan2(similarities[:, 1, 0], similarities[:, 0, 0]))

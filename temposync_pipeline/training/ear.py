@@ -1,6 +1,6 @@
 """Stage `ear`: VisemeClassifier on a GPU, taught by Whisper's encoder as well as by labels, on crops that are made there, too.
 
-    python -m temposync_pipeline.training.ear --whisper openai/whisper-base --corpus runs/visemes/corpus --init CLASSIFIER --device cuda
+    temposync train ear --data runs/visemes/corpus --init temposync-tiny --output runs/ear --set whisper=openai/whisper-base
 
 The corpus is that of the stage `visemes`.  First Whisper's encoder learns visemes itself for a few minutes; what it then says of clean
 speech, and its features, is what the classifier is to say of the same speech in any room.  So it also learns from speech that nobody
@@ -9,15 +9,11 @@ labelled.  `lips` (optional, `save_performances`): sounds with the lips' motion,
 
 import copy
 import dataclasses
-import json
-import time
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,27 +27,30 @@ from ..metrics.visemes import score_visemes
 from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
 from ..models.visemes import NUM_VISEMES
 from .checkpointing import save_weights
-from .loop import LoopConfig, learning_rate_at, update_ema
+from .loop import LoopConfig, Losses, make_accelerator, train_loop
 from .visemes import class_weights, soft_cross_entropy
 from .whisper_teacher import WhisperTeacher
 
 
 @dataclass
 class Config(LoopConfig):
+    """`data` is the corpus of the stage `visemes`, a folder with train.npz and validation.npz."""
+
     output: str = "runs/ear"
-    corpus: str = "runs/visemes/corpus"
+    # Whisper in transformers' format: a folder, or its name on the Hub.
     whisper: str = "openai/whisper-base"
+    # Folder of `save_performances` files, or none.
     lips: str = ""
+    # Whisper's own lesson comes first, for so long (with `max_steps`, for as many steps as the ear's); its run is `output`/teacher.
     teacher_minutes: float = 1.5
-    max_minutes: float = 7.0
     teacher_learning_rate: float = 2e-4
+    max_minutes: float = 5.5
     learning_rate: float = 1.2e-3
     warmup_steps: int = 200
     weight_decay: float = 0.05
-    ema_decay: float = 0.999
     batch_size: int = 128
     crop_seconds: float = 3.0
-    validate_every_minutes: float = 1.5
+    # Of the classifier; what `init` has fewer of is added.
     layers: int = 5
     dropout: float = 0.1
     # Share of the batch that has no speech, and that which has lips.
@@ -59,6 +58,7 @@ class Config(LoopConfig):
     lips_share: float = 0.2
     source_weights: dict[str, float] = field(default_factory=lambda: {
         "grid": 0.18, "read": 0.3, "voices": 0.32, "synthetic": 0.08, "foreign": 0.12})
+    # Of the labels, of Whisper's opinion and features, of the clean sound's bands, of the lips.
     label_weight: float = 0.4
     teacher_weight: float = 0.6
     feature_weight: float = 0.5
@@ -70,9 +70,11 @@ class Config(LoopConfig):
 
 @dataclass
 class Batch:
-    """Crops [B, N] as they were recorded and as they are heard; labels [L, frames, 15] of the first L, lips of the performers' rows.
+    """Crops [B, N] at 16 kHz as they were recorded (`clean`) and as they are heard.
 
-    speech: the rows in which somebody speaks.
+    labels: shares of visemes in the classifier's frames of the first L rows, [L, frames, 15]. levels: ln of the clean sound in bands,
+    [B, frames, bands]. motion: of each performer its rows, their curves [R, frames, D] and which frames have any [R, frames].
+    speech: the rows in which somebody speaks, [S].
     """
 
     clean: Tensor
@@ -88,7 +90,7 @@ class CropMaker:
 
     def __init__(self, config: Config, utterances: list[Utterance], performers: dict[str, SoundReel], classifier: VisemeClassifier,
                  device: torch.device):
-        self.config, self.performers, self.chance = config, performers, Chance(config.seed, device)
+        self.config, self.performers, self.chance = config, performers, Chance(device)
         self.speech = SoundReel([item.samples for item in utterances], utterance_weights(utterances, config.source_weights), device,
                                 segments=[item.segments for item in utterances])
         self.tunes = augmentation.music_reels(device)
@@ -205,69 +207,29 @@ def load_performances(folder: str, device: torch.device) -> dict[str, SoundReel]
     return reels
 
 
-class Stopwatch:
-    """Progress of `minutes`, and a line of figures each minute of it."""
-
-    def __init__(self, name: str, minutes: float, max_steps: int = 0):
-        self.name, self.minutes, self.max_steps = name, minutes, max_steps
-        self.began, self.step, self.told = time.monotonic(), 0, 0.0
-
-    @property
-    def passed(self) -> float:
-        return (time.monotonic() - self.began) / 60
-
-    @property
-    def progress(self) -> float:
-        return max(self.passed / self.minutes, self.step / self.max_steps if self.max_steps else 0.0)
-
-    def tick(self, losses: dict[str, Tensor]) -> None:
-        self.step += 1
-        if self.passed - self.told > 0.5 or self.step == 1:
-            self.told = self.passed
-            figures = " ".join(f"{name} {value.item():.4f}" for name, value in losses.items())
-            print(f"{self.name}: {self.passed:.1f} min, step {self.step}: {figures}", flush=True)
-
-
-class Trainer:
-    """AdamW on one model with its average, under autocast."""
-
-    def __init__(self, model: nn.Module, config: Config, learning_rate: float, minutes: float, name: str):
-        self.model, self.average = model.train(), copy.deepcopy(model).eval().requires_grad_(False)
-        self.config = dataclasses.replace(config, learning_rate=learning_rate)
-        self.watch = Stopwatch(name, minutes, config.max_steps)
-        parameters = [value for value in model.parameters() if value.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-
-    def step(self, losses: dict[str, Tensor]) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.watch.progress, self.watch.step, self.config)
-        losses["loss"].backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        update_ema(self.average, self.model, min(self.config.ema_decay, (self.watch.step + 1) / (self.watch.step + 10)))
-        self.watch.tick(losses)
-
-
-def train_teacher(config: Config, crops: CropMaker, weights: Tensor) -> WhisperTeacher:
-    teacher = WhisperTeacher.from_pretrained(config.whisper).to(weights.device)
+def train_teacher(config: Config, crops: CropMaker, weights: Tensor, validation: list[Utterance]) -> WhisperTeacher:
+    """Whisper's encoder, which has learnt visemes; `weights` [15] of the classes."""
+    lesson = dataclasses.replace(config, output=str(Path(config.output) / "teacher"), max_minutes=config.teacher_minutes,
+                                 learning_rate=config.teacher_learning_rate, ema_decay=0.995)
+    teacher = WhisperTeacher.from_pretrained(config.whisper)
     # Its spectrogram and positions are good as they are.
     for part in (teacher.encoder.conv1, teacher.encoder.conv2, teacher.encoder.embed_positions):
         part.requires_grad_(False)
-    settings = dataclasses.replace(config, ema_decay=0.995)
-    trainer = Trainer(teacher, settings, config.teacher_learning_rate, config.teacher_minutes, "teacher")
-    while trainer.watch.progress < 1:
+
+    def compute_losses(teacher: WhisperTeacher, progress: float) -> Losses:
         batch = crops.draw()
         labelled = len(batch.labels)
-        with torch.autocast(weights.device.type, torch.bfloat16):
-            # Half of them as recorded: that is what it will be asked about.
-            sounds = torch.cat([batch.clean[:labelled // 2], batch.heard[labelled // 2:labelled]])
-            _, logits = teacher(sounds, crops.middles)
-            trainer.step({"loss": soft_cross_entropy(logits, batch.labels, weights)})
-    return trainer.average
+        # Half of them as recorded: that is what it will be asked about.
+        sounds = torch.cat([batch.clean[:labelled // 2], batch.heard[labelled // 2:labelled]])
+        return {"loss": soft_cross_entropy(teacher(sounds, crops.middles)[1], batch.labels, weights)}
+
+    average = copy.deepcopy(teacher)
+    train_loop(lesson, make_accelerator(lesson), teacher, average, compute_losses, lambda average: teacher_figures(average, validation),
+               lambda average: None)
+    return average
 
 
-def ear_losses(ear: Ear, teacher: WhisperTeacher, batch: Batch, crops: CropMaker, weights: Tensor) -> dict[str, Tensor]:
+def ear_losses(ear: Ear, teacher: WhisperTeacher, batch: Batch, crops: CropMaker, weights: Tensor) -> Losses:
     config, count, speech = crops.config, len(batch.labels), batch.speech
     with torch.no_grad():
         features, told = teacher(batch.clean, crops.middles)
@@ -303,58 +265,31 @@ def teacher_figures(teacher: WhisperTeacher, validation: list[Utterance]) -> dic
     return {source: float(np.mean(values)) for source, values in right.items()}
 
 
+def without_dropout(classifier: VisemeClassifier) -> VisemeClassifier:
+    """As it is saved: its configuration is for use, not for training."""
+    classifier = copy.deepcopy(classifier)
+    for name in ("hidden_dropout", "activation_dropout", "attention_dropout"):
+        setattr(classifier.config, name, 0.0)
+    return classifier
+
+
 def train(config: Config) -> dict[str, float]:
-    """Figures of the averaged weights, which go to `output`/viseme_classifier."""
-    torch.manual_seed(config.seed)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    device, output, folder = torch.device(config.device), Path(config.output), Path(config.corpus)
+    accelerator = make_accelerator(config)
+    device, folder = accelerator.device, Path(config.data)
     utterances = [item for item in load_utterances(folder / "train.npz") if item.source in config.source_weights]
     validation = load_utterances(folder / "validation.npz")
     performers = load_performances(config.lips, device) if config.lips_weight else {}
     classifier = grown_classifier(config)
-    classifier.wav2vec2.feature_extractor._requires_grad = False
     crops = CropMaker(config, utterances, performers, classifier, device)
     weights = class_weights(utterances, config.class_weight_power, config.closure_weight).to(device)
-    teacher = train_teacher(config, crops, weights)
-    print("teacher:", teacher_figures(teacher, validation), flush=True)
-    ear = Ear(classifier, teacher.width, {name: reel.motion.shape[1] for name, reel in performers.items()}).to(device)
-    trainer = Trainer(ear, config, config.learning_rate, config.max_minutes - config.teacher_minutes, "ear")
-    figures, due = {}, config.validate_every_minutes
+    teacher = train_teacher(config, crops, weights, validation)
+    model = Ear(classifier, teacher.width, {name: reel.motion.shape[1] for name, reel in performers.items()})
 
-    def save_and_measure() -> dict[str, float]:
-        silent = copy.deepcopy(trainer.average.classifier).float()
-        for name in ("hidden_dropout", "activation_dropout", "attention_dropout"):
-            setattr(silent.config, name, 0.0)
-        save_weights(silent, output / "viseme_classifier")
-        scores = {source: score_visemes(silent, [item for item in validation if item.source == source]).figures()
+    def validate(average: Ear) -> dict[str, float]:
+        scores = {source: score_visemes(average.classifier, [item for item in validation if item.source == source]).figures()
                   for source in ("grid", "read")}
-        figures = {f"{source}_{name}": round(value, 4) for source in scores for name, value in scores[source].items()}
-        print(f"ear: step {trainer.watch.step}: {figures}", flush=True)
-        return figures
+        return {f"{source}_{name}": value for source in scores for name, value in scores[source].items()}
 
-    while trainer.watch.progress < 1:
-        batch = crops.draw()
-        with torch.autocast(device.type, torch.bfloat16):
-            losses = ear_losses(ear, teacher, batch, crops, weights)
-        trainer.step(losses)
-        if trainer.watch.passed > due:
-            figures = save_and_measure()
-            due = trainer.watch.passed + config.validate_every_minutes
-    figures = save_and_measure()
-    (output / "figures.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
-    return figures
-
-
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.split("\n")[0], formatter_class=ArgumentDefaultsHelpFormatter)
-    for setting in dataclasses.fields(Config):
-        parser.add_argument(f"--{setting.name}", type=str if setting.type is str else yaml.safe_load, default=argparse_default(setting))
-    train(Config(**vars(parser.parse_args())))
-
-
-def argparse_default(setting: dataclasses.Field) -> object:
-    return setting.default_factory() if setting.default is dataclasses.MISSING else setting.default
-
-
-if __name__ == "__main__":
-    main()
+    return train_loop(config, accelerator, model, copy.deepcopy(model),
+                      lambda ear, progress: ear_losses(ear, teacher, crops.draw(), crops, weights), validate,
+                      lambda average: save_weights(without_dropout(average.classifier), Path(config.output) / "viseme_classifier"))

@@ -32,7 +32,7 @@ class FaceCache:
             raise InvalidInputError(f"{path}: no such file; python -m temposync_pipeline.training.face_latents writes it")
         self.tensors = {name: value.to(device) for name, value in load_file(path).items()}
         self.device, self.talkers = torch.device(device), talkers
-        self.first, self.count, self.row, _ = self.tensors["sequences"].unbind(1)
+        self.first, self.count, self.row = self.tensors["sequences"].unbind(1)
 
     @property
     def features(self) -> int:

@@ -8,8 +8,7 @@ crop, that of its reference picture.  Writes FACES/faces_{train,val}.safetensors
 
     latents     int8    [N, C, 16, 16]  in units of 1/24, 25 frames a second, sequence after sequence
     references  int8    [S, C, 16, 16]  the picture that a sequence's crop was taken from
-    sequences   int64   [S, 4]          first frame, number of frames, first row of what is heard, person
-    openness    float16 [N, 3]          of lips, right and left eye in interocular distances
+    sequences   int64   [S, 3]          first frame, number of frames, first row of what is heard
     heard       float16 [M, F]          hidden state, shapes of the lips, visemes (`speech_features`)
 """
 
@@ -23,11 +22,10 @@ import torch
 from tqdm import tqdm
 
 from ..data.clips import frames_with_sound, load_landmarks, load_sound
-from ..data.face_motion import blink_curve, close_lids, face_motion, lid_opening, move_face, moved_landmarks
+from ..data.face_motion import blink_curve, close_lids, face_motion, move_face, moved_landmarks
 from ..data.manifest import Clip, build_manifest, portrait_split
 from ..data.speaking_portraits import SpeakingPortrait
 from ..face.crop import align_matrix, crop_face, transform_points
-from ..face.landmarks import lip_opening
 from ..media.video import FPS, read_video
 from ..metrics.offset import correct_clips
 from ..models.autoencoder_temposync import AutoencoderTempoSync
@@ -47,7 +45,7 @@ class FaceLatentsWriter:
 
     def __init__(self, vae: AutoencoderTempoSync):
         self.vae = vae
-        self.latents, self.references, self.sequences, self.openness, self.heard = [], [], [], [], []
+        self.latents, self.references, self.sequences, self.heard = [], [], [], []
         self.rows: dict[str, int] = {}
         self.frames = self.moments = 0
 
@@ -55,28 +53,21 @@ class FaceLatentsWriter:
         self.rows[name], self.moments = self.moments, self.moments + len(features)
         self.heard.append(torch.from_numpy(features).half())
 
-    def add(self, reference: np.ndarray, crops: np.ndarray, openness: np.ndarray, clip: str, start: int, person: int) -> None:
+    def add(self, reference: np.ndarray, crops: np.ndarray, clip: str, start: int) -> None:
         """Crops [T, 256, 256, 3] in the crop of their reference [256, 256, 3], that speak like a clip from its frame `start` on."""
         latents = encode_crops(self.vae, np.concatenate([reference[None], crops]))
         quantised = (UNITS * latents.float()).round().clamp(-127, 127).to(torch.int8).contiguous()
         self.references.append(quantised[:1])
         self.latents.append(quantised[1:])
-        self.openness.append(torch.from_numpy(openness).half())
-        self.sequences.append((self.frames, len(crops), self.rows[clip] + start, person))
+        self.sequences.append((self.frames, len(crops), self.rows[clip] + start))
         self.frames += len(crops)
 
     def write(self, path: Path) -> None:
         save_cache({"latents": torch.cat(self.latents), "references": torch.cat(self.references), "sequences": torch.tensor(self.sequences),
-                    "openness": torch.cat(self.openness), "heard": torch.cat(self.heard)}, path)
+                    "heard": torch.cat(self.heard)}, path)
 
 
-def openness_of(landmarks: np.ndarray) -> np.ndarray:
-    """How far lips and eyes are open, [..., 3], of landmarks [..., 131, 2]."""
-    return np.concatenate([lip_opening(landmarks)[..., None], lid_opening(landmarks)], -1).astype(np.float32)
-
-
-def add_talker(writer: FaceLatentsWriter, clip: Clip, classifier: VisemeClassifier, lip_motion: LipMotion, reference: int,
-               person: int) -> slice:
+def add_talker(writer: FaceLatentsWriter, clip: Clip, classifier: VisemeClassifier, lip_motion: LipMotion, reference: int) -> slice:
     """A clip as it was filmed, in the crop of its frame `reference`.
 
     Returns its frames that have sound, none where its face was not found in all of them: what portraits may take from it.
@@ -90,11 +81,11 @@ def add_talker(writer: FaceLatentsWriter, clip: Clip, classifier: VisemeClassifi
     writer.hear(clip.id, speech_features(hearing, lip_motion.predict(hearing)))
     matrix = align_matrix(landmarks[heard][reference])
     crops = np.stack([crop_face(frame, matrix) for frame in frames[heard]])
-    writer.add(crops[reference], crops, openness_of(landmarks[heard]), clip.id, heard.start, person)
+    writer.add(crops[reference], crops, clip.id, heard.start)
     return heard
 
 
-def add_portrait(writer: FaceLatentsWriter, speaking: SpeakingPortrait, landmarks: np.ndarray, driver: np.ndarray, person: int,
+def add_portrait(writer: FaceLatentsWriter, speaking: SpeakingPortrait, landmarks: np.ndarray, driver: np.ndarray,
                  rng: np.random.Generator) -> None:
     """A portrait, with landmarks [131, 2] in its crop, that moves like its driver, whose landmarks [T, 131, 2] lie in one crop."""
     start, count = speaking.start, min(PORTRAIT_FRAMES, len(speaking.crops))
@@ -102,9 +93,20 @@ def add_portrait(writer: FaceLatentsWriter, speaking: SpeakingPortrait, landmark
     motion.lids = np.minimum(motion.lids, blink_curve(count, rng)[:, None])
     crops = [move_face(close_lids(crop, landmarks, lids), landmarks, moved_landmarks(landmarks, motion, frame))
              for frame, (crop, lids) in enumerate(zip(speaking.crops, motion.lids))]
-    opened = openness_of(landmarks)[1:] * np.minimum(motion.lids, 1)
-    writer.add(speaking.reference, np.stack(crops), np.column_stack([lip_opening(speaking.landmarks[:count]), opened]).astype(np.float32),
-               speaking.driver, start, person)
+    writer.add(speaking.reference, np.stack(crops), speaking.driver, start)
+
+
+def add_portraits(writer: FaceLatentsWriter, files: list[Path], shapes: dict[str, np.ndarray], drivers: dict[str, Clip],
+                  heard: dict[str, slice], rng: np.random.Generator) -> None:
+    """Speaking portraits, whose landmarks in their crops are `shapes` by name, those of them whose driver was heard all the while."""
+    for path in tqdm(files, desc="portraits"):
+        speaking = SpeakingPortrait.load(path)
+        span = heard.get(speaking.driver, slice(0, 0))
+        if speaking.start < span.start or speaking.start + min(PORTRAIT_FRAMES, len(speaking.crops)) > span.stop:
+            continue
+        landmarks = load_landmarks(drivers[speaking.driver].landmarks)
+        matrix = align_matrix(np.median(landmarks, 0))
+        add_portrait(writer, speaking, shapes[path.stem], transform_points(matrix, landmarks), rng)
 
 
 def portrait_landmarks(path: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -138,22 +140,14 @@ def main() -> None:
         writer = FaceLatentsWriter(vae)
         own = [clip for clip in clips if clip.split == split]
         own = correct_clips(own[:arguments.clips or None], arguments.model, tqdm.write)
-        talkers = {talker: number for number, talker in enumerate(sorted({clip.talker for clip in own}))}
-        drivers, heard = {clip.id: clip for clip in own}, {}
+        heard = {}
         for index, clip in enumerate(tqdm(own, desc=f"{split}: talkers")):
             # Every third clip's reference speaks already.
             reference = int(rng.integers(20, 50)) if index % 3 == 2 and split == "train" else 0
-            heard[clip.id] = add_talker(writer, clip, pipe.viseme_classifier, pipe.lip_motion, reference, talkers[clip.talker])
+            heard[clip.id] = add_talker(writer, clip, pipe.viseme_classifier, pipe.lip_motion, reference)
         files = [path for path in sorted((arguments.speaking / split).glob("*.npz")) if path.stem in shapes
                  and portrait_split(path.stem) == split][:arguments.portraits or None]
-        for number, path in enumerate(tqdm(files, desc=f"{split}: portraits"), len(talkers)):
-            speaking = SpeakingPortrait.load(path)
-            span = heard.get(speaking.driver, slice(0, 0))
-            if speaking.start < span.start or speaking.start + min(PORTRAIT_FRAMES, len(speaking.crops)) > span.stop:
-                continue
-            landmarks = load_landmarks(drivers[speaking.driver].landmarks)
-            matrix = align_matrix(np.median(landmarks, 0))
-            add_portrait(writer, speaking, shapes[path.stem], transform_points(matrix, landmarks), number, rng)
+        add_portraits(writer, files, shapes, {clip.id: clip for clip in own}, heard, rng)
         writer.write(arguments.output / f"faces_{split}.safetensors")
         print(f"{split}: {len(writer.sequences)} sequences, {writer.frames} frames, {writer.moments} frames of sound")
 

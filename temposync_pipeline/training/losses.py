@@ -27,6 +27,14 @@ def weighted_mse(prediction: torch.Tensor, target: torch.Tensor, weight: torch.T
     return (weight * (prediction - target).square()).mean() / weight.mean()
 
 
+def huber(error: torch.Tensor, knee: float) -> torch.Tensor:
+    """error² up to about `knee`, linear beyond; any shape, elementwise.
+
+    Most of a face is still most of the time: absolute errors are smallest for the picture
+    that never moves, and a network that starts there stays there."""
+    return 2 * knee * ((error.square() + knee**2).sqrt() - knee)
+
+
 def pseudo_huber(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, c: float = 0.03) -> torch.Tensor:
     """mean over samples of √(‖x - y‖²_w + c²n) - c√n, divided by √n: robust consistency distance (Song & Dhariwal 2023, eq. 6)."""
     squared = (weight * (prediction - target).square()).flatten(1).sum(1)
@@ -146,3 +154,10 @@ def supervised_contrastive(embeddings: torch.Tensor, identities: torch.Tensor, t
     positive = (identities[:, None] == identities) & ~itself
     log_share = logits.log_softmax(1).masked_fill(~positive, 0)
     return -(log_share.sum(1) / positive.sum(1)).mean()
+
+
+def info_nce(codes: torch.Tensor, pictures: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Symmetric InfoNCE (van den Oord et al. 2018) of embeddings [N, C] that belong together row by row."""
+    scores = F.normalize(codes, dim=-1) @ F.normalize(pictures, dim=-1).T / temperature
+    own = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2

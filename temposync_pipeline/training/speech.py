@@ -19,6 +19,7 @@ from .checkpointing import save_weights
 from .denoising import load_component
 from .face_cache import FaceCache
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
+from .losses import info_nce
 
 
 @dataclass
@@ -49,13 +50,6 @@ class SpeechModel(nn.Module):
         self.of_code = nn.Linear(speech.config.tokens * speech.config.code_channels, size)
         self.of_picture = nn.Sequential(nn.Conv2d(latent_channels, size, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(),
                                         nn.LazyLinear(size))
-
-
-def info_nce(codes: torch.Tensor, pictures: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Symmetric InfoNCE (van den Oord et al. 2018) of embeddings [N, C] that belong together row by row."""
-    scores = F.normalize(codes, dim=-1) @ F.normalize(pictures, dim=-1).T / temperature
-    own = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
 
 def train(config: Config) -> dict[str, float]:

@@ -7,8 +7,8 @@ from ..checkpoints import checkpoint_folder
 # What a stage trains is called in a checkpoint.
 COMPONENTS = {
     "aligner": "face_aligner", "autoencoder": "vae", "decoder": "vae", "inner_mouth": "vae", "visemes": "viseme_classifier",
-    "identity": "identity_encoder", "sync": "sync_expert", "lips": "lip_motion", "teacher": "teacher", "student": "denoiser",
-    "temporal": "temporal_vae", "speech": "speech_autoencoder", "read": "transformer",
+    "ear": "viseme_classifier", "identity": "identity_encoder", "sync": "sync_expert", "lips": "lip_motion", "teacher": "teacher",
+    "student": "denoiser", "temporal": "temporal_vae", "speech": "speech_autoencoder", "read": "transformer",
 }
 
 

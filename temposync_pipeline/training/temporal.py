@@ -19,6 +19,7 @@ from .denoising import load_component
 from .face_cache import FaceCache, FaceClips
 from .latent_cache import LIPS
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
+from .losses import huber
 
 # From which error on a difference counts linearly, in deviations of latents and in half a picture's range.
 LATENT_KNEE, PIXEL_KNEE = 1.0, 0.2
@@ -50,12 +51,6 @@ def motion_weight(moved: torch.Tensor, config: Config) -> torch.Tensor:
     """Weights, mean over channels kept at 1 dim, of a difference to the reference; pictures or latents [B, C, ...]."""
     size = moved.abs().mean(1, keepdim=True)
     return (1 + config.motion_weight * size / size.mean().clamp(min=1e-6)).clamp(max=config.max_weight)
-
-
-def huber(error: torch.Tensor, knee: float) -> torch.Tensor:
-    """error² up to about `knee`, linear beyond.  Most of a face is still most of the time: absolute errors are smallest for the picture
-    that never moves, and a network that starts there stays there."""
-    return 2 * knee * ((error.square() + knee**2).sqrt() - knee)
 
 
 def latent_terms(made: torch.Tensor, clips: FaceClips, config: Config) -> Losses:
