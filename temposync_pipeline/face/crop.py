@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from .landmarks import RIGID
 
@@ -24,16 +25,16 @@ TEMPLATE = np.float32([
 ])
 
 
-def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+def similarity(source: npt.ArrayLike, target: npt.ArrayLike) -> np.ndarray:
     """Least-squares similarity that brings points `source` [N, 2] onto `target` [N, 2] (Umeyama 1991), float64 [2, 3]."""
-    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    a, b = source - source_mean, target - target_mean
+    points, wanted = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    points_mean, wanted_mean = points.mean(0), wanted.mean(0)
+    a, b = points - points_mean, wanted - wanted_mean
     norm = (a**2).sum()
     cos = (a * b).sum() / norm
     sin = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / norm
     linear = np.array([[cos, -sin], [sin, cos]])
-    return np.column_stack([linear, target_mean - linear @ source_mean])
+    return np.column_stack([linear, wanted_mean - linear @ points_mean])
 
 
 def align_matrix(landmarks: np.ndarray) -> np.ndarray:
