@@ -300,7 +300,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     def _encode(self, crop: np.ndarray) -> torch.Tensor:
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
-        return self.vae.encode(pixels).to(self._execution_device)
+        return self.vae.encode(pixels).latent.to(self._execution_device)
 
     def _bar(self, total: int, shown: bool = True) -> tqdm:
         """A bar as `set_progress_bar_config` wants it; not to show one concerns this call alone."""
