@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from tqdm.auto import tqdm
 
 from ..errors import InvalidInputError
@@ -329,8 +328,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
         if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
             raise ValueError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
-        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
-            tensor_inputs = callback.tensor_inputs
+        tensor_inputs = getattr(callback, "tensor_inputs", tensor_inputs)  # diffusers' own callbacks say what they want
         unknown = set(tensor_inputs or []) - set(self._callback_tensor_inputs)
         if unknown:
             known = ", ".join(self._callback_tensor_inputs)
