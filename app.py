@@ -258,7 +258,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
 
 LAUNCH = {
     "theme": THEME, "css": CSS, "max_file_size": f"{MAX_UPLOAD_MB}mb", "allowed_paths": [], "show_error": False, "strict_cors": True,
-    "run_history": False, "mcp_server": False, "ssr_mode": False, "footer_links": ["api"],
+    "run_history": False, "mcp_server": False, "state_session_capacity": 100, "ssr_mode": False, "footer_links": ["api"],
 }
 
 
