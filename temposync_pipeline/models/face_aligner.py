@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..face.crop import invert, transform_points
 from ..face.landmarks import NUM_LANDMARKS, interocular_distance
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN, Pyramid, crop_matrix, landmark_pose
+from ..limits import MAX_FACES
 from .devices import execution_device
 
 STRIDE = 8
@@ -251,7 +252,7 @@ class FaceAligner(ModelMixin, ConfigMixin):
         return tensor.to(self.dtype).div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
     @apply_forward_hook
-    def _propose(self, pyramid: Pyramid, side: int, threshold: float = 0.3, at_most: int = 16) -> list[np.ndarray]:
+    def _propose(self, pyramid: Pyramid, side: int, threshold: float = 0.3, at_most: int = MAX_FACES) -> list[np.ndarray]:
         """Poses (x, y, size, cos, sin) in picture pixels that may be faces, best first."""
         height, width = pyramid.shape
         scale = side / max(height, width)

@@ -34,6 +34,7 @@ from scipy.io import wavfile
 
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW
+from ..limits import MAX_FPS, MAX_FRAMES, MIN_FPS
 from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
@@ -150,7 +151,9 @@ def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int, compos
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise ValueError(f"{name} should be {list(shape)}, found {list(tensors[name].shape)}")
-    if not 1 <= fps <= 240 or not 1 <= chunk_size <= MAX_CHUNK:
+    if frames > MAX_FRAMES:
+        raise ValueError(f"{frames} frames, above the limit of {MAX_FRAMES}")
+    if not MIN_FPS <= fps <= MAX_FPS or not 1 <= chunk_size <= MAX_CHUNK:
         raise ValueError(f"{fps:g} frames a second in chunks of {chunk_size}")
     if abs(np.linalg.det(tensors["matrix"][:, :2].double().numpy())) < 1e-6:
         raise ValueError("the alignment is degenerate")
