@@ -12,7 +12,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional as F
 
-from .autoencoder_temposync import ResidualBlock
+from .autoencoder_temposync import ResidualBlock, check_moments
 from .outputs import DecoderOutput, EncoderOutput
 
 FRAMES = 8  # video frames a latent frame
@@ -113,6 +113,7 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
         latents_mean: list[float] | None = None, latents_std: list[float] | None = None,
     ):
         super().__init__()
+        check_moments(latents_mean, latents_std, latent_channels)
         self.encoder = TemporalEncoder(channels, frame_channels, width, latent_channels)
         self.decoder = TemporalDecoder(channels, frame_channels, width, latent_channels)
 

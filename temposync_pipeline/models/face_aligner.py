@@ -183,6 +183,8 @@ class FaceAligner(ModelMixin, ConfigMixin):
         smallest_face: int = 48,
     ):
         super().__init__()
+        if min(crop_size, first_pass_side, smallest_seen, smallest_face) < 1:
+            raise ValueError("crop_size, first_pass_side, smallest_seen and smallest_face must be at least 1")
         self.detector = FaceDetector(tuple(detector_channels))
         self.landmark_network = LandmarkNetwork(tuple(landmark_channels), crop_size)
 

@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from scipy.io import wavfile
 
+from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW
 from ..limits import MAX_FPS, MAX_FRAMES, MIN_FPS
@@ -107,7 +108,7 @@ class LatentVideo:
         path = Path(path)
         if path.is_dir():
             raise InvalidInputError(f"{path.name}: not a file")
-        open(path, "rb").close()  # a missing or unreadable file says so in the usual words
+        check_header(path)  # a missing or unreadable file says so in the usual words
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}

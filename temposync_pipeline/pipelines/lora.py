@@ -17,6 +17,7 @@ import torch
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE, LoraBaseMixin, _fetch_state_dict
 from diffusers.utils import is_peft_available
 
+from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..models.denoiser_temposync import TempoSyncDenoiser
 
@@ -45,6 +46,8 @@ class LoraLoaderMixin(LoraBaseMixin):
         options = dict.fromkeys(("subfolder", "local_files_only", "cache_dir", "force_download", "proxies", "token", "revision"))
         if unknown := sorted(set(hub_options) - set(options)):
             raise InvalidInputError(f"load_lora_weights does not know {', '.join(unknown)}")
+        if not isinstance(source, dict) and (path := Path(source, hub_options.get("subfolder") or "", weight_name or "")).is_file():
+            check_header(path)
         return _fetch_state_dict(
             pretrained_model_name_or_path_or_dict=source if isinstance(source, dict) else str(source), weight_name=weight_name,
             use_safetensors=True, allow_pickle=False, user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
