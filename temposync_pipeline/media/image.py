@@ -43,8 +43,8 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
     formats = _formats()
     with open(path, "rb") as file, warnings.catch_warnings():
         check_bytes(file, path.name, MAX_PICTURE_BYTES, InvalidImageError)
-        # The limit below is lower than the one Pillow warns at.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Of large pictures, where the limit below is lower than Pillow's own, and of damaged tags, which are dropped.
+        warnings.simplefilter("ignore")
         try:
             with Image.open(file, formats=formats) as image:
                 return _to_rgb(image, path.name)

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from ..checkpoints import checkpoint_folder
@@ -28,7 +29,8 @@ def pipeline_class(name: str | PathLike, **hub_options: Any) -> type[TalkingHead
         class_name = listed[-1] if isinstance(listed, list) else listed
         module = MODULES[class_name]
     except (OSError, InvalidInputError, KeyError, TypeError, IndexError) as error:
-        raise InvalidInputError(f"{name}: its {INDEX} names none of {', '.join(MODULES)}") from error
+        label = path.absolute().parent.name if Path(name).is_dir() else name
+        raise InvalidInputError(f"{label}: its {INDEX} names none of {', '.join(MODULES)}") from error
     return getattr(import_module(f".{module}", __package__), class_name)
 
 
