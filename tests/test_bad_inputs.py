@@ -364,7 +364,7 @@ def test_length_is_counted_while_decoding(tmp_path, monkeypatch, name, codec):
 
 
 def test_ten_minutes_are_heard_in_bounded_memory(tmp_path):
-    """33: the reading; whole videos of ten minutes are measured by examples/long_videos.py."""
+    """33: the reading; frames are made and written chunk by chunk."""
     wav(tmp_path / "short.wav", pcm(spoken(10.0)[0]))
     wav(tmp_path / "long.wav", pcm(spoken(10.0)[0]) * 60)
     code = """

@@ -35,6 +35,7 @@ from scipy.io import wavfile
 from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW
+from ..files import plain_write_errors
 from ..limits import MAX_FPS, MAX_FRAMES, MIN_FPS
 from ..media.audio import AudioSource
 from ..media.image import load_image
@@ -93,10 +94,8 @@ class LatentVideo:
         open(temporary, "xb").close()
         permissions = temporary.stat().st_mode  # as the umask has them; safetensors would let nobody else read the file
         try:
-            try:
+            with plain_write_errors(path):
                 save_file(tensors, temporary, metadata)
-            except SafetensorError as error:
-                raise OSError(f"{path.name}: cannot be written: {error}") from error
             temporary.chmod(permissions)
             os.replace(temporary, path)
         finally:

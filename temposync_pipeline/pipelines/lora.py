@@ -19,6 +19,7 @@ from diffusers.utils import is_peft_available
 
 from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
+from ..files import plain_write_errors
 from ..models.denoiser_temposync import TempoSyncDenoiser
 
 COMPONENT = "denoiser"
@@ -129,8 +130,12 @@ def save_lora(denoiser: TempoSyncDenoiser, folder: str | PathLike) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(denoiser).items()}
     # Under a hidden name first, so that a file of this name is always whole.
     staged = f".{LORA_WEIGHT_NAME_SAFE}"
-    LoraLoaderMixin.save_lora_weights(folder, tensors, staged, denoiser_lora_adapter_metadata=metadata)
-    os.replace(Path(folder) / staged, Path(folder) / LORA_WEIGHT_NAME_SAFE)
+    try:
+        with plain_write_errors(Path(folder)):
+            LoraLoaderMixin.save_lora_weights(folder, tensors, staged, denoiser_lora_adapter_metadata=metadata)
+        os.replace(Path(folder) / staged, Path(folder) / LORA_WEIGHT_NAME_SAFE)
+    finally:
+        (Path(folder) / staged).unlink(missing_ok=True)
 
 
 def check_peft() -> None:
