@@ -112,7 +112,8 @@ def _in_plain_words(error: TyperException) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print("temposync:", " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    print("temposync:", "".join(letter if letter.isprintable() else "?" for letter in line), file=sys.stderr)
     sys.exit(code)
 
 

@@ -74,12 +74,13 @@ def check_steps(model: str, counts: Iterable[int | None]) -> None:
     """Raises InvalidInputError for more steps than the checkpoint's sampler takes, None = as many as it takes by itself; of a checkpoint on
     the Hub it fetches the sampler."""
     from ..checkpoints import checkpoint_folder
+    from ..checkpoints.schema import read_json
+    from ..pipelines.loading import load_component
     from ..schedulers.scheduling_temposync import TempoSyncScheduler
 
-    folder = checkpoint_folder(model, ("scheduler",))
-    config = TempoSyncScheduler.load_config(folder, subfolder="scheduler", local_files_only=True)
-    if config["_class_name"] == TempoSyncScheduler.__name__:  # others take any number
-        scheduler = TempoSyncScheduler.from_config(config)
+    folder = checkpoint_folder(model, ("scheduler",)) / "scheduler"
+    if read_json(folder / TempoSyncScheduler.config_name).get("_class_name") == TempoSyncScheduler.__name__:  # others take any number
+        scheduler = load_component(TempoSyncScheduler, folder, Path(model).name)
         for count in counts:
             if count is not None:
                 scheduler.check_steps(count)

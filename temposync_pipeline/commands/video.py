@@ -131,12 +131,13 @@ def visemes(
     from ..media.audio import load_audio
     from ..media.video import FPS
     from ..models.viseme_classifier import VISEMES, VisemeClassifier, warn_without_speech
+    from ..pipelines.loading import load_component
 
     speech = load_audio(audio)
     device = choose_device(device)
     hide_loading_bars()
     folder = checkpoint_folder(model, ("viseme_classifier",))
-    classifier = VisemeClassifier.from_pretrained(folder, subfolder="viseme_classifier", use_safetensors=True).to(device)
+    classifier = load_component(VisemeClassifier, folder / "viseme_classifier", Path(model).name).to(device)
     probabilities = classifier.predict(speech.samples, num_frames=round(speech.duration * FPS), fps=FPS)
     warn_without_speech(speech.name, probabilities)
     names = list(VISEMES)

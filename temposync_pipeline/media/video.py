@@ -16,6 +16,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
+from ..limits import MAX_FPS, MAX_FRAME_PIXELS, MAX_FRAMES, MIN_FPS
 from .audio import Audio, AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from .container import decode_frames, open_container
 from .planes import to_planes
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 FPS = 25
 CRF = 18
-MAX_PIXELS = 4096 * 4096
-MIN_FPS, MAX_FPS = 1, 240
 # The sampling rates AAC knows; sound of any other rate is resampled to 48 kHz.
 _AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
 _BT709 = 1
@@ -223,8 +222,8 @@ def _video_stream(container: av.container.InputContainer, name: str) -> av.Video
     if stream is None:
         raise InvalidVideoError(f"{name}: no video in this file")
     width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_PIXELS:
-        raise InvalidVideoError(f"{name}: {width}x{height} px, above the limit of {MAX_PIXELS // 10**6} megapixels")
+    if width * height > MAX_FRAME_PIXELS:
+        raise InvalidVideoError(f"{name}: {width}x{height} px, above the limit of {MAX_FRAME_PIXELS // 10**6} megapixels")
     return stream
 
 
@@ -244,7 +243,9 @@ def _decode_video(path: Path, fps: float | None) -> Iterator:
         shown, picture = None, None
         if fps is not None:
             frames = frames_at(timed_frames(frames, container, 1 / rate, path.name), Fraction(fps).limit_denominator(1001))
-        for frame in frames:
+        for count, frame in enumerate(frames, 1):
+            if count > MAX_FRAMES:
+                raise InvalidVideoError(f"{path.name}: more frames than the limit of {MAX_FRAMES}")
             if frame is not shown:
                 if (frame.width, frame.height) != (width, height):
                     raise InvalidVideoError(f"{path.name}: the size changes from {width}x{height} to {frame.width}x{frame.height} px")

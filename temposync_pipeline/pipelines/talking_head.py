@@ -17,6 +17,7 @@ from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
 from ..face.mouth_box import Patch
 from ..face.tone import known_crop
+from ..files import check_not_input
 from ..media.audio import SAMPLE_RATE, Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.planes import StillPlanes
@@ -221,6 +222,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         check_video_name(output_path, (".mp4",))
+        check_not_input(output_path, image, audio_path)
         audio = as_audio(audio_path)
         with self._returning_models():
             for speech in self._listen(load_audio(audio)):
@@ -297,6 +299,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     ) -> dict[str, float | str]:
         """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
+        check_not_input(output_path, image_path, audio_path)
         audio = as_audio(audio_path)
         with self._returning_models():
             speech = self._hear(load_audio(audio))
@@ -311,6 +314,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     def decode_to_file(self, latents_path: str | PathLike, output_path: str | PathLike) -> dict[str, float | str]:
         """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns."""
         check_video_name(output_path, (".mp4",))
+        check_not_input(output_path, latents_path)
         video = LatentVideo.load(latents_path)
         with TemporaryDirectory() as folder:
             audio_path = Path(folder) / "audio"
