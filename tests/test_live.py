@@ -72,7 +72,8 @@ def test_a_session_ends_once(pipeline):
 
 
 @pytest.mark.parametrize("samples, rate, message", [
-    (np.zeros((2, 2, 2)), RATE, "expected numbers"), (SPEECH, 100, "100 Hz, outside the limits"), (SPEECH, 8000, "changes from 16000 to 8000"),
+    (np.zeros((2, 2, 2)), RATE, "expected numbers"), (SPEECH, 100, "100 Hz, outside the limits"),
+    (SPEECH, 8000, "changes from 16000 to 8000"),
 ])
 def test_what_is_no_sound_is_refused(pipeline, samples, rate, message):
     live = session(pipeline)
