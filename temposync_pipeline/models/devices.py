@@ -13,7 +13,8 @@ def execution_device(model: nn.Module) -> torch.device:
     if _is_group_offload_enabled(model):
         return _get_group_onload_device(model)
     for module in model.modules():
-        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        # Not asked of the module itself, whose answer to what it has not is slow: every frame asks.
+        device = getattr(vars(module).get("_hf_hook"), "execution_device", None)
         if device is not None:
             return torch.device(device)
     return next(model.parameters()).device
