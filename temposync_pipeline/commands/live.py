@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -117,7 +117,7 @@ def run(session: "LiveSession", pieces: Iterator[tuple["np.ndarray", int]], rate
             def write(frames: list["LiveFrame"]) -> None:
                 for frame in frames:
                     writer.write_planes(planes.with_change(*frame.patch))
-                    if frame.time:  # the frame before has left
+                    if timed and frame.time:  # the frame before has left
                         clock.shown(frame.time - 1 / session.fps)
 
             try:
@@ -140,29 +140,30 @@ def run(session: "LiveSession", pieces: Iterator[tuple["np.ndarray", int]], rate
 
 
 class Clock:
-    """How long what is heard takes to be seen, in a memory that does not grow."""
+    """How long what is spoken takes to be seen, in a memory that does not grow.
+
+    Speech began as late as its pieces allow: no piece can come before it has been spoken.
+    """
 
     def __init__(self) -> None:
         self.busy = 0.0
-        self._arrivals: deque[tuple[float, float]] = deque()
+        self._start = float("inf")
         self._counts: Counter[int] = Counter()  # by milliseconds
         self._warned = False
 
     @contextmanager
     def working(self, heard: float) -> Iterator[None]:
         """While the sound up to a moment, in seconds, is at work, which has just come."""
-        began = time.perf_counter()
-        self._arrivals.append((heard, began))
+        came = time.perf_counter()
+        self._start = min(self._start, came - heard)
         try:
             yield
         finally:
-            self.busy += time.perf_counter() - began
+            self.busy += time.perf_counter() - came
 
     def shown(self, moment: float) -> None:
         """The frame that begins at a moment, in seconds, is on its way to the viewer."""
-        while self._arrivals[0][0] <= moment:
-            self._arrivals.popleft()
-        late = time.perf_counter() - self._arrivals[0][1]
+        late = time.perf_counter() - self._start - moment
         self._counts[round(1000 * late)] += 1
         if late > LATE_SECONDS and not self._warned:
             self._warned = True
