@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
+from threading import Event, get_ident
 from uuid import uuid4
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -103,6 +103,26 @@ def plain_errors() -> Iterator[None]:
         raise gr.Error(message, print_exception=False) from None
 
 
+@contextmanager
+def remarks() -> Iterator[None]:
+    """What the library has to say of an upload, such as that nobody speaks in it, is shown beside the page."""
+    heard, here = [], get_ident()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == here and record.levelno >= logging.WARNING and record.getMessage() not in heard:
+                heard.append(record.getMessage())
+
+    library, listener = logging.getLogger("temposync_pipeline"), Listener()
+    library.addHandler(listener)
+    try:
+        yield
+    finally:
+        library.removeHandler(listener)
+    for remark in heard:
+        gr.Warning(html.escape(remark, quote=False), title="Note")
+
+
 def needed(**files: str | None) -> None:
     for name, path in files.items():
         if not path:
@@ -122,7 +142,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         """Of an upload: the face that will speak, and where there are several, the picture with all of them numbered, and the choice."""
         if not portrait:
             return None, gr.update(visible=False), gr.update(value=0, visible=False)
-        with plain_errors():
+        with plain_errors(), remarks():
             found = studio.preview(portrait)
         several = found.num_faces > 1
         return (found.crop, gr.update(value=found.overview, visible=several),
@@ -139,7 +159,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         """Mouth shapes over time: {"fps", "visemes", "probabilities"}, and the same drawn, as HTML."""
         if not recording:
             return None, ""
-        with plain_errors():
+        with plain_errors(), remarks():
             probabilities, audio = studio.visemes(recording)
             drawing = draw_timeline(probabilities, audio.samples, fps)
             return viseme_table(probabilities, fps), f'<div class="track">{drawing}<div class="playhead"></div></div>'

@@ -112,7 +112,7 @@ def test_decoding_clip_by_clip_is_decoding_all_at_once(pipeline):
         speech = exact._hear(load_audio(spoken(1.28)))
         noise = exact.prepare_latents(2, torch.Generator().manual_seed(7))
         clips = denoise_clips(exact.transformer, exact.scheduler, reference, exact._codes(speech), noise, 2, 2)
-        frames = exact.temporal_vae.decode(torch.cat(list(clips), 2), reference)[0].transpose(0, 1)
+        frames = exact.temporal_vae.decode(torch.cat(list(clips), 2), reference).sample[0].transpose(0, 1)
     assert torch.allclose(frames[:32], video.frames, atol=1e-4) and (frames - reference).abs().mean() > 0.02
 
 

@@ -18,6 +18,7 @@ from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, mouth_mask
 from ..media.audio import Audio, load_audio
 from ..media.image import load_image
+from ..models.viseme_classifier import warn_without_speech
 from ..models.visemes import VISEMES
 from ..pipelines.face_search import choose_face, find_faces
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
@@ -89,7 +90,9 @@ class Studio:
         fps = self.pipeline.config.fps
         frames = max(1, round(recording.duration * fps))
         with torch.inference_mode():
-            return self.pipeline.viseme_classifier.predict(recording.samples, frames, fps), recording
+            probabilities = self.pipeline.viseme_classifier.predict(recording.samples, frames, fps)
+        warn_without_speech(recording.name, probabilities)
+        return probabilities, recording
 
     def generate(
         self, image: str | PathLike, audio: str | PathLike, output: str | PathLike, num_inference_steps: int = 4, seed: int = 0,

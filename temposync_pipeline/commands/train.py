@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..data.manifest import Clip
     from ..training.loop import LoopConfig
 
-STAGES = ("aligner", "autoencoder", "decoder", "inner_mouth", "visemes", "ear", "identity", "sync", "lips", "teacher", "student",
+STAGES = ("aligner", "autoencoder", "decoder", "inner_mouth", "voice", "visemes", "ear", "identity", "sync", "lips", "teacher", "student",
           "temporal", "speech", "read")
 
 

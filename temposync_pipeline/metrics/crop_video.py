@@ -82,7 +82,7 @@ def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, canvas: np.nd
     crops, block = np.broadcast_to(canvas, (len(latents), *canvas.shape[-3:])).copy(), generated_block()
     mask = mouth_mask()[block][..., None]
     for start in range(0, len(latents), BATCH):
-        pixels = vae.decode(latents[start:start + BATCH].contiguous().to(vae.device, vae.dtype)).float().clamp(-1, 1)
+        pixels = vae.decode(latents[start:start + BATCH].contiguous().to(vae.device, vae.dtype)).sample.float().clamp(-1, 1)
         patches = pixels.add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
         place = crops[start:start + BATCH, *block]
         place[:] = np.rint(place + mask * (patches - place))
@@ -170,7 +170,7 @@ class VideoMaker:
         portrait, frames = latents[:1], latents[1:]
         missing = -(len(frames) - 1) % FRAMES
         clip = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]).transpose(0, 1)[None]
-        again = temporal(clip.to(temporal.dtype), portrait.to(temporal.dtype))[0].transpose(0, 1)[:len(frames)].float()
+        again = temporal(clip.to(temporal.dtype), portrait.to(temporal.dtype)).sample[0].transpose(0, 1)[:len(frames)].float()
         video = self.whole_face(decode_crops(vae, again), latent_window(again))
         return decode_crops(vae, frames), replace(video, joints=np.arange(0))
 

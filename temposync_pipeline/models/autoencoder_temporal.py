@@ -6,13 +6,12 @@ exactly 0, and latents of 0 are exactly the reference.
 """
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional as F
 
+from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 from .autoencoder_temposync import ResidualBlock
+from .outputs import DecoderOutput, EncoderOutput
 
 FRAMES = 8  # video frames a latent frame
 
@@ -138,8 +137,8 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
         return (reference[:, None] + moved - still)[:, FRAMES - 1:].transpose(1, 2)
 
     @apply_forward_hook
-    def encode(self, frames: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Normalised latents [B, c, k + 1, H/2, W/2].
+    def encode(self, frames: torch.Tensor, reference: torch.Tensor, return_dict: bool = True) -> EncoderOutput | tuple[torch.Tensor]:
+        """`latent`: normalised, [B, c, k + 1, H/2, W/2].
 
         Latent frame 0 stands for frame 0, latent frame i for the frames 8(i - 1) + 1 … 8i, and depends on none after them.
 
@@ -151,14 +150,16 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
         """
         raw = self.encode_raw(frames, reference)
         mean, std = self._moments(raw)
-        return (raw - mean) / std
+        latents = (raw - mean) / std
+        return EncoderOutput(latent=latents) if return_dict else (latents,)
 
     @apply_forward_hook
-    def decode(self, latents: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """÷16 latents [B, C, 8k + 1, 2h, 2w] of normalised latents [B, c, k + 1, h, w] and the reference's [B, C, 2h, 2w]."""
+    def decode(self, latents: torch.Tensor, reference: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: ÷16 latents [B, C, 8k + 1, 2h, 2w] of normalised latents [B, c, k + 1, h, w] and the reference's [B, C, 2h, 2w]."""
         mean, std = self._moments(latents)
-        return self.decode_raw(latents * std + mean, reference)
+        frames = self.decode_raw(latents * std + mean, reference)
+        return DecoderOutput(sample=frames) if return_dict else (frames,)
 
-    def forward(self, frames: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Reconstruction of `frames`, same shape."""
-        return self.decode(self.encode(frames, reference), reference)
+    def forward(self, frames: torch.Tensor, reference: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: reconstruction of `frames`, same shape."""
+        return self.decode(self.encode(frames, reference, return_dict=False)[0], reference, return_dict)

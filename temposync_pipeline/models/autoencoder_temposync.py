@@ -11,11 +11,11 @@ photograph, moved.
 """
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional as F
+
+from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
+from .outputs import DecoderOutput, EncoderOutput
 
 
 class ResidualBlock(nn.Module):
@@ -195,19 +195,21 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         return mean[:, None, None], std[:, None, None]
 
     @apply_forward_hook
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Normalised latents [B, C, H/16, W/16] of pixels [B, 3, H, W] in [-1, 1]; H and W divisible by 16."""
+    def encode(self, pixels: torch.Tensor, return_dict: bool = True) -> EncoderOutput | tuple[torch.Tensor]:
+        """`latent`: normalised [B, C, H/16, W/16], of pixels [B, 3, H, W] in [-1, 1]; H and W divisible by 16."""
         if pixels.shape[-1] % self.stride or pixels.shape[-2] % self.stride:
             raise ValueError(f"Height and width must be divisible by {self.stride}, got {tuple(pixels.shape[-2:])}.")
         latents = self.encoder(pixels)
         mean, std = self._moments(latents)
-        return (latents - mean) / std
+        latents = (latents - mean) / std
+        return EncoderOutput(latent=latents) if return_dict else (latents,)
 
     @apply_forward_hook
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels [B, 3, 16h, 16w], nominally in [-1, 1] but not clamped, of normalised latents [B, C, h, w]."""
+    def decode(self, latents: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: pixels [B, 3, 16h, 16w], nominally in [-1, 1] but not clamped, of normalised latents [B, C, h, w]."""
         mean, std = self._moments(latents)
-        return self.decoder(latents * std + mean)
+        pixels = self.decoder(latents * std + mean)
+        return DecoderOutput(sample=pixels) if return_dict else (pixels,)
 
     @property
     def knows_motion(self) -> bool:
@@ -254,6 +256,6 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         """
         return self.inner_decoder(latents, reference, hidden, seen)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Reconstruction of `pixels`, same shape."""
-        return self.decode(self.encode(pixels))
+    def forward(self, pixels: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: reconstruction of `pixels`, same shape."""
+        return self.decode(self.encode(pixels, return_dict=False)[0], return_dict)

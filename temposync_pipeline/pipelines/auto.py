@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 from ..checkpoints import checkpoint_folder
-from ..checkpoints.hub import INDEX
+from ..checkpoints.files import INDEX
 from ..errors import InvalidInputError
 from .talking_head import TalkingHeadPipeline
 

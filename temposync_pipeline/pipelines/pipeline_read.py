@@ -197,7 +197,7 @@ class ReadPipeline(TalkingHeadPipeline):
             # The decoder hears of the latent frame before; of what it makes of that again, the last frame is there already.
             joined = clip if before is None else torch.cat([before, clip], 2)
             with inference_autocast(reference, self.use_bfloat16):
-                frames = self.temporal_vae.decode(joined.to(reference.dtype), reference)[0].transpose(0, 1)
+                frames = self.temporal_vae.decode(joined.to(reference.dtype), reference).sample[0].transpose(0, 1)
             yield frames if before is None else frames[1:]
             before = clip[:, :, -1:]
 
@@ -215,4 +215,5 @@ class ReadPipeline(TalkingHeadPipeline):
         joined = self.config.clip_frames - 1
         needed = FRAMES * joined * clip_count(1 + -(-(len(speech) - 1) // FRAMES), self.config.clip_frames) + 1
         features = np.pad(speech.features, ((0, needed - len(speech)), (0, 0)), mode="edge")
-        return self.speech_autoencoder.encode(torch.from_numpy(features)[None].to(self._execution_device, self.speech_autoencoder.dtype))
+        given = torch.from_numpy(features)[None].to(self._execution_device, self.speech_autoencoder.dtype)
+        return self.speech_autoencoder.encode(given).latent

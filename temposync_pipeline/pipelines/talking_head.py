@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from tqdm.auto import tqdm
 
 from ..errors import InvalidInputError
@@ -367,7 +366,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     def _encode(self, crop: np.ndarray) -> torch.Tensor:
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
-        return self.vae.encode(pixels).to(self._execution_device)
+        return self.vae.encode(pixels).latent.to(self._execution_device)
 
     def _bar(self, total: int, shown: bool = True) -> tqdm:
         """A bar as `set_progress_bar_config` wants it; not to show one concerns this call alone."""
@@ -396,8 +395,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
         if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
             raise ValueError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
-        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
-            tensor_inputs = callback.tensor_inputs
+        tensor_inputs = getattr(callback, "tensor_inputs", tensor_inputs)  # diffusers' own callbacks say what they want
         unknown = set(tensor_inputs or []) - set(self._callback_tensor_inputs)
         if unknown:
             known = ", ".join(self._callback_tensor_inputs)
