@@ -76,7 +76,7 @@ def test_a_file_gives_the_frames_of_the_stream(folder, capsys):
     assert capsys.readouterr().out.splitlines() == [str(output)]
     frames, _ = decoded(io.BytesIO(output.read_bytes()))
     wanted = np.concatenate(list(tiny_pipeline().stream(
-        folder / "portrait.png", folder / "speech.wav", 1, torch.Generator().manual_seed(0), chunk_size=2, look_ahead=3)))
+        folder / "portrait.png", folder / "speech.wav", 1, torch.Generator().manual_seed(0), chunk_size=3, look_ahead=3)))
     assert np.abs(frames[:, :97].astype(int) - wanted).mean() < 4
     assert sorted(path.name for path in folder.iterdir()) == ["live.mp4", "portrait.png", "speech.wav"]
 

@@ -52,7 +52,7 @@ def live(
     real_time: Annotated[bool, typer.Option("--real_time", help="Read a file no faster than it is spoken.")] = False,
     look_ahead: Annotated[int, typer.Option(
         "--look_ahead", min=0, max=50, help="Frames of sound that a frame waits for: fewer come sooner, more are truer.")] = 5,
-    chunk_size: Annotated[int, typer.Option("--chunk_size", min=1, max=64, help="Frames made together: more cost less, and wait.")] = 2,
+    chunk_size: Annotated[int, typer.Option("--chunk_size", min=1, max=64, help="Frames made together: more cost less, and wait.")] = 3,
     seed: Seed = 0,
     num_inference_steps: Annotated[int, typer.Option(
         "--num_inference_steps", "--steps", min=1, max=1000, help="Denoising steps a frame.")] = 1,
