@@ -67,7 +67,9 @@ def live(
 ) -> None:
     """Make a portrait speak what is being said, until the sound or Ctrl-C ends it.
 
-    Example: arecord -q -t raw -f S16_LE -r 16000 | temposync live --image portrait.jpg | ffplay -loglevel error -
+    Example: temposync live --image portrait.jpg --audio speech.wav --real_time | ffplay -
+
+    With a microphone: arecord -q -t raw -f S16_LE -r 16000 | temposync live --image portrait.jpg | ffplay -
 
     A frame is written as soon as its sound, that of the other frames of its chunk, and `--look_ahead` frames more have been heard. The JSON
     has how long frames were late after their sound ("latency_ms") and the share of the time that went into making them
