@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .commands.batch import batch
+from .commands.live import live
 from .commands.measure import benchmark, evaluate
 from .commands.train import manifest, train
 from .commands.video import decode, generate, visemes
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, batch, decode, benchmark, visemes, evaluate, train, manifest):
+for command in (generate, live, batch, decode, benchmark, visemes, evaluate, train, manifest):
     app.command()(command)
 
 # What needs no more of diffusers and transformers than `bases.lean` has.

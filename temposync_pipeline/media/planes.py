@@ -14,7 +14,8 @@ def to_planes(picture: np.ndarray) -> av.VideoFrame:
     if height % 2 or width % 2:
         picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
-        format="yuv420p", src_color_range=ColorRange.JPEG, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+        # Starting threads takes longer than what they would do.
+        format="yuv420p", src_color_range=ColorRange.JPEG, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1)
 
 
 def _arrays(frame: av.VideoFrame) -> list[np.ndarray]:

@@ -27,8 +27,14 @@ logger = logging.getLogger(__name__)
 FPS = 25
 CRF = 18
 # The sampling rates AAC knows; sound of any other rate is resampled to 48 kHz.
-_AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
+AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
 _BT709 = 1
+
+
+def mark_bt709(context: av.VideoCodecContext) -> None:
+    """Say what colours the planes of `media.planes` hold: BT.709, in limited range."""
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = ColorRange.MPEG
 
 
 class VideoWriter:
@@ -103,9 +109,7 @@ class VideoWriter:
     def _start(self, height: int, width: int) -> None:
         video = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(CRF), "preset": "veryfast"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        context = video.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = ColorRange.MPEG
+        mark_bt709(video.codec_context)
         self._video = video
         if self.audio_path is not None:
             self._sound = _SoundTrack(self._container, self.audio_path)
@@ -139,7 +143,7 @@ class _SoundTrack:
             raise InvalidAudioError("no sound could be decoded")
         # More than two channels are mixed to one.
         self._channels = 2 if len(self._pending) == 2 else 1
-        aac_rate = self.rate if self.rate in _AAC_RATES else 48_000
+        aac_rate = self.rate if self.rate in AAC_RATES else 48_000
         self._layout = "stereo" if self._channels == 2 else "mono"
         self._stream = container.add_stream("aac", rate=aac_rate, layout=self._layout)
         self._stream.bit_rate = 96_000 * self._channels

@@ -135,7 +135,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """Speech as it is spoken: `push` sound into the session as it comes, and it returns frames.
 
         A frame comes when the sound of its chunk of `chunk_size` frames and of `look_ahead` frames more has been pushed: with the default,
-        and 25 frames a second, 240 to 280 ms after its beginning, and the time it takes to make it.
+        and 25 frames a second, 240 to 320 ms after its beginning, and the time it takes to make it.
 
         ```python
         session = pipe.session("portrait.jpg")
