@@ -1,7 +1,8 @@
 """The command `temposync`.
 
-Exit code 0 on success; with one line on stderr 2 for an input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM.  Each
-command (`commands`) imports what it needs when it runs, so that `temposync --help` does not wait for torch.
+Exit code 0 on success (of `verify` 1 where it finds no mark); with one line on stderr 2 for an input that cannot be used, 130 after
+Ctrl-C, 143 after SIGTERM.  Each command (`commands`) imports what it needs when it runs, so that `temposync --help` does not wait for
+torch.
 """
 
 import logging
@@ -18,6 +19,7 @@ from typer.exceptions import TyperException
 from .commands.batch import batch
 from .commands.measure import benchmark, evaluate
 from .commands.train import manifest, train
+from .commands.verify import verify
 from .commands.video import decode, generate, visemes
 from .errors import InvalidInputError
 
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, batch, decode, benchmark, visemes, evaluate, train, manifest):
+for command in (generate, batch, decode, verify, benchmark, visemes, evaluate, train, manifest):
     app.command()(command)
 
 INTERRUPTED, TERMINATED = 130, 143

@@ -10,7 +10,7 @@ import typer
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
 from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Seed, Steps
+from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Provenance, Seed, Steps
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -31,6 +31,7 @@ def generate(
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(
         help="An adapter that `temposync train student --set lora_rank=8` wrote: its folder or file.")] = None,
+    provenance: Provenance = True,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -61,7 +62,8 @@ def generate(
 
     started = time.monotonic()
     try:
-        make = pipe.generate_to_file if output.suffix.lower() == ".mp4" else pipe.latents_to_file
+        is_video = output.suffix.lower() == ".mp4"
+        make = pipe.generate_to_file if is_video else pipe.latents_to_file
         figures = make(
             image,
             audio,
@@ -73,6 +75,7 @@ def generate(
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
             **({"still": True} if still else {}),
+            **({"provenance": provenance} if is_video else {}),
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
@@ -84,6 +87,7 @@ def decode(
     latents: Annotated[Path, typer.Option(help="A file that `temposync generate --output FILE.safetensors` wrote.")],
     output: Annotated[Path, typer.Option(help="The mp4 to write.")] = Path("talking.mp4"),
     model: Model = "temposync-tiny",
+    provenance: Provenance = True,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -101,7 +105,7 @@ def decode(
     pipe = load_pipeline(model, device)
     started = time.monotonic()
     try:
-        figures = pipe.decode_to_file(latents, output)
+        figures = pipe.decode_to_file(latents, output, provenance)
     except OSError as error:
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})

@@ -40,8 +40,8 @@ def load_pipeline_parts(
     quantization_config: PipelineQuantizationConfig | None = None,
     loader_options: Mapping[str, Any] | None = None,
     **hub_options,
-) -> tuple[dict[str, Any], DeviceMap | None]:
-    """What `pipeline_class` is to be called with, and where its components were put.
+) -> tuple[dict[str, Any], DeviceMap | None, Path]:
+    """What `pipeline_class` is to be called with, where its components were put, and the folder that they come from.
 
     What can be wrong with the arguments and the files is found before the first component is loaded.
 
@@ -77,7 +77,7 @@ def load_pipeline_parts(
         except Exception as error:  # of json, safetensors, torch, diffusers or transformers: whatever a broken file leads to
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(str(folder), label)
             raise InvalidInputError(f"{label}: {subfolders[part]!r} cannot be loaded: {reason}") from error
-    return settings | parts, device_map if device_map != "balanced" else placed
+    return settings | parts, device_map if device_map != "balanced" else placed, folder
 
 
 def check_loader_options(device_map: str | None, quantization_config: Any, loader_options: Mapping[str, Any]) -> None:

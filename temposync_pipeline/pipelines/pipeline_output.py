@@ -15,7 +15,9 @@ from PIL import Image
 
 from ..errors import InvalidInputError
 from ..media.audio import AudioSource
+from ..media.planes import to_planes
 from ..media.video import VideoWriter
+from ..provenance.origin import Origin
 from .latent_video import LatentVideo
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ class TempoSyncPipelineOutput(BaseOutput):
         fps: frames a second.
         audio: the recording as it was given, a path or (samples, rate).
         latent_video: with output_type "latent", everything that decoding needs (`TempoSyncPipeline.decode_latents`).
+        origin: what made the frames, for the marks of a file. The frames here bear none.
     """
 
     frames: list[Image.Image] | np.ndarray | torch.Tensor
@@ -41,9 +44,14 @@ class TempoSyncPipelineOutput(BaseOutput):
     fps: float
     audio: AudioSource | None = None
     latent_video: LatentVideo | None = None
+    origin: Origin | None = None
 
-    def save(self, path: str | PathLike) -> None:
-        """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings."""
+    def save(self, path: str | PathLike, provenance: bool = True) -> None:
+        """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings.
+
+        With `provenance`, an mp4 is marked as generated: by an invisible watermark in the face's crop (`provenance.watermark`; everything
+        outside it stays as it is). `temposync verify` finds it.
+        """
         check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
@@ -51,9 +59,10 @@ class TempoSyncPipelineOutput(BaseOutput):
         if Path(path).suffix.lower() == ".gif":
             _write_gif(Path(path), frames, self.fps)
             return
+        mark = self.origin.watermark() if provenance and self.origin else None
         with VideoWriter(path, fps=self.fps, audio_path=self.audio) as writer:
             for frame in frames:
-                writer.write(frame)
+                writer.write_planes(to_planes(frame, mark))
 
     def save_latents(self, path: str | PathLike) -> None:
         """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
@@ -71,12 +80,12 @@ class TempoSyncBatchOutput(BaseOutput):
     fps: float
     videos: list[TempoSyncPipelineOutput]
 
-    def save(self, paths: list[str | PathLike]) -> None:
+    def save(self, paths: list[str | PathLike], provenance: bool = True) -> None:
         """`TempoSyncPipelineOutput.save`, each video to its own path; InvalidInputError for fewer or more paths than videos."""
         if isinstance(paths, (str, PathLike)) or len(paths) != len(self.videos):
             raise InvalidInputError(f"{len(self.videos)} videos need a list of {len(self.videos)} paths")
         for video, path in zip(self.videos, paths):
-            video.save(path)
+            video.save(path, provenance)
 
 
 def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
