@@ -9,13 +9,15 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from temposync_pipeline import __version__
 from temposync_pipeline.checkpoints import bundled_path
 from temposync_pipeline.cli import main
 from temposync_pipeline.face.crop import align_matrix
 from temposync_pipeline.media.image import load_image
 from temposync_pipeline.media.planes import luma_of, to_planes
-from temposync_pipeline.media.video import VideoWriter
+from temposync_pipeline.media.video import VideoWriter, read_tags
 from temposync_pipeline.models.face_aligner import FaceAligner
 from temposync_pipeline.provenance.origin import Origin, model_identifier
 from temposync_pipeline.provenance.reading import FOUND_SCORE, product_score, read_crop, read_watermark
@@ -158,6 +160,11 @@ def test_files_are_marked_unless_told_otherwise_and_frames_never_are(tmp_path):
     assert np.array_equal(plain, frames) and not np.array_equal(marked, plain)
     bits = scores(evidence(luma_crop(luma_of(marked[0]), output.origin.matrix)))
     assert ((bits > 0) == (payload_bits(model_identifier("custom", "")) > 0)).all()
+    output.save(tmp_path / "marked.gif")
+    said = f"AI-generated: temposync-pipeline {__version__}, model custom"
+    assert read_tags(tmp_path / "marked.mp4")["comment"] == read_tags(tmp_path / "plain.mp4")["comment"] == said
+    assert Image.open(tmp_path / "marked.gif").info["comment"].decode() == said and "comment" not in read_tags(tmp_path / "frames.mp4")
+    assert verify_video(tmp_path / "plain.mp4")["marked"]
 
 
 def test_verify_says_what_it_found_with_an_exit_code(woman, clip, tmp_path, capsys):

@@ -19,4 +19,5 @@ MaxSize = Annotated[int, typer.Option(
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
 AudioFile = Annotated[Path, typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")]
-Provenance = Annotated[bool, typer.Option("--provenance/--no-provenance", help="Mark the video as AI-generated, invisibly (see verify).")]
+Provenance = Annotated[bool, typer.Option(
+    "--provenance/--no-provenance", help="Mark the picture itself as AI-generated, invisibly (see verify); metadata say so either way.")]

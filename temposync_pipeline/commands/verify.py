@@ -30,6 +30,7 @@ def verify(
     report = verify_video(video)
     write_json(json_file, report)
     typer.echo(f"watermark: {_watermark_line(report['watermark'])}")
+    typer.echo(f"metadata: {report['metadata']['comment'] if report['metadata']['found'] else 'none'}")
     if not report["marked"]:
         raise typer.Exit(NOT_MARKED)
 

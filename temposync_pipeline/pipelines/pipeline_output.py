@@ -49,18 +49,18 @@ class TempoSyncPipelineOutput(BaseOutput):
     def save(self, path: str | PathLike, provenance: bool = True) -> None:
         """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings.
 
-        With `provenance`, an mp4 is marked as generated: by an invisible watermark in the face's crop (`provenance.watermark`; everything
-        outside it stays as it is). `temposync verify` finds it.
+        A line of the metadata says that the video is AI-generated. With `provenance`, an mp4 has an invisible watermark as well, in the
+        face's crop (`provenance.watermark`); everything outside it stays as it is. `temposync verify` finds these marks.
         """
         check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
-        frames = map(_to_uint8, self.frames)
+        frames, tags = map(_to_uint8, self.frames), self.origin.tags() if self.origin else {}
         if Path(path).suffix.lower() == ".gif":
-            _write_gif(Path(path), frames, self.fps)
+            _write_gif(Path(path), frames, self.fps, tags.get("comment", ""))
             return
         mark = self.origin.watermark() if provenance and self.origin else None
-        with VideoWriter(path, fps=self.fps, audio_path=self.audio) as writer:
+        with VideoWriter(path, fps=self.fps, audio_path=self.audio, tags=tags) as writer:
             for frame in frames:
                 writer.write_planes(to_planes(frame, mark))
 
@@ -95,7 +95,7 @@ def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
         raise InvalidInputError(f"{Path(path).name}: videos are written as {' or '.join(suffixes)}, not as {suffix}")
 
 
-def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float, comment: str) -> None:
     """An endless loop in the frames' own palettes; under a hidden name first, so that a file of this name is always whole."""
     logger.warning("%s: a GIF has no sound", path.name)
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
@@ -103,7 +103,7 @@ def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     ends = [round(100 * count / fps) for count in range(len(pictures) + 1)]
     temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.gif")
     try:
-        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0,
+        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0, comment=comment.encode(),
                          duration=[10 * (end - start) for start, end in zip(ends, ends[1:])])
         os.replace(temporary, path)
     finally:

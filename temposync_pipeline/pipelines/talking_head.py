@@ -176,9 +176,9 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             yield "portrait", 0, len(speech)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
-            mark = self._origin(portrait.photo, portrait.matrix).watermark() if provenance else None
-            planes = StillPlanes(portrait.photo, mark)
-            with VideoWriter(output_path, fps=self.config.fps, audio_path=audio) as writer:
+            origin = self._origin(portrait.photo, portrait.matrix)
+            planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
+            with VideoWriter(output_path, fps=self.config.fps, audio_path=audio, tags=origin.tags()) as writer:
                 for latents in self._latent_chunks(portrait, speech, noise, sampling):
                     for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition)):
                         writer.write_planes(planes.with_change(*patch))
@@ -271,8 +271,9 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             audio_path = Path(folder) / "audio"
             audio_path.write_bytes(audio_bytes(video.audio))
             load_audio(audio_path)
-            planes = StillPlanes(video.photo, self._origin(video.photo, video.matrix).watermark() if provenance else None)
-            with VideoWriter(output_path, fps=video.fps, audio_path=audio_path) as writer:
+            origin = self._origin(video.photo, video.matrix)
+            planes = StillPlanes(video.photo, origin.watermark() if provenance else None)
+            with VideoWriter(output_path, fps=video.fps, audio_path=audio_path, tags=origin.tags()) as writer:
                 for chunk in self._decoded_chunks(video):
                     for patch in chunk:
                         writer.write_planes(planes.with_change(*patch))

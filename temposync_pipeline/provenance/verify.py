@@ -4,8 +4,9 @@ from os import PathLike
 from typing import Any
 
 from ..checkpoints import BUNDLED, checkpoint_folder, public_name
+from ..media.video import read_tags
 from ..models.face_aligner import FaceAligner
-from .origin import model_identifier
+from .origin import NOTICE, model_identifier
 from .reading import read_watermark
 
 
@@ -19,11 +20,11 @@ def verify_video(path: str | PathLike, aligner: FaceAligner | None = None) -> di
     Returns:
         {"marked": whether any layer says that the video is generated, "watermark": {"found", and with a face "score", "false_alarm" (an
         upper bound of the probability of such a score without a mark), and where found "identifier", 8 hexadecimal digits, and "model",
-        the bundled model's name or None}}.
+        the bundled model's name or None}, "metadata": {"found", "comment"}}.
 
     Raises InvalidVideoError and OSError.
     """
-    layers = {"watermark": _watermark(path, aligner or _bundled_aligner())}
+    layers = {"watermark": _watermark(path, aligner or _bundled_aligner()), "metadata": _metadata(path)}
     return {"marked": any(layer["found"] for layer in layers.values()), **layers}
 
 
@@ -41,3 +42,8 @@ def _watermark(path: str | PathLike, aligner: FaceAligner) -> dict[str, Any]:
         return report
     known = {model_identifier(*public_name(name, checkpoint_folder(name, ()))): name for name in BUNDLED}
     return report | {"identifier": f"{reading.identifier:08x}", "model": known.get(reading.identifier)}
+
+
+def _metadata(path: str | PathLike) -> dict[str, Any]:
+    comment = read_tags(path).get("comment")
+    return {"found": bool(comment and comment.startswith(NOTICE)), "comment": comment}
