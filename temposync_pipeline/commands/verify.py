@@ -31,6 +31,7 @@ def verify(
     write_json(json_file, report)
     typer.echo(f"watermark: {_watermark_line(report['watermark'])}")
     typer.echo(f"metadata: {report['metadata']['comment'] if report['metadata']['found'] else 'none'}")
+    typer.echo(f"content credentials: {_credentials_line(report['credentials'])}")
     if not report["marked"]:
         raise typer.Exit(NOT_MARKED)
 
@@ -42,3 +43,12 @@ def _watermark_line(layer: dict[str, Any]) -> str:
         return "none"
     model = f", model {layer['model']}" if layer["model"] else ""
     return f"found, {layer['score']:.1f} standard deviations, identifier {layer['identifier']}{model}"
+
+
+def _credentials_line(layer: dict[str, Any]) -> str:
+    if "signer" not in layer:
+        unknown = layer["state"] == "not looked for"
+        return "not looked for: pip install 'temposync-pipeline[provenance]'" if unknown else layer["state"]
+    who = "a test certificate, which proves nobody's identity" if layer["test_certificate"] else layer["signer"]
+    said = ", ".join(text for text in (layer["source_type"], layer["generator"], layer["model"] and f"model {layer['model']}") if text)
+    return f"{layer['state'].lower()}, signed by {who}: {said}"

@@ -9,8 +9,21 @@ import typer
 
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
-from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Provenance, Seed, Steps
+from .checks import check_files, check_model, check_mp4, check_steps, choose_device, choose_provenance, write_json
+from .options import (
+    MAX_SIZE,
+    AudioFile,
+    Device,
+    FaceIndex,
+    JsonFile,
+    MaxSize,
+    Model,
+    Provenance,
+    Seed,
+    SigningCert,
+    SigningKeyFile,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -32,6 +45,8 @@ def generate(
     lora: Annotated[Path | None, typer.Option(
         help="An adapter that `temposync train student --set lora_rank=8` wrote: its folder or file.")] = None,
     provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -45,6 +60,7 @@ def generate(
     check_model(model)
     if lora is not None and not lora.exists():
         raise InvalidInputError(f"{lora}: no such file or folder")
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     from ..media.audio import load_audio
     from ..media.image import load_image
 
@@ -75,7 +91,7 @@ def generate(
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
             **({"still": True} if still else {}),
-            **({"provenance": provenance} if is_video else {}),
+            **({"provenance": marking} if is_video else {}),
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
@@ -88,6 +104,8 @@ def decode(
     output: Annotated[Path, typer.Option(help="The mp4 to write.")] = Path("talking.mp4"),
     model: Model = "temposync-tiny",
     provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -98,6 +116,7 @@ def decode(
     check_files((latents,), (output, json_file))
     check_mp4(output)
     check_model(model)
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     from ..pipelines.latent_video import LatentVideo
 
     # What is wrong with the input is said before the models are loaded.
@@ -105,7 +124,7 @@ def decode(
     pipe = load_pipeline(model, device)
     started = time.monotonic()
     try:
-        figures = pipe.decode_to_file(latents, output, provenance)
+        figures = pipe.decode_to_file(latents, output, marking)
     except OSError as error:
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})

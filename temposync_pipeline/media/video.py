@@ -3,7 +3,7 @@
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from itertools import islice
 from os import PathLike
@@ -46,17 +46,19 @@ class VideoWriter:
     last row and column. The file is written beside its target under a hidden name and renamed when complete: on any exception
     it is removed and an existing target stays as it was.
 
-    `audio_path` is a path or a pair `(samples, rate)`; `tags` are metadata of the file, such as "title" and "comment". Raises OSError on
-    entering where the folder cannot be written to.
+    `audio_path` is a path or a pair `(samples, rate)`; `tags` are metadata of the file, such as "title" and "comment"; `complete` is called
+    with the path of the finished file, which it may change, before that takes its name. Raises OSError on entering where the folder cannot
+    be written to.
     """
 
     def __init__(
         self, path: str | PathLike, fps: float = FPS, audio_path: AudioSource | None = None, tags: Mapping[str, str] | None = None,
+        complete: Callable[[Path], None] | None = None,
     ):
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1001)
         self.audio_path = audio_path
-        self.tags = tags or {}
+        self.tags, self.complete = tags or {}, complete
         self.num_frames = 0
 
     def __enter__(self) -> Self:
@@ -123,6 +125,8 @@ class VideoWriter:
         if self._sound:
             self._sound.finish(1 / self.fps)
         self._container.close()
+        if self.complete:
+            self.complete(self._temporary)
         os.replace(self._temporary, self.path)
 
     def _discard(self) -> None:

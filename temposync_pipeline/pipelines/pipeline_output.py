@@ -17,6 +17,7 @@ from ..errors import InvalidInputError
 from ..media.audio import AudioSource
 from ..media.planes import to_planes
 from ..media.video import VideoWriter
+from ..provenance.credentials import SigningKey, choose_credentials
 from ..provenance.origin import Origin
 from .latent_video import LatentVideo
 
@@ -46,21 +47,25 @@ class TempoSyncPipelineOutput(BaseOutput):
     latent_video: LatentVideo | None = None
     origin: Origin | None = None
 
-    def save(self, path: str | PathLike, provenance: bool = True) -> None:
+    def save(self, path: str | PathLike, provenance: bool | SigningKey = True) -> None:
         """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings.
 
         A line of the metadata says that the video is AI-generated. With `provenance`, an mp4 has an invisible watermark as well, in the
-        face's crop (`provenance.watermark`); everything outside it stays as it is. `temposync verify` finds these marks.
+        face's crop (`provenance.watermark`); everything outside it stays as it is. Where c2pa-python is installed, it also has content
+        credentials, signed with a test certificate or with the `provenance.credentials.SigningKey` that is given instead of True.
+        `temposync verify` finds all of these.
         """
         check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
-        frames, tags = map(_to_uint8, self.frames), self.origin.tags() if self.origin else {}
+        frames, origin = map(_to_uint8, self.frames), self.origin
+        tags = origin.tags() if origin else {}
         if Path(path).suffix.lower() == ".gif":
             _write_gif(Path(path), frames, self.fps, tags.get("comment", ""))
             return
-        mark = self.origin.watermark() if provenance and self.origin else None
-        with VideoWriter(path, fps=self.fps, audio_path=self.audio, tags=tags) as writer:
+        credentials = choose_credentials(provenance)
+        mark, signing = (origin.watermark() if provenance else None, origin.signing(credentials)) if origin else (None, None)
+        with VideoWriter(path, self.fps, self.audio, tags, signing) as writer:
             for frame in frames:
                 writer.write_planes(to_planes(frame, mark))
 
@@ -80,7 +85,7 @@ class TempoSyncBatchOutput(BaseOutput):
     fps: float
     videos: list[TempoSyncPipelineOutput]
 
-    def save(self, paths: list[str | PathLike], provenance: bool = True) -> None:
+    def save(self, paths: list[str | PathLike], provenance: bool | SigningKey = True) -> None:
         """`TempoSyncPipelineOutput.save`, each video to its own path; InvalidInputError for fewer or more paths than videos."""
         if isinstance(paths, (str, PathLike)) or len(paths) != len(self.videos):
             raise InvalidInputError(f"{len(self.videos)} videos need a list of {len(self.videos)} paths")

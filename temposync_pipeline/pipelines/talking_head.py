@@ -27,6 +27,7 @@ from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
+from ..provenance.credentials import SigningKey, choose_credentials
 from ..provenance.origin import Origin
 from .face_search import find_face
 from .hub import HubPipeline
@@ -156,7 +157,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     def stream_to_file(
         self, image: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
-        max_size: int = MAX_SIZE, provenance: bool = True, **options: Any,
+        max_size: int = MAX_SIZE, provenance: bool | SigningKey = True, **options: Any,
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
 
@@ -167,6 +168,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         check_video_name(output_path, (".mp4",))
+        credentials = choose_credentials(provenance)
         audio = as_audio(audio_path)
         with self._returning_models():
             for speech in self._listen(load_audio(audio)):
@@ -178,7 +180,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
             origin = self._origin(portrait.photo, portrait.matrix)
             planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
-            with VideoWriter(output_path, fps=self.config.fps, audio_path=audio, tags=origin.tags()) as writer:
+            with VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials)) as writer:
                 for latents in self._latent_chunks(portrait, speech, noise, sampling):
                     for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition)):
                         writer.write_planes(planes.with_change(*patch))
@@ -259,13 +261,14 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
 
     def decode_to_file(
-        self, latents_path: str | PathLike, output_path: str | PathLike, provenance: bool = True
+        self, latents_path: str | PathLike, output_path: str | PathLike, provenance: bool | SigningKey = True
     ) -> dict[str, float | str]:
         """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns.
 
         `provenance` marks the video as generated, see `TempoSyncPipelineOutput.save`.
         """
         check_video_name(output_path, (".mp4",))
+        credentials = choose_credentials(provenance)
         video = LatentVideo.load(latents_path)
         with TemporaryDirectory() as folder:
             audio_path = Path(folder) / "audio"
@@ -273,7 +276,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             load_audio(audio_path)
             origin = self._origin(video.photo, video.matrix)
             planes = StillPlanes(video.photo, origin.watermark() if provenance else None)
-            with VideoWriter(output_path, fps=video.fps, audio_path=audio_path, tags=origin.tags()) as writer:
+            with VideoWriter(output_path, video.fps, audio_path, origin.tags(), origin.signing(credentials)) as writer:
                 for chunk in self._decoded_chunks(video):
                     for patch in chunk:
                         writer.write_planes(planes.with_change(*patch))

@@ -1,15 +1,18 @@
 """What a generated video can say of where it comes from."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from .. import __version__
 from ..media.planes import luma_of
+from .credentials import PRODUCT, Credentials
 from .watermark import watermark
 
-PRODUCT = "temposync-pipeline"
 NOTICE = "AI-generated"
 
 
@@ -36,6 +39,10 @@ class Origin:
     def watermark(self) -> np.ndarray:
         """What `media.planes` adds to the luma of every frame, int16 [H, W], sides rounded up to even."""
         return watermark(luma_of(self.photo), self.matrix, model_identifier(self.model, self.revision))
+
+    def signing(self, credentials: Credentials | None) -> Callable[[Path], None] | None:
+        """What puts content credentials into the finished file (`VideoWriter`'s `complete`)."""
+        return None if credentials is None else partial(credentials.sign, origin=self)
 
     def tags(self) -> dict[str, str]:
         """Metadata of the file."""

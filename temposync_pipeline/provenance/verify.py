@@ -6,6 +6,7 @@ from typing import Any
 from ..checkpoints import BUNDLED, checkpoint_folder, public_name
 from ..media.video import read_tags
 from ..models.face_aligner import FaceAligner
+from .credentials import read_credentials
 from .origin import NOTICE, model_identifier
 from .reading import read_watermark
 
@@ -20,11 +21,12 @@ def verify_video(path: str | PathLike, aligner: FaceAligner | None = None) -> di
     Returns:
         {"marked": whether any layer says that the video is generated, "watermark": {"found", and with a face "score", "false_alarm" (an
         upper bound of the probability of such a score without a mark), and where found "identifier", 8 hexadecimal digits, and "model",
-        the bundled model's name or None}, "metadata": {"found", "comment"}}.
+        the bundled model's name or None}, "metadata": {"found", "comment"}, "credentials": as `credentials.read_credentials` has them}.
 
     Raises InvalidVideoError and OSError.
     """
-    layers = {"watermark": _watermark(path, aligner or _bundled_aligner()), "metadata": _metadata(path)}
+    layers = {"watermark": _watermark(path, aligner or _bundled_aligner()), "metadata": _metadata(path),
+              "credentials": read_credentials(path)}
     return {"marked": any(layer["found"] for layer in layers.values()), **layers}
 
 
