@@ -23,10 +23,10 @@ MOST_FACES = 3
 SIZES, TURNS, MOST_SHIFT = (0.985, 1.0, 1.015), (-0.7, 0.0, 0.7), 12
 # Steps of the search's end: size, degrees, pixels; each is halved as often.
 FINE_STEPS, HALVINGS = (0.005, 0.3, 0.5, 0.5), 3
-# A mark is there from this score on.  Signs are as good as random, so that of crops without a mark a share of at most exp(-score²/2) gets
-# as far by chance in each place that is tried (Hoeffding 1963).
-PLACES_TRIED = 10**5
-FOUND_SCORE = 8.0
+# A mark is there from this score on.  Signs are as good as random, so that of pictures without a mark a share of at most exp(-score²/2)
+# gets as far by chance in each place (Hoeffding 1963), of which no video is tried at more than so many: false alarms are below 1e-6.
+PLACES_TRIED = 10**6
+FOUND_SCORE = 7.5
 PRODUCT_BITS = PAYLOAD_BITS // 2
 _LUMA = np.float32([[0.2126, 0.7152, 0.0722]])
 

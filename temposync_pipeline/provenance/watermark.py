@@ -6,7 +6,7 @@ al. 1997), with signs that look like noise.  The photo is known when it is marke
 embedding, Miller, Doërr, Cox 2004): all bits end up equally far from error, with the least change that does it.  The mark is a picture
 that stays the same for all frames of a video: it is computed once, costs an addition a frame, and does not flicker.
 
-The payload: the 32 bits of `PRODUCT`, by which a mark is known as such, then an identifier of 32 bits.
+The payload: the 32 bits of `PRODUCT_CODE`, by which a mark is known as such, then an identifier of 32 bits.
 """
 
 import hashlib
@@ -21,14 +21,13 @@ from ..face.crop import CROP_SIZE, crop_face
 from ..face.mouth_box import LEFT, TOP, MouthBox, Rectangle
 
 PAYLOAD_BITS = 64
-PRODUCT = 0x54534450
-# Periods in the crop's 256 px that carry the mark, in steps of half a period: lower ones show on skin, higher ones die in the encoder.
+PRODUCT_CODE = 0x54534450
+# Half periods in the crop's 256 px that carry the mark: lower frequencies show on skin, higher ones die in the encoder.
 LOWEST, HIGHEST = 20, 112
-# Weights grow with the frequency to this power, as photographs' own contents fall.
-WHITENING = 1.5
+# A reader's weights grow with the frequency to this power, as photographs' own contents fall, and the mark itself to that one.
+WHITENING, TILT = 1.5, 0.5
 # Widths, in crop pixels, of the blurs that take away what is smooth and even out what is busy; levels that do not count as busy.
 SMOOTH, FINE, BUSY, QUIET = 4.0, 3.0, 5.0, 1.0
-TILT = 0.5
 # The mark may be stronger where the photo is busy: strength as its deviation, in levels, to this power.
 MASKING, FLAT = 0.5, 1.0
 # Of each bit, in standard deviations, as it leaves, in a crop of one pixel a crop pixel; of a larger one, of which encoders keep more, it
@@ -71,10 +70,10 @@ def mark_mask() -> np.ndarray:
 
 
 def payload_bits(identifier: int) -> np.ndarray:
-    """+1 and -1, float32 [64], of `PRODUCT` and a number of 32 bits; ValueError for any other number."""
+    """+1 and -1, float32 [64], of `PRODUCT_CODE` and a number of 32 bits; ValueError for any other number."""
     if not 0 <= identifier < 2**32:
         raise ValueError(f"an identifier is a whole number of 32 bits, got {identifier!r}")
-    payload = PRODUCT << 32 | identifier
+    payload = PRODUCT_CODE << 32 | identifier
     return np.float32([1 if payload >> place & 1 else -1 for place in reversed(range(PAYLOAD_BITS))])
 
 
