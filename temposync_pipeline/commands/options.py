@@ -19,3 +19,9 @@ MaxSize = Annotated[int, typer.Option(
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
 AudioFile = Annotated[Path, typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")]
+Provenance = Annotated[bool, typer.Option(
+    "--provenance/--no-provenance",
+    help="Mark the video as AI-generated, by a watermark and content credentials (see verify); metadata say so either way.")]
+SigningCert = Annotated[Path | None, typer.Option(
+    "--signing-cert", metavar="PEM", help="Sign content credentials with this certificate and those that it was issued by.")]
+SigningKeyFile = Annotated[Path | None, typer.Option("--signing-key", metavar="PEM", help="The certificate's private key.")]

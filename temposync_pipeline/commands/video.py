@@ -10,8 +10,21 @@ import typer
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
 from ..startup import start_full
-from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Seed, Steps
+from .checks import check_files, check_model, check_mp4, check_steps, choose_device, choose_provenance, write_json
+from .options import (
+    MAX_SIZE,
+    AudioFile,
+    Device,
+    FaceIndex,
+    JsonFile,
+    MaxSize,
+    Model,
+    Provenance,
+    Seed,
+    SigningCert,
+    SigningKeyFile,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -32,6 +45,9 @@ def generate(
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(
         help="An adapter that `temposync train student --set lora_rank=8` wrote: its folder or file.")] = None,
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -45,6 +61,7 @@ def generate(
     check_model(model)
     if lora is not None and not lora.exists():
         raise InvalidInputError(f"{lora}: no such file or folder")
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     if lora is not None:
         start_full()
     from ..media.audio import load_audio
@@ -64,7 +81,8 @@ def generate(
 
     started = time.monotonic()
     try:
-        make = pipe.generate_to_file if output.suffix.lower() == ".mp4" else pipe.latents_to_file
+        is_video = output.suffix.lower() == ".mp4"
+        make = pipe.generate_to_file if is_video else pipe.latents_to_file
         figures = make(
             image,
             audio,
@@ -76,6 +94,7 @@ def generate(
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
             **({"still": True} if still else {}),
+            **({"provenance": marking} if is_video else {}),
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
@@ -87,6 +106,9 @@ def decode(
     latents: Annotated[Path, typer.Option(help="A file that `temposync generate --output FILE.safetensors` wrote.")],
     output: Annotated[Path, typer.Option(help="The mp4 to write.")] = Path("talking.mp4"),
     model: Model = "temposync-tiny",
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -97,6 +119,7 @@ def decode(
     check_files((latents,), (output, json_file))
     check_mp4(output)
     check_model(model)
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     from ..pipelines.latent_video import LatentVideo
 
     # What is wrong with the input is said before the models are loaded.
@@ -104,7 +127,7 @@ def decode(
     pipe = load_pipeline(model, device)
     started = time.monotonic()
     try:
-        figures = pipe.decode_to_file(latents, output)
+        figures = pipe.decode_to_file(latents, output, marking)
     except OSError as error:
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})

@@ -3,7 +3,7 @@
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from itertools import islice
 from os import PathLike
@@ -51,13 +51,19 @@ class VideoWriter:
     last row and column. The file is written beside its target under a hidden name and renamed when complete: on any exception
     it is removed and an existing target stays as it was.
 
-    `audio_path` is a path or a pair `(samples, rate)`. Raises OSError on entering where the folder cannot be written to.
+    `audio_path` is a path or a pair `(samples, rate)`; `tags` are metadata of the file, such as "title" and "comment"; `complete` is called
+    with the path of the finished file, which it may change, before that takes its name. Raises OSError on entering where the folder cannot
+    be written to.
     """
 
-    def __init__(self, path: str | PathLike, fps: float = FPS, audio_path: AudioSource | None = None):
+    def __init__(
+        self, path: str | PathLike, fps: float = FPS, audio_path: AudioSource | None = None, tags: Mapping[str, str] | None = None,
+        complete: Callable[[Path], None] | None = None,
+    ):
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1001)
         self.audio_path = audio_path
+        self.tags, self.complete = tags or {}, complete
         self.num_frames = 0
 
     def __enter__(self) -> Self:
@@ -69,6 +75,7 @@ class VideoWriter:
         open(self._temporary, "xb").close()
         try:
             self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+            self._container.metadata.update(self.tags)
             self._video: av.VideoStream | None = None
             self._size: tuple[int, int] | None = None
             self._sound: _SoundTrack | None = None
@@ -121,6 +128,8 @@ class VideoWriter:
         if self._sound:
             self._sound.finish(1 / self.fps)
         self._container.close()
+        if self.complete:
+            self.complete(self._temporary)
         os.replace(self._temporary, self.path)
 
     def _discard(self) -> None:
@@ -204,6 +213,12 @@ def read_video(path: str | PathLike, max_frames: int | None = None, fps: float |
     if not frames:
         raise InvalidVideoError(f"{Path(path).name}: no frame could be decoded")
     return np.stack(frames), fps
+
+
+def read_tags(path: str | PathLike) -> dict[str, str]:
+    """Metadata of a video file, names in small letters; raises InvalidVideoError and OSError."""
+    with open_container(Path(path), InvalidVideoError) as container:
+        return {name.lower(): text for name, text in container.metadata.items()}
 
 
 def load_soundtrack(path: str | PathLike) -> Audio:

@@ -41,8 +41,8 @@ def load_pipeline_parts(
     quantization_config: "PipelineQuantizationConfig | None" = None,
     loader_options: Mapping[str, Any] | None = None,
     **hub_options,
-) -> tuple[dict[str, Any], DeviceMap | None]:
-    """What `pipeline_class` is to be called with, and where its components were put.
+) -> tuple[dict[str, Any], DeviceMap | None, Path]:
+    """What `pipeline_class` is to be called with, where its components were put, and the folder that they come from.
 
     What can be wrong with the arguments and the files is found before the first component is loaded.
 
@@ -75,7 +75,7 @@ def load_pipeline_parts(
         options = loader_options | _quantization(quantization_config, part, part_class)
         parts[part] = load_component(
             part_class, folder / subfolders[part], label, part_dtype, variant, (placed or {}).get(part), options)
-    return settings | parts, device_map if device_map != "balanced" else placed
+    return settings | parts, device_map if device_map != "balanced" else placed, folder
 
 
 def load_component(

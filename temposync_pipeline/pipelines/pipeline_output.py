@@ -15,7 +15,10 @@ from PIL import Image
 from ..bases import BaseOutput
 from ..errors import InvalidInputError
 from ..media.audio import AudioSource
+from ..media.planes import to_planes
 from ..media.video import VideoWriter
+from ..provenance.credentials import SigningKey, choose_credentials
+from ..provenance.origin import Origin
 from .latent_video import LatentVideo
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ class TempoSyncPipelineOutput(BaseOutput):
         fps: frames a second.
         audio: the recording as it was given, a path or (samples, rate).
         latent_video: with output_type "latent", everything that decoding needs (`TempoSyncPipeline.decode_latents`).
+        origin: what made the frames, for the marks of a file. The frames here bear none.
     """
 
     frames: list[Image.Image] | np.ndarray | torch.Tensor
@@ -41,19 +45,29 @@ class TempoSyncPipelineOutput(BaseOutput):
     fps: float
     audio: AudioSource | None = None
     latent_video: LatentVideo | None = None
+    origin: Origin | None = None
 
-    def save(self, path: str | PathLike) -> None:
-        """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings."""
+    def save(self, path: str | PathLike, provenance: bool | SigningKey = True) -> None:
+        """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings.
+
+        A line of the metadata says that the video is AI-generated. With `provenance`, an mp4 has an invisible watermark as well, in the
+        face's crop (`provenance.watermark`); everything outside it stays as it is. Where c2pa-python is installed, it also has content
+        credentials, signed with a test certificate or with the `provenance.credentials.SigningKey` that is given instead of True.
+        `temposync verify` finds all of these.
+        """
         check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
-        frames = map(_to_uint8, self.frames)
+        frames, origin = map(_to_uint8, self.frames), self.origin
+        tags = origin.tags() if origin else {}
         if Path(path).suffix.lower() == ".gif":
-            _write_gif(Path(path), frames, self.fps)
+            _write_gif(Path(path), frames, self.fps, tags.get("comment", ""))
             return
-        with VideoWriter(path, fps=self.fps, audio_path=self.audio) as writer:
+        credentials = choose_credentials(provenance)
+        mark, signing = (origin.watermark() if provenance else None, origin.signing(credentials)) if origin else (None, None)
+        with VideoWriter(path, self.fps, self.audio, tags, signing) as writer:
             for frame in frames:
-                writer.write(frame)
+                writer.write_planes(to_planes(frame, mark))
 
     def save_latents(self, path: str | PathLike) -> None:
         """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
@@ -71,12 +85,12 @@ class TempoSyncBatchOutput(BaseOutput):
     fps: float
     videos: list[TempoSyncPipelineOutput]
 
-    def save(self, paths: list[str | PathLike]) -> None:
+    def save(self, paths: list[str | PathLike], provenance: bool | SigningKey = True) -> None:
         """`TempoSyncPipelineOutput.save`, each video to its own path; InvalidInputError for fewer or more paths than videos."""
         if isinstance(paths, (str, PathLike)) or len(paths) != len(self.videos):
             raise InvalidInputError(f"{len(self.videos)} videos need a list of {len(self.videos)} paths")
         for video, path in zip(self.videos, paths):
-            video.save(path)
+            video.save(path, provenance)
 
 
 def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
@@ -86,7 +100,7 @@ def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
         raise InvalidInputError(f"{Path(path).name}: videos are written as {' or '.join(suffixes)}, not as {suffix}")
 
 
-def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float, comment: str) -> None:
     """An endless loop in the frames' own palettes; under a hidden name first, so that a file of this name is always whole."""
     logger.warning("%s: a GIF has no sound", path.name)
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
@@ -94,7 +108,7 @@ def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     ends = [round(100 * count / fps) for count in range(len(pictures) + 1)]
     temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.gif")
     try:
-        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0,
+        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0, comment=comment.encode(),
                          duration=[10 * (end - start) for start, end in zip(ends, ends[1:])])
         os.replace(temporary, path)
     finally:
