@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .commands.batch import batch
+from .commands.dub import dub
 from .commands.measure import benchmark, evaluate
 from .commands.train import manifest, train
 from .commands.video import decode, generate, visemes
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, batch, decode, benchmark, visemes, evaluate, train, manifest):
+for command in (generate, dub, batch, decode, benchmark, visemes, evaluate, train, manifest):
     app.command()(command)
 
 INTERRUPTED, TERMINATED = 130, 143

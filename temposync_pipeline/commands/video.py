@@ -10,7 +10,7 @@ import typer
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
 from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Seed, Steps
+from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, MouthAmplitude, Seed, Steps
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -24,8 +24,7 @@ def generate(
     seed: Seed = 0,
     num_inference_steps: Steps = None,
     face_index: FaceIndex = 0,
-    mouth_amplitude: Annotated[float | None, typer.Option(
-        "--mouth_amplitude", min=0, max=3, help="Scales the motion; default: the checkpoint's own value.")] = None,
+    mouth_amplitude: MouthAmplitude = None,
     still: Annotated[bool, typer.Option("--still", help="Keep to the mouth where the model moves the whole face.")] = False,
     max_size: MaxSize = MAX_SIZE,
     model: Model = "temposync-tiny",

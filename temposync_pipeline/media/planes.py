@@ -8,16 +8,16 @@ from av.video.reformatter import ColorRange, Colorspace
 MARGIN = 8
 
 
-def to_planes(picture: np.ndarray) -> av.VideoFrame:
-    """RGB uint8 [H, W, 3] as yuv420p, BT.709 in limited range; an odd last row or column is repeated."""
+def to_planes(picture: np.ndarray, matrix: int = Colorspace.ITU709, levels: int = ColorRange.MPEG) -> av.VideoFrame:
+    """RGB uint8 [H, W, 3] as yuv420p, BT.709 in limited range unless asked otherwise; an odd last row or column is repeated."""
     height, width = picture.shape[:2]
     if height % 2 or width % 2:
         picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
-        format="yuv420p", src_color_range=ColorRange.JPEG, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+        format="yuv420p", src_color_range=ColorRange.JPEG, dst_colorspace=matrix, dst_color_range=levels)
 
 
-def _arrays(frame: av.VideoFrame) -> list[np.ndarray]:
+def arrays_of(frame: av.VideoFrame) -> list[np.ndarray]:
     """Views of the planes, [H, W] and twice [H/2, W/2]."""
     return [np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :plane.width] for plane in frame.planes]
 
@@ -28,7 +28,7 @@ class StillPlanes:
     def __init__(self, picture: np.ndarray):
         self.picture = picture
         self._frame = to_planes(picture)
-        self._planes = _arrays(self._frame)
+        self._planes = arrays_of(self._frame)
         self._original = [plane.copy() for plane in self._planes]
         self._changed = (0, 0, 0, 0)
 
@@ -46,7 +46,7 @@ class StillPlanes:
             # Chroma covers two pixels, and what it is averaged over reaches a little further.
             half = MARGIN // 2
             self._changed = (max(0, top - top % 2 - half), bottom + half, max(0, left - left % 2 - half), right + half)
-            self._copy(_arrays(to_planes(surroundings)), self._changed, (y0, x0))
+            self._copy(arrays_of(to_planes(surroundings)), self._changed, (y0, x0))
         else:
             self._changed = (0, 0, 0, 0)
         return self._frame

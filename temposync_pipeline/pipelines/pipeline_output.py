@@ -3,8 +3,9 @@
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from PIL import Image
 
 from ..errors import InvalidInputError
 from ..media.audio import AudioSource
+from ..media.planes import to_planes
 from ..media.video import VideoWriter
 from .latent_video import LatentVideo
 
 logger = logging.getLogger(__name__)
 
+# The clock of videos whose frames have times of their own, in seconds.
+TICK = Fraction(1, 90_000)
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -31,7 +35,8 @@ class TempoSyncPipelineOutput(BaseOutput):
         frames: one entry a video frame: list of PIL pictures ("pil"), float32 [T, H, W, 3] in [0, 1] ("np"), float32 [T, 3, H, W] in [0, 1]
             ("pt"), or the generated crop's latents [T, C, 16, 16] ("latent").
         visemes: float32 [T, 15], the probabilities the lips followed.
-        fps: frames a second.
+        fps: frames a second, of a dubbed video in the mean.
+        times: when each frame of a dubbed video appears, in seconds, [T]; None where they follow each other at `fps`.
         audio: the recording as it was given, a path or (samples, rate).
         latent_video: with output_type "latent", everything that decoding needs (`TempoSyncPipeline.decode_latents`).
     """
@@ -41,6 +46,7 @@ class TempoSyncPipelineOutput(BaseOutput):
     fps: float
     audio: AudioSource | None = None
     latent_video: LatentVideo | None = None
+    times: np.ndarray | None = None
 
     def save(self, path: str | PathLike) -> None:
         """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings."""
@@ -48,12 +54,19 @@ class TempoSyncPipelineOutput(BaseOutput):
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
         frames = map(_to_uint8, self.frames)
+        count = len(self.frames)
+        starts = np.arange(count) / self.fps if self.times is None else self.times
+        ends = [*starts[1:], starts[-1] + 1 / self.fps]
         if Path(path).suffix.lower() == ".gif":
-            _write_gif(Path(path), frames, self.fps)
+            _write_gif(Path(path), frames, ends)
             return
-        with VideoWriter(path, fps=self.fps, audio_path=self.audio) as writer:
-            for frame in frames:
-                writer.write(frame)
+        with VideoWriter(path, fps=self.fps, audio_path=self.audio, tick=None if self.times is None else TICK) as writer:
+            for frame, start, end in zip(frames, starts, ends):
+                if self.times is None:
+                    writer.write(frame)
+                else:
+                    start, end = (Fraction(float(moment)).limit_denominator(10**6) for moment in (start, end))
+                    writer.write_planes(to_planes(frame), start, end - start)
 
     def save_latents(self, path: str | PathLike) -> None:
         """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
@@ -86,12 +99,12 @@ def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
         raise InvalidInputError(f"{Path(path).name}: videos are written as {' or '.join(suffixes)}, not as {suffix}")
 
 
-def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+def _write_gif(path: Path, frames: Iterator[np.ndarray], ends: Sequence[float]) -> None:
     """An endless loop in the frames' own palettes; under a hidden name first, so that a file of this name is always whole."""
     logger.warning("%s: a GIF has no sound", path.name)
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
     # A GIF counts hundredths of a second: rounding each frame's end, not its length, keeps the time.
-    ends = [round(100 * count / fps) for count in range(len(pictures) + 1)]
+    ends = [0, *(round(100 * end) for end in ends)]
     temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.gif")
     try:
         pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0,

@@ -27,6 +27,7 @@ from ..models.lip_motion import LipMotion
 from ..models.precision import has_fast_bfloat16, inference_autocast
 from ..models.viseme_classifier import Hearing, VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
+from .dubbing import DubbingMixin
 from .inputs import AudioInput, ImageInput
 from .lora import LoraLoaderMixin
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
@@ -37,7 +38,7 @@ from .speech import Speech
 from .talking_head import TalkingHeadPipeline
 
 
-class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
+class TempoSyncPipeline(LoraLoaderMixin, DubbingMixin, TalkingHeadPipeline):
     """Makes the person in a portrait speak a recording.
 
     Only the lower face is generated, in the aligned crop; it is put back into the photo at the photo's own resolution, and
@@ -185,8 +186,6 @@ class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
         photo shows parted are closed by the denoiser first.
         """
         config = self.denoiser.config
-        wanted = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
-        amplitude = config.motion_scale * wanted
         reference = latent_window(portrait.latents)
         # Beyond the ends of the recording its end frames go on.
         margin = self._smoothing_radius(len(noise))
@@ -207,20 +206,28 @@ class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
         windows = viseme_windows(spoken.visemes, config.viseme_window)
         for start in range(0, len(speech), sampling.chunk_size):
             frames = slice(start, start + sampling.chunk_size + 2 * margin)
-            motion = residual(windows[frames], lips[frames], sampling) - in_silence
-            moved = closing + amplitude * quiet_faint_motion(motion, self.config.motion_floor)
+            moved = closing + self._motion(residual(windows[frames], lips[frames], sampling) - in_silence, sampling)
             latents = portrait.latents.repeat(len(moved), 1, 1, 1)
             latent_window(latents).add_(config.residual_scale * moved)
             yield latents
             if sampling.interrupted:
                 return
 
-    def _denoise(self, noise: torch.Tensor, given: dict[str, torch.Tensor], sampling: Sampling) -> torch.Tensor:
+    def _motion(self, motion: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+        """How far a mouth moves away from its shape in silence, [n, C, h, w], of what the denoiser says of it."""
+        wanted = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
+        return self.denoiser.config.motion_scale * wanted * quiet_faint_motion(motion, self.config.motion_floor)
+
+    def _denoise(
+        self, noise: torch.Tensor, given: dict[str, torch.Tensor], sampling: Sampling, smoothing: float | None = None
+    ) -> torch.Tensor:
         """Clean residual in units of its standard deviation, [n, C, h, w], of the n frames that have all their neighbours in `given`.
 
-        `noise` is [steps, 1, C, h, w].
+        `noise` is [steps, 1, C, h, w]. Where every frame has a reference of its own, `smoothing` takes the place of `latent_smoothing`, and
+        what is averaged over time is the mouth itself, not its difference from what the reference shows.
         """
-        scheduler, radius = sampling.scheduler, self._smoothing_radius(len(noise))
+        own_references, smoothing = smoothing is not None, self.config.latent_smoothing if smoothing is None else smoothing
+        scheduler, radius = sampling.scheduler, self._smoothing_radius(len(noise), smoothing)
         scheduler.set_timesteps(len(noise), device=noise.device)
         latents = (noise[0] * scheduler.init_noise_sigma).expand_as(given["reference"])
         for index, timestep in enumerate(scheduler.timesteps):
@@ -235,14 +242,16 @@ class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
                 return estimate[radius:-radius] if unsmoothed else estimate
             if radius and index == len(noise) - 2:
                 # The scheduler gave all frames the same noise: this averages the estimates and leaves the noise as it is.
-                latents = smooth_latents(latents, self.config.latent_smoothing)
+                references = given["reference"] / self.denoiser.config.residual_scale
                 given = {name: value[radius:-radius] for name, value in given.items()}
+                latents = smooth_latents(latents + references, smoothing) - references[radius:-radius] if own_references else \
+                    smooth_latents(latents, smoothing)
         return latents
 
-    def _smoothing_radius(self, steps: int) -> int:
-        """Neighbours on either side that `latent_smoothing` asks for.
+    def _smoothing_radius(self, steps: int, smoothing: float | None = None) -> int:
+        """Neighbours on either side that `latent_smoothing`, or another, asks for.
 
         A single step has no estimate to smooth; the teacher's many steps end so near to clean latents that it would smooth the motion.
         """
         few = steps > 1 and self.scheduler.config.prediction == "consistency"
-        return len(gaussian_kernel(self.config.latent_smoothing)) // 2 if few else 0
+        return len(gaussian_kernel(self.config.latent_smoothing if smoothing is None else smoothing)) // 2 if few else 0
