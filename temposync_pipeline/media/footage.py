@@ -119,17 +119,16 @@ class Footage:
             place[where] = source[where]
 
     def _in_order(self, end: str) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-        last = None
-        for last in self._forwards(record=True):
-            yield last
+        yield from self._forwards(record=True)
         count = len(self._stamps)
         if not count:
             raise InvalidVideoError(f"{self.name}: no frame could be decoded")
         if end == "cut":
             return
         if end == "freeze" or count == 1:
+            last = self._again(count - 1, count)[0]
             while True:
-                yield 1 / self.rate, self._copy(last[1])
+                yield 1 / self.rate, self._planes(last)
         while True:
             yield from self._backwards()
             yield from self._forwards(first=1)
