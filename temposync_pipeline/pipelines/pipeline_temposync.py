@@ -223,10 +223,9 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingMixin, TalkingHeadPipeline):
     ) -> torch.Tensor:
         """Clean residual in units of its standard deviation, [n, C, h, w], of the n frames that have all their neighbours in `given`.
 
-        `noise` is [steps, 1, C, h, w]. Where every frame has a reference of its own, `smoothing` takes the place of `latent_smoothing`, and
-        what is averaged over time is the mouth itself, not its difference from what the reference shows.
+        `noise` is [steps, 1, C, h, w]; `smoothing` takes the place of `latent_smoothing`.
         """
-        own_references, smoothing = smoothing is not None, self.config.latent_smoothing if smoothing is None else smoothing
+        smoothing = self.config.latent_smoothing if smoothing is None else smoothing
         scheduler, radius = sampling.scheduler, self._smoothing_radius(len(noise), smoothing)
         scheduler.set_timesteps(len(noise), device=noise.device)
         latents = (noise[0] * scheduler.init_noise_sigma).expand_as(given["reference"])
@@ -242,10 +241,8 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingMixin, TalkingHeadPipeline):
                 return estimate[radius:-radius] if unsmoothed else estimate
             if radius and index == len(noise) - 2:
                 # The scheduler gave all frames the same noise: this averages the estimates and leaves the noise as it is.
-                references = given["reference"] / self.denoiser.config.residual_scale
+                latents = smooth_latents(latents, smoothing)
                 given = {name: value[radius:-radius] for name, value in given.items()}
-                latents = smooth_latents(latents + references, smoothing) - references[radius:-radius] if own_references else \
-                    smooth_latents(latents, smoothing)
         return latents
 
     def _smoothing_radius(self, steps: int, smoothing: float | None = None) -> int:
