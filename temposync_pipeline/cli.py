@@ -21,6 +21,7 @@ from .commands.measure import benchmark, evaluate
 from .commands.train import manifest, train
 from .commands.video import decode, generate, visemes
 from .errors import InvalidInputError
+from .startup import start_lean
 
 app = typer.Typer(
     help="Talking heads: a portrait and a speech recording in, a video of that person speaking out.",
@@ -31,6 +32,8 @@ app = typer.Typer(
 for command in (generate, dub, batch, decode, benchmark, visemes, evaluate, train, manifest):
     app.command()(command)
 
+# What needs no more of diffusers and transformers than `bases.lean` has.
+LEAN_COMMANDS = ("generate", "batch", "decode", "visemes")
 INTERRUPTED, TERMINATED = 130, 143
 # What is wrong with an option's value, by pydantic's name of the error.
 COMPLAINTS = {
@@ -45,7 +48,10 @@ class Terminated(BaseException):
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; `arguments` default to the command line's."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:  # the process is the command's own
+        arguments = sys.argv[1:]
+        if arguments[:1] and arguments[0] in LEAN_COMMANDS:
+            start_lean()
     try:
         with _raising_sigterm(), _warning_once():
             code = app(arguments or ["--help"], prog_name="temposync", standalone_mode=False) or 0

@@ -13,8 +13,7 @@ from temposync_pipeline.media.footage import Footage
 from temposync_pipeline.media.planes import arrays_of, to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.models.face_aligner import Face
-from temposync_pipeline.models.viseme_classifier import Hearing
-from temposync_pipeline.pipelines.dubbing import _with_neighbours
+from temposync_pipeline.pipelines.dubbing import _read_between, _with_neighbours
 from temposync_pipeline.pipelines.person import Person
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.pipelines.speech import Speech
@@ -106,25 +105,23 @@ def test_mouth_amplitude_and_seed_count(pipeline, write_film):
 
 
 def test_frames_of_uneven_length_follow_the_sound_at_their_own_moments(pipeline, write_film, monkeypatch):
-    """The visemes of a frame are those of its middle, whatever the frames before it lasted."""
+    """Latents are read at the middle of each frame's time, whatever the frames before it lasted."""
     times = [Fraction(ms, 1000) for ms in (0, 40, 160, 200, 320, 400)]
     film = write_film([scene(number) for number in range(5)], 12.5, times=times)
-    visemes = np.eye(15, dtype=np.float32)[np.arange(10)]
-    hearing = Hearing(visemes, np.zeros((10, 32), np.float32), np.zeros(10, np.float32))
-    monkeypatch.setattr(pipeline.viseme_classifier, "listen", lambda *_: iter([hearing]))
-    told = []
-    denoise = TempoSyncPipeline._denoise
-
-    def listening(self, noise, given, *arguments):
-        told.append(given["visemes"][:, given["visemes"].shape[1] // 2])
-        return denoise(self, noise, given, *arguments)
-
-    monkeypatch.setattr(TempoSyncPipeline, "_denoise", listening)
-    pipeline.register_to_config(viseme_smoothing=0.0)
+    read = []
+    monkeypatch.setattr("temposync_pipeline.pipelines.dubbing._read_between", lambda latents_of, moments: (
+        read.extend(moments), _read_between(latents_of, moments))[1])
     output = run(pipeline, film, num_inference_steps=1)
     assert np.allclose(output.times, [float(time) for time in times[:-1]])
-    middles = np.array([float(a + b) / 2 for a, b in zip(times, times[1:])]) * 25 - 0.5
-    assert np.allclose(told[1], Speech(visemes).at(middles).visemes, atol=1e-5)
+    assert np.allclose(read, np.array([float(a + b) / 2 for a, b in zip(times, times[1:])]) * 25 - 0.5)
+
+
+def test_latents_between_frames():
+    def of(frames: range) -> torch.Tensor:
+        return torch.arange(frames.start, frames.stop, dtype=torch.float32)[:, None, None, None]
+
+    assert _read_between(of, np.array([-0.5, 0.0, 2.0, 2.25])).flatten().tolist() == [-0.5, 0.0, 2.0, 2.25]
+    assert _read_between(of, np.array([3.0])).flatten().tolist() == [3.0]
 
 
 def test_speech_between_frames():
@@ -134,9 +131,9 @@ def test_speech_between_frames():
 
 
 def test_chunks_know_their_neighbours():
-    found = list(_with_neighbours(iter(range(7)), 3, 2))
+    found = list(_with_neighbours(iter(range(7)), 3, 2, 2))
     assert found == [([0, 0], [0, 1, 2], [3, 4]), ([1, 2], [3, 4, 5], [6, 6]), ([4, 5], [6], [6, 6])]
-    assert list(_with_neighbours(iter(range(2)), 3, 0)) == [([], [0, 1], [])] and not list(_with_neighbours(iter(()), 3, 1))
+    assert list(_with_neighbours(iter(range(2)), 3, 0, 0)) == [([], [0, 1], [])] and not list(_with_neighbours(iter(()), 3, 1, 1))
 
 
 def test_frames_without_a_face_stay_or_are_refused(pipeline, write_film, tmp_path):
@@ -276,7 +273,8 @@ def temposync(monkeypatch, capsys, pipeline):
 
 def test_the_command(temposync, write_film, make_speech, tmp_path):
     film, voice, output, report = write_film([scene(0)] * 5), make_speech("a.wav", 0.3), tmp_path / "out.mp4", tmp_path / "r.json"
-    code, out, err = temposync("dub", "--video", film, "--audio", voice, "--output", output, "--steps", 1, "--end", "freeze", "--json", report)
+    code, out, err = temposync(
+        "dub", "--video", film, "--audio", voice, "--output", output, "--steps", 1, "--end", "freeze", "--json", report)
     assert (code, out, err) == (0, [str(output)], []) and len(read_video(output)[0]) in (7, 8) and '"dubbed"' in report.read_text()
 
 

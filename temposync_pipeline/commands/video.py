@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
+from ..startup import start_full
 from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
 from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, MouthAmplitude, Seed, Steps
 
@@ -43,6 +44,8 @@ def generate(
     check_model(model)
     if lora is not None and not lora.exists():
         raise InvalidInputError(f"{lora}: no such file or folder")
+    if lora is not None:
+        start_full()
     from ..media.audio import load_audio
     from ..media.image import load_image
 

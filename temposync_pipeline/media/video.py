@@ -59,8 +59,8 @@ class VideoWriter:
     last row and column. The file is written beside its target under a hidden name and renamed when complete: on any exception
     it is removed and an existing target stays as it was.
 
-    `audio_path` is a path or a pair `(samples, rate)`; `look` says how pictures are labelled that are given as planes; `tick` is the clock, in
-    seconds, of frames that say when they appear, 1 / `fps` unless given. Raises OSError on entering where the folder cannot be written to.
+    `audio_path` is a path or a pair `(samples, rate)`; `look` says how pictures are labelled that are given as planes; `tick` is the clock,
+    in seconds, of frames that say when they appear, 1 / `fps` unless given. Raises OSError on entering where the folder cannot be written to.
     """
 
     def __init__(

@@ -1,14 +1,15 @@
 """Dubbing: the person in a video speaks another recording, and everything else of the video stays as it is.
 
-Every frame's own crop is reference and context: pose, light and expression are the film's.  So the mouth that the film shows has to go
-away as well as the new one to come; the denoiser was trained for that, from any frame of a talker to any other.  Averaged over time are
-the new mouths, not their difference from the old ones, which would bring those back.
+The film's own frames in which the mouth is at rest are the portraits that speak (`mouth_plate`), the nearest in pose each; their lips, in
+the tone of the frame, come over the frame's own lips, whose chin and cheeks are moved to where the new mouth wants them.  Beside that was
+tried to let every frame be the denoiser's reference: on talkers of other films than it learnt from, half of what the old lips did was left.
+Lips are made at the pipeline's own rate, as for a portrait, and read between its frames at the film's moments.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,19 +18,23 @@ import numpy as np
 import torch
 
 from ..errors import FaceError, InvalidInputError
-from ..face.crop import CROP_SIZE, align_matrix, invert, mask_mouth, transform_points
+from ..face.crop import CROP_SIZE, align_matrix, invert, transform_points
 from ..face.landmarks import lip_opening
 from ..face.mouth_box import Patch, Rectangle
 from ..face.tone import known_crop
+from ..face.warp import PhotoWarp
 from ..media.audio import load_audio
 from ..media.footage import ENDS, Footage, FootageFrame
 from ..media.video import VideoWriter
-from ..models.conditioning import encode_crops, gaussian_kernel, latent_window, silent_windows
+from ..models.conditioning import encode_crops, gaussian_kernel, latent_window
+from ..models.devices import execution_device
+from ..models.precision import inference_autocast
 from .inputs import AudioInput, as_audio
+from .mouth_plate import USUAL_REACH, Plate, Plates, lay_plate
 from .person import Person
 from .pipeline_output import TempoSyncPipelineOutput, check_video_name, convert_frames
-from .portrait import share_to_close
-from .rendering import make_renderer
+from .portrait import Portrait, share_to_close
+from .rendering import FLOW_GAIN, make_renderer
 from .sampling import Sampling
 from .speech import Speech
 
@@ -38,6 +43,8 @@ NO_FACE = ("keep", "error")
 ALIGNMENT_SMOOTHING = 0.06
 # A crop's surroundings that are kept of a picture, as a share of the crop's side.
 SURROUNDINGS = 0.15
+# How far ahead a mouth at rest is looked for, in seconds and in frames; and frames over which one plate gives way to another.
+AHEAD_SECONDS, MOST_AHEAD, FADE_FRAMES = 2.0, 64, 6
 
 Item = TypeVar("Item")
 
@@ -47,17 +54,24 @@ class Take:
     """A frame in which the person is to speak.
 
     `close` is the picture around the face, uint8 [h, w, 3], whose first pixel lies at `corner` (x, y) of the frame; `matrix` leads from it
-    to the crop; `parted` is what it is of a `Portrait`; the rest, of the crop, comes when it is encoded.
+    to the crop, `points` are the landmarks [131, 2] in it.
     """
 
     frame: FootageFrame
     close: np.ndarray
     corner: tuple[int, int]
     matrix: np.ndarray
-    parted: float
-    latents: torch.Tensor | None = None
-    context: torch.Tensor | None = None
-    identity: torch.Tensor | None = None
+    points: np.ndarray
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """[131, 2] in the crop."""
+        return transform_points(self.matrix, self.points)
+
+    @property
+    def opening(self) -> float:
+        """Lip opening in interocular distances."""
+        return float(lip_opening(self.points))
 
 
 class DubbingMixin:
@@ -77,10 +91,10 @@ class DubbingMixin:
             video: a video file. audio: as for `__call__`.
             num_inference_steps, generator, mouth_amplitude, chunk_size: as for `__call__`.
             output_type: "pil", "np" or "pt".
-            face_index: who speaks, 0 = the largest face of the first frame that shows more than `face_index`; that person is followed through
-                cuts and absences, whoever else comes in.
-            end: what follows where the recording is longer than the video: "loop" = it goes on backwards, and forwards again; "freeze" = its
-                last frame stays, and speaks; "cut" = the recording ends with it.
+            face_index: who speaks, 0 = the largest face of the first frame that shows more than `face_index`; that person is followed
+                through cuts and absences, whoever else comes in.
+            end: what follows where the recording is longer than the video: "loop" = it goes on backwards, and forwards again; "freeze" =
+                its last frame stays, and speaks; "cut" = the recording ends with it.
             no_face: frames in which the person's mouth is not to be seen are kept as they are ("keep") or refused ("error").
 
         Raises:
@@ -126,8 +140,8 @@ class DubbingMixin:
         generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, end: str = "loop",
         no_face: str = "keep", chunk_size: int = 16, figures: dict[str, float | str] | None = None,
     ) -> Iterator[tuple[str, int, int]]:
-        """`dub_to_file` at the caller's pace: yields (stage just done, frames written, frames in all) as `stream_to_file` does; the number of
-        all frames is an estimate.  What `dub_to_file` returns comes into `figures`."""
+        """`dub_to_file` at the caller's pace: yields (stage just done, frames written, frames in all) as `stream_to_file` does; how many
+        there are in all is an estimate.  What `dub_to_file` returns comes into `figures`."""
         sampling = self._dub_sampling(num_inference_steps, chunk_size, mouth_amplitude, "np", end, no_face)
         check_video_name(output_path, (".mp4",))
         if Path(output_path).exists() and Path(output_path).samefile(video_path):
@@ -174,11 +188,13 @@ class DubbingMixin:
             if take is None:
                 yield from ((frame, footage.picture(frame.planes), None) for _, frame in frames)
                 continue
-            for each, patch in self._speak(footage, (each for _, each in frames), speech, noise, sampling):
+            for each, patch in self._speak((each for _, each in frames), speech, noise, sampling, float(footage.rate)):
                 yield each.frame, footage.picture(each.frame.planes), patch
         if not person.is_known:
-            raise FaceError(f"No face found in {footage.name}; a frontal one at least 48 pixels tall is needed." if not person.most_faces else
-                            f"face_index {face_index} asked for, but no frame of {footage.name} shows more than {person.most_faces} face(s).")
+            if not person.most_faces:
+                raise FaceError(f"No face found in {footage.name}; a frontal one at least 48 pixels tall is needed.")
+            most = person.most_faces
+            raise FaceError(f"face_index {face_index} asked for, but no frame of {footage.name} shows more than {most} face(s).")
 
     def _found(
         self, footage: Footage, frames: Iterable[FootageFrame], person: Person, no_face: str
@@ -195,65 +211,57 @@ class DubbingMixin:
             matrix = align_matrix(face.landmarks)
             area = _surroundings(matrix, picture.shape[:2])
             corner = area.x0, area.y0
-            yield person.take, Take(frame, area.of(picture).copy(), corner, _moved_origin(matrix, corner),
-                                    share_to_close(float(lip_opening(face.landmarks))))
+            yield person.take, Take(frame, area.of(picture).copy(), corner, _moved_origin(matrix, corner), face.landmarks - corner)
 
     def _look_at(self, crop: np.ndarray) -> torch.Tensor:
         """Embedding [D] of who is in a crop uint8 [256, 256, 3]."""
         return self.identity_encoder(self._encode(crop))[0].float()
 
     def _speak(
-        self, footage: Footage, takes: Iterator[Take], speech: Speech, noise: torch.Tensor, sampling: Sampling
+        self, takes: Iterator[Take], speech: Speech, noise: torch.Tensor, sampling: Sampling, rate: float
     ) -> Iterator[tuple[Take, Patch]]:
         """What changes in each frame of a run in which one face can be followed."""
-        per_frame = float(footage.rate) / self.config.fps
-        smoothing = self.config.latent_smoothing * per_frame
-        radius = self._smoothing_radius(len(noise), smoothing)
-        encoded = (each for chunk in _chunks(_steady(takes, ALIGNMENT_SMOOTHING * float(footage.rate)), sampling.chunk_size)
-                   for each in self._encoded(chunk))
-        for before, own, after in _with_neighbours(encoded, sampling.chunk_size, radius):
-            latents = self._dubbed_latents([*before, *own, *after], len(own), speech, noise, sampling, smoothing)
-            yield from zip(own, self._dubbed_patches(own, latents))
+        plates = Plates(lambda take: self._speaking_plate(take, noise, sampling))
+        ahead = min(MOST_AHEAD, round(AHEAD_SECONDS * rate))
+        steady = _steady(takes, ALIGNMENT_SMOOTHING * rate)
+        for _, own, after in _with_neighbours(steady, sampling.chunk_size, 0, ahead):
+            before, plate = plates.choose(own, after)
+            drawn = list(self._drawn(own, plate, speech))
+            if before is not None:
+                drawn = _crossfaded(self._drawn(own[:FADE_FRAMES], before, speech), drawn)
+            yield from zip(own, drawn)
 
-    def _encoded(self, takes: list[Take]) -> list[Take]:
-        crops = np.stack([known_crop(each.close, each.matrix) for each in takes])
-        device = self._execution_device
-        latents = encode_crops(self.vae, crops, len(crops)).to(device)
-        context = latent_window(encode_crops(self.vae, mask_mouth(crops), len(crops)).to(device))
-        identity = self.identity_encoder(latents)
-        return [replace(each, latents=latents[i:i + 1], context=context[i:i + 1], identity=identity[i:i + 1])
-                for i, each in enumerate(takes)]
+    def _speaking_plate(self, take: Take, noise: torch.Tensor, sampling: Sampling) -> Plate:
+        """A frame of the film as a portrait."""
+        crop = known_crop(take.close, take.matrix)
+        latents = self._encode(crop)
+        portrait = Portrait(
+            photo=take.close, matrix=take.matrix, composition="mouth", latents=latents, parted=share_to_close(take.opening),
+            renderer=make_renderer(self.vae, take.close, take.matrix, latents, self.use_bfloat16), **self._conditions(crop, latents))
+        return Plate(portrait, take.landmarks, take.opening, self._mouth(portrait, noise, sampling))
 
-    def _dubbed_latents(
-        self, takes: list[Take], count: int, speech: Speech, noise: torch.Tensor, sampling: Sampling, smoothing: float
-    ) -> torch.Tensor:
-        """Latents of the mouth's block [count, C, h, w] of those takes that have all their neighbours among them."""
-        config, fps = self.denoiser.config, self.config.fps
-        frames = np.array([each.frame.middle for each in takes]) * fps - 0.5
-        reach = np.arange(config.viseme_window) - config.viseme_window // 2
-        visemes = speech.at((frames[:, None] + reach).ravel()).visemes.reshape(len(takes), config.viseme_window, -1)
-        lips = speech.at(frames).lips
-        lips = torch.full((len(takes), config.lip_shape_values), float("nan")) if lips is None else torch.from_numpy(lips)
-        given = {"reference": latent_window(torch.cat([each.latents for each in takes])),
-                 "context": torch.cat([each.context for each in takes]), "identity": torch.cat([each.identity for each in takes])}
+    def _drawn(self, takes: list[Take], plate: Plate, speech: Speech) -> Iterator[Patch]:
+        """What changes in frames when they speak with a plate's mouth."""
+        moments = np.array([take.frame.middle for take in takes]) * self.config.fps - 0.5
+        latents = latent_window(_read_between(lambda frames: plate.mouth(speech, frames), moments))
+        renderer = plate.portrait.renderer
+        for take, picture, decoded in zip(takes, self._moved_skin(takes, latents), renderer.decode(latents, self.use_bfloat16)):
+            mouth = renderer.patch(decoded).onto(plate.portrait.photo)
+            reach = float(np.abs(decoded[0][..., 1]).max()) if self.vae.knows_motion else USUAL_REACH
+            top, left, pixels = lay_plate(picture, take.matrix, take.landmarks, plate, mouth, reach)
+            yield Patch(top + take.corner[1], left + take.corner[0], pixels)
 
-        def residual(visemes: np.ndarray, lips: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-            said = {"visemes": torch.from_numpy(visemes).to(noise), "lips": lips.to(noise)}
-            return self._denoise(noise, given | said, sampling, smoothing)
-
-        in_silence = residual(silent_windows(len(takes), config.viseme_window), 0 * lips, replace(sampling, callback=None))
-        motion = residual(visemes.astype(np.float32), lips.float(), sampling) - in_silence
-        margin = (len(takes) - count) // 2
-        own = takes[margin:margin + count]
-        parted = torch.tensor([each.parted for each in own]).to(noise)[:, None, None, None]
-        moved = parted * in_silence + self._motion(motion, sampling)
-        return latent_window(torch.cat([each.latents for each in own])) + config.residual_scale * moved
-
-    def _dubbed_patches(self, takes: list[Take], latents: torch.Tensor) -> Iterator[Patch]:
-        for each, block in zip(takes, latents):
-            renderer = make_renderer(self.vae, each.close, each.matrix, each.latents, self.use_bfloat16)
-            top, left, pixels = renderer.patch(renderer.decode(block[None], self.use_bfloat16)[0])
-            yield Patch(top + each.corner[1], left + each.corner[0], pixels)
+    def _moved_skin(self, takes: list[Take], latents: torch.Tensor) -> list[np.ndarray]:
+        """The frames' own pixels, moved to where the mouths of `latents` [n, C, h, w] want them."""
+        if not self.vae.knows_motion:
+            return [take.close for take in takes]
+        own = latent_window(encode_crops(self.vae, np.stack([known_crop(take.close, take.matrix) for take in takes]), len(takes)))
+        device = execution_device(self.vae)
+        with inference_autocast(latents, self.use_bfloat16):
+            flow, visibility = self.vae.motion(latents.to(device), own.to(device, latents.dtype))
+        flow, visibility = (FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy()
+        # What the film's frame hides lies under the plate.
+        return [PhotoWarp(take.close, take.matrix).patch(*moved, None).onto(take.close) for take, *moved in zip(takes, flow, visibility)]
 
 
 def _expected(footage: Footage, seconds: float, end: str) -> int:
@@ -279,41 +287,44 @@ def _moved_origin(matrix: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
 def _steady(takes: Iterator[Take], sigma: float) -> Iterator[Take]:
     """The same, their alignments smoothed over time by a Gaussian of `sigma` frames."""
     kernel = gaussian_kernel(sigma)
-    for before, (own,), after in _with_neighbours(takes, 1, len(kernel) // 2):
+    for before, (own,), after in _with_neighbours(takes, 1, len(kernel) // 2, len(kernel) // 2):
         near = [_moved_origin(each.matrix, (own.corner[0] - each.corner[0], own.corner[1] - each.corner[1]))
                 for each in (*before, own, *after)]
         yield replace(own, matrix=np.tensordot(kernel, np.stack(near), 1).astype(np.float32))
 
 
-def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    chunk: list[Item] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _read_between(latents_of: Callable[[range], torch.Tensor], moments: np.ndarray) -> torch.Tensor:
+    """Latents [n, C, h, w] at `moments` [n], counted in frames, between those of whole frames."""
+    first = int(np.floor(moments.min() + 1e-6))
+    whole = latents_of(range(first, int(np.ceil(moments.max() - 1e-6)) + 1))
+    places = torch.from_numpy(np.clip(moments - first, 0, len(whole) - 1)).to(whole)
+    before = places.floor().long()
+    return torch.lerp(whole[before], whole[(before + 1).clamp(max=len(whole) - 1)], (places - before)[:, None, None, None])
 
 
-def _with_neighbours(items: Iterator[Item], size: int, radius: int) -> Iterator[tuple[list[Item], list[Item], list[Item]]]:
-    """Chunks of `size` items with the `radius` items before and after them; beyond the ends the first and the last are repeated."""
-    before: deque[Item] = deque(maxlen=radius)
-    ahead: list[Item] = []
-    ended = False
+def _crossfaded(before: Iterable[Patch], patches: list[Patch]) -> list[Patch]:
+    """The first patches come gradually out of those before, which cover the same pixels."""
+    faded = list(patches)
+    earlier = list(before)
+    for index, (old, new) in enumerate(zip(earlier, patches)):
+        share = (index + 1) / (len(earlier) + 1)
+        faded[index] = Patch(new.top, new.left, np.rint((1 - share) * old.pixels + share * new.pixels).astype(np.uint8))
+    return faded
+
+
+def _with_neighbours(
+    items: Iterator[Item], size: int, before: int, after: int
+) -> Iterator[tuple[list[Item], list[Item], list[Item]]]:
+    """Chunks of `size` items with so many `before` and `after` them; beyond the ends the first and the last are repeated."""
+    passed: deque[Item] = deque(maxlen=before)
+    waiting: list[Item] = []
     while True:
-        while not ended and len(ahead) < size + radius:
-            item = next(items, None)
-            if item is None:
-                ended = True
-            else:
-                ahead.append(item)
-        if not ahead:
+        waiting += islice(items, size + after - len(waiting))
+        if not waiting:
             return
-        if not before:
-            before.extend([ahead[0]] * radius)
-        own, rest = ahead[:size], ahead[size:]
-        after = rest[:radius]
-        yield list(before), own, after + [(rest or own)[-1]] * (radius - len(after))
-        before.extend(own)
-        ahead = rest
+        if not passed:
+            passed.extend(before * [waiting[0]])
+        own, waiting = waiting[:size], waiting[size:]
+        following = waiting[:after]
+        yield list(passed), own, following + (after - len(following)) * [(following or own)[-1]]
+        passed.extend(own)

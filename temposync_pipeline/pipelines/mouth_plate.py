@@ -5,11 +5,12 @@ film's own frame, near in time and pose, in which they are closed: a plate, as f
 is around the lips, chin and cheeks, are the frame's own pixels, moved to where the new mouth wants them.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
-import torch
 
 from ..face.crop import CROP_SIZE, crop_face, invert, mouth_mask
 from ..face.landmarks import GROUPS
@@ -17,13 +18,13 @@ from ..face.mouth_box import MouthBox, Patch, window_of
 from ..face.pose import compose
 from ..face.warp import tone_difference
 from .portrait import SHUT_OPENING, Portrait
+from .talking_head import Mouth
 
 # Landmarks by which two poses of an aligned face are compared: where the nose is, seen from the eyes.
 POSE = np.r_[GROUPS["nose_bridge"], GROUPS["nose_base"]]
 # Crop pixels that a lip opening of one interocular distance counts as when a plate is chosen, and by how many a new plate must be better.
 OPEN_COST, BETTER_BY = 76.0, 1.0
-# Plates that are kept of a run, and how many crop pixels of cost one must differ by from the others to be of use.
-MOST_PLATES, NEW_POSE = 8, 1.5
+MOST_PLATES = 8  # are kept of a run
 # Crop pixels around the lips that are the plate's, and over which it fades.
 AROUND_LIPS, FADE = 8, 2.5
 # How far lips of which nothing is known may move, crop pixels, and the most that is believed of others.
@@ -33,16 +34,48 @@ _LIPS = GROUPS["outer_lips"]
 
 @dataclass
 class Plate:
-    """A frame with a mouth at rest: the portrait of it, landmarks [131, 2] in its crop, and its lip opening."""
+    """A frame with a mouth at rest: the portrait of it, landmarks [131, 2] in its crop, its lip opening, and what makes its latents."""
 
     portrait: Portrait
     landmarks: np.ndarray
     opening: float
-    in_silence: torch.Tensor | None = None  # what the denoiser says of it in silence
+    mouth: Mouth
+
+
+class Frame(Protocol):
+    """What is chosen among: landmarks [131, 2] in the crop, and lip opening."""
+
+    landmarks: np.ndarray
+    opening: float
+
+
+class Plates:
+    """The plates of one run of frames; `make` makes one of a frame."""
+
+    def __init__(self, make: Callable[[Any], Plate]):
+        self._make = make
+        self._kept: list[Plate] = []
+        self._last: Plate | None = None
+
+    def choose(self, frames: Sequence[Frame], after: Sequence[Frame]) -> tuple[Plate | None, Plate]:
+        """(the plate of the frames before, if these get another one, the plate of these), given what comes after them."""
+        pose = np.mean([frame.landmarks[POSE] for frame in frames], 0)
+        cost = min((plate_cost(plate.landmarks, plate.opening, pose) for plate in self._kept), default=np.inf)
+        candidates = [(plate_cost(frame.landmarks, frame.opening, pose), index) for index, frame in enumerate((*frames, *after))]
+        least, index = min(candidates)
+        if least < cost - BETTER_BY:
+            self._kept = [*self._kept[-MOST_PLATES + 1:], self._make((*frames, *after)[index])]
+        best = min(self._kept, key=lambda plate: plate_cost(plate.landmarks, plate.opening, pose))
+        last = self._last
+        if last is not None and plate_cost(last.landmarks, last.opening, pose) < \
+                plate_cost(best.landmarks, best.opening, pose) + BETTER_BY:
+            best = last
+        self._last = best
+        return (None if best is last else last), best
 
 
 def plate_cost(landmarks: np.ndarray, opening: float, pose: np.ndarray) -> float:
-    """How badly a frame, its `landmarks` [131, 2] in its crop, serves as the plate of one whose landmarks `POSE` are `pose`; crop pixels."""
+    """How badly a frame with `landmarks` [131, 2] in its crop serves as plate of one whose landmarks `POSE` are `pose`; crop pixels."""
     return float(np.linalg.norm(landmarks[POSE] - pose, axis=-1).mean()) + OPEN_COST * max(opening - SHUT_OPENING, 0.0)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.utils import BaseOutput
 from PIL import Image
 
+from ..bases import BaseOutput
 from ..errors import InvalidInputError
 from ..media.audio import AudioSource
 from ..media.planes import to_planes

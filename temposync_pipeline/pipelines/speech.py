@@ -28,8 +28,7 @@ class Speech:
         return Speech(*(None if track is None else (1 - share) * track[before] + share * track[after]
                         for track in (self.visemes, self.lips, self.features)))
 
-    def extended(self, margin: int) -> "Speech":
-        """The same with its first and last frame `margin` times more."""
-        visemes, lips = (None if track is None else np.pad(track, ((margin, margin), (0, 0)), mode="edge")
-                         for track in (self.visemes, self.lips))
-        return Speech(visemes, lips)
+    def around(self, frames: range, reach: int) -> "Speech":
+        """Some frames and `reach` more on either side; beyond the ends of the recording its end frames go on."""
+        near = np.clip(np.arange(frames.start - reach, frames.stop + reach), 0, len(self) - 1)
+        return Speech(*(None if track is None else track[near] for track in (self.visemes, self.lips, self.features)))

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from tqdm.auto import tqdm
 
 from ..errors import InvalidInputError
@@ -18,7 +17,7 @@ from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
 from ..face.mouth_box import Patch
 from ..face.tone import known_crop
-from ..media.audio import Audio, AudioSource, load_audio
+from ..media.audio import SAMPLE_RATE, Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.planes import StillPlanes
 from ..media.video import VideoWriter
@@ -27,10 +26,12 @@ from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
+from . import live
 from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import AudioInput, ImageInput, as_audio, as_batch, as_image
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
+from .live import LiveSession, Mouth
 from .pipeline_output import OUTPUT_TYPES, TempoSyncBatchOutput, TempoSyncPipelineOutput, check_video_name, convert_frames
 from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_close
 from .rendering import Renderer, make_renderer, rendered_part
@@ -121,13 +122,73 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames."""
         raise NotImplementedError
 
+    def _mouth(self, portrait: Portrait, noise: Any, sampling: Sampling) -> Mouth:
+        """Latents of some frames at a time, for methods whose frames need no more of the speech than what is around them."""
+        raise InvalidInputError(f"{type(self).__name__} listens to a whole recording before it speaks: it cannot speak live")
+
+    def session(
+        self, image: ImageInput, num_inference_steps: int = live.STEPS, generator: torch.Generator | None = None, face_index: int = 0,
+        mouth_amplitude: float | None = None, chunk_size: int = live.CHUNK_SIZE, look_ahead: int = live.LOOK_AHEAD,
+        max_size: int = MAX_SIZE, **options: Any,
+    ) -> LiveSession:
+        """Speech as it is spoken: `push` sound into the session as it comes, and it returns frames.
+
+        A frame comes when the sound of its chunk of `chunk_size` frames and of `look_ahead` frames more has been pushed: with the default,
+        and 25 frames a second, 240 to 280 ms after its beginning, and the time it takes to make it.
+
+        ```python
+        session = pipe.session("portrait.jpg")
+        for samples in microphone:  # float32 [n]
+            for frame in session.push(samples, 16_000):
+                show(frame.picture, frame.time)
+        ```
+
+        Raises InvalidInputError as `__call__` does, and for a method that cannot speak live.
+        """
+        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
+        return self._session(image, sampling, generator, face_index, max_size, look_ahead)
+
     @torch.inference_mode()
+    def _session(
+        self, image: ImageInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int, look_ahead: int
+    ) -> LiveSession:
+        portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
+        mouth = self._mouth(portrait, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
+        return LiveSession(self, portrait, mouth, sampling.chunk_size, look_ahead)
+
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
-        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE, **options: Any,
+        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE,
+        look_ahead: int | None = None, **options: Any,
     ) -> Iterator[np.ndarray]:
-        """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
+        """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made.
+
+        With `look_ahead` they are, to the bit, those of a `session` of the same arguments that is pushed the recording: no frame knows of
+        sound that comes more than so many frames after its chunk.
+        """
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
+        if look_ahead is None:
+            return self._stream(image, audio, sampling, generator, face_index, max_size)
+        return self._stream_live(image, audio, sampling, generator, face_index, max_size, look_ahead)
+
+    @torch.inference_mode()
+    def _stream_live(
+        self, image: ImageInput, audio: AudioInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int,
+        look_ahead: int,
+    ) -> Iterator[np.ndarray]:
+        """`stream` with a `look_ahead`."""
+        with self._returning_models():
+            samples = load_audio(as_audio(audio)).samples
+            session = self._session(image, sampling, generator, face_index, max_size, look_ahead)
+            for start in range(0, len(samples), SAMPLE_RATE):
+                yield from live.stacked(session.push(samples[start:start + SAMPLE_RATE], SAMPLE_RATE), sampling.chunk_size)
+            yield from live.stacked(session.flush(), sampling.chunk_size)
+
+    @torch.inference_mode()
+    def _stream(
+        self, image: ImageInput, audio: AudioInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int
+    ) -> Iterator[np.ndarray]:
+        """`stream` of a recording that is heard as a whole."""
         with self._returning_models():
             speech = self._hear(load_audio(as_audio(audio)))
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
@@ -297,6 +358,11 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
                 warn_without_speech(recording.name, hearing.visemes)
             yield None if hearing is None else self._to_speech(hearing)
 
+    def _hear_samples(self, samples: np.ndarray, count: int) -> Speech:
+        """What the lips follow in `count` frames of samples float32 [N] at 16 kHz."""
+        *_, hearing = self.viseme_classifier.listen(samples, count, self.config.fps)
+        return self._to_speech(hearing)
+
     def _encode(self, crop: np.ndarray) -> torch.Tensor:
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
@@ -329,8 +395,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
         if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
             raise ValueError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
-        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
-            tensor_inputs = callback.tensor_inputs
+        tensor_inputs = getattr(callback, "tensor_inputs", tensor_inputs)  # diffusers' own callbacks say what they want
         unknown = set(tensor_inputs or []) - set(self._callback_tensor_inputs)
         if unknown:
             known = ", ".join(self._callback_tensor_inputs)
