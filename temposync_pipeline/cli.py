@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 from .commands.batch import batch
 from .commands.dub import dub
 from .commands.measure import benchmark, evaluate
+from .commands.preview import preview
 from .commands.train import manifest, train
 from .commands.video import decode, generate, visemes
 from .errors import InvalidInputError
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, dub, batch, decode, benchmark, visemes, evaluate, train, manifest):
+for command in (generate, dub, preview, batch, decode, benchmark, visemes, evaluate, train, manifest):
     app.command()(command)
 
 # What needs no more of diffusers and transformers than `bases.lean` has.

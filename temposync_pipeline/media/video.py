@@ -60,11 +60,13 @@ class VideoWriter:
     it is removed and an existing target stays as it was.
 
     `audio_path` is a path or a pair `(samples, rate)`; `look` says how pictures are labelled that are given as planes; `tick` is the clock,
-    in seconds, of frames that say when they appear, 1 / `fps` unless given. Raises OSError on entering where the folder cannot be written to.
+    in seconds, of frames that say when they appear, 1 / `fps` unless given.
+
+    Raises OSError on entering where the folder cannot be written to.
     """
 
     def __init__(
-        self, path: str | PathLike, fps: float = FPS, audio_path: AudioSource | None = None, look: Look = Look(),
+        self, path: str | PathLike, fps: float | Fraction = FPS, audio_path: AudioSource | None = None, look: Look = Look(),
         tick: Fraction | None = None,
     ):
         self.path = Path(path)

@@ -8,7 +8,7 @@ Lips are made at the pipeline's own rate, as for a portrait, and read between it
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,7 @@ from ..media.footage import ENDS, Footage, FootageFrame
 from ..media.video import VideoWriter
 from ..models.conditioning import encode_crops, gaussian_kernel, latent_window
 from ..models.devices import execution_device
+from ..models.identity_encoder import IdentityEncoder
 from ..models.precision import inference_autocast
 from .inputs import AudioInput, as_audio
 from .mouth_plate import USUAL_REACH, Plate, Plates, lay_plate
@@ -37,7 +38,9 @@ from .portrait import Portrait, share_to_close
 from .rendering import FLOW_GAIN, make_renderer
 from .sampling import Sampling
 from .speech import Speech
+from .talking_head import TalkingHeadPipeline
 
+NOTHING = np.zeros(0)
 NO_FACE = ("keep", "error")
 # Standard deviation, in seconds, of the Gaussian that alignments are smoothed with, against the jitter of landmarks.
 ALIGNMENT_SMOOTHING = 0.06
@@ -51,17 +54,18 @@ Item = TypeVar("Item")
 
 @dataclass
 class Take:
-    """A frame in which the person is to speak.
+    """A frame, and if the person is to speak in it, the number of its run and where the face is.
 
     `close` is the picture around the face, uint8 [h, w, 3], whose first pixel lies at `corner` (x, y) of the frame; `matrix` leads from it
     to the crop, `points` are the landmarks [131, 2] in it.
     """
 
     frame: FootageFrame
-    close: np.ndarray
-    corner: tuple[int, int]
-    matrix: np.ndarray
-    points: np.ndarray
+    run: int | None = None
+    close: np.ndarray = field(default_factory=lambda: NOTHING)
+    corner: np.ndarray = field(default_factory=lambda: NOTHING)
+    matrix: np.ndarray = field(default_factory=lambda: NOTHING)
+    points: np.ndarray = field(default_factory=lambda: NOTHING)
 
     @property
     def landmarks(self) -> np.ndarray:
@@ -74,8 +78,10 @@ class Take:
         return float(lip_opening(self.points))
 
 
-class DubbingMixin:
-    """`dub` and its kin, for the pipeline of `pipeline_temposync`."""
+class DubbingPipeline(TalkingHeadPipeline):
+    """Adds `dub` and its kin to a pipeline that moves the mouth alone and has an identity encoder."""
+
+    identity_encoder: IdentityEncoder
 
     @torch.inference_mode()
     def dub(
@@ -184,34 +190,31 @@ class DubbingMixin:
     ) -> Iterator[tuple[FootageFrame, np.ndarray, Patch | None]]:
         """Frames in their order, each with its picture uint8 [H, W, 3] and what changes in it, None = nothing."""
         person = Person(self.face_aligner, self._look_at, face_index)
-        for take, frames in groupby(self._found(footage, footage.frames(seconds, end), person, no_face), key=lambda each: each[0]):
-            if take is None:
-                yield from ((frame, footage.picture(frame.planes), None) for _, frame in frames)
+        for run, takes in groupby(self._found(footage, footage.frames(seconds, end), person, no_face), key=lambda take: take.run):
+            if run is None:
+                yield from ((take.frame, footage.picture(take.frame.planes), None) for take in takes)
                 continue
-            for each, patch in self._speak((each for _, each in frames), speech, noise, sampling, float(footage.rate)):
-                yield each.frame, footage.picture(each.frame.planes), patch
+            for take, patch in self._speak(takes, speech, noise, sampling, float(footage.rate)):
+                yield take.frame, footage.picture(take.frame.planes), patch
         if not person.is_known:
             if not person.most_faces:
                 raise FaceError(f"No face found in {footage.name}; a frontal one at least 48 pixels tall is needed.")
             most = person.most_faces
             raise FaceError(f"face_index {face_index} asked for, but no frame of {footage.name} shows more than {most} face(s).")
 
-    def _found(
-        self, footage: Footage, frames: Iterable[FootageFrame], person: Person, no_face: str
-    ) -> Iterator[tuple[int | None, FootageFrame | Take]]:
-        """(number of the take, `Take`) of a frame that shows the person, (None, frame) of others."""
+    def _found(self, footage: Footage, frames: Iterable[FootageFrame], person: Person, no_face: str) -> Iterator[Take]:
         for frame in frames:
             picture = footage.picture(frame.planes)
             face = person.find(picture)
-            if face is None:
-                if no_face == "error":
-                    raise FaceError(f"{footage.name}: no face, or not that of the one who is to speak, at {float(frame.appears):.2f} s.")
-                yield None, frame
-                continue
-            matrix = align_matrix(face.landmarks)
-            area = _surroundings(matrix, picture.shape[:2])
-            corner = area.x0, area.y0
-            yield person.take, Take(frame, area.of(picture).copy(), corner, _moved_origin(matrix, corner), face.landmarks - corner)
+            if face is not None:
+                matrix = align_matrix(face.landmarks)
+                area = _surroundings(matrix, picture.shape[:2])
+                corner = np.array([area.x0, area.y0], np.float32)
+                yield Take(frame, person.run, area.of(picture).copy(), corner, _moved_origin(matrix, corner), face.landmarks - corner)
+            elif no_face == "error":
+                raise FaceError(f"{footage.name}: no face, or not that of the one who is to speak, at {float(frame.appears):.2f} s.")
+            else:
+                yield Take(frame)
 
     def _look_at(self, crop: np.ndarray) -> torch.Tensor:
         """Embedding [D] of who is in a crop uint8 [256, 256, 3]."""
@@ -249,7 +252,8 @@ class DubbingMixin:
             mouth = renderer.patch(decoded).onto(plate.portrait.photo)
             reach = float(np.abs(decoded[0][..., 1]).max()) if self.vae.knows_motion else USUAL_REACH
             top, left, pixels = lay_plate(picture, take.matrix, take.landmarks, plate, mouth, reach)
-            yield Patch(top + take.corner[1], left + take.corner[0], pixels)
+            x, y = take.corner.astype(int).tolist()
+            yield Patch(top + y, left + x, pixels)
 
     def _moved_skin(self, takes: list[Take], latents: torch.Tensor) -> list[np.ndarray]:
         """The frames' own pixels, moved to where the mouths of `latents` [n, C, h, w] want them."""
@@ -261,7 +265,8 @@ class DubbingMixin:
             flow, visibility = self.vae.motion(latents.to(device), own.to(device, latents.dtype))
         flow, visibility = (FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy()
         # What the film's frame hides lies under the plate.
-        return [PhotoWarp(take.close, take.matrix).patch(*moved, None).onto(take.close) for take, *moved in zip(takes, flow, visibility)]
+        return [PhotoWarp(take.close, take.matrix).patch(moved, seen, None).onto(take.close)
+                for take, moved, seen in zip(takes, flow, visibility)]
 
 
 def _expected(footage: Footage, seconds: float, end: str) -> int:
@@ -279,17 +284,16 @@ def _surroundings(matrix: np.ndarray, shape: tuple[int, int]) -> Rectangle:
     return Rectangle(int(y0), int(y1), int(x0), int(x1)).within(Rectangle(0, shape[0], 0, shape[1]))
 
 
-def _moved_origin(matrix: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+def _moved_origin(matrix: np.ndarray, corner: np.ndarray) -> np.ndarray:
     """An affine [2, 3] from a picture, as one from its part that begins at `corner` (x, y)."""
-    return np.column_stack([matrix[:, :2], transform_points(matrix, np.float32(corner))]).astype(np.float32)
+    return np.column_stack([matrix[:, :2], transform_points(matrix, corner)]).astype(np.float32)
 
 
 def _steady(takes: Iterator[Take], sigma: float) -> Iterator[Take]:
     """The same, their alignments smoothed over time by a Gaussian of `sigma` frames."""
     kernel = gaussian_kernel(sigma)
     for before, (own,), after in _with_neighbours(takes, 1, len(kernel) // 2, len(kernel) // 2):
-        near = [_moved_origin(each.matrix, (own.corner[0] - each.corner[0], own.corner[1] - each.corner[1]))
-                for each in (*before, own, *after)]
+        near = [_moved_origin(each.matrix, own.corner - each.corner) for each in (*before, own, *after)]
         yield replace(own, matrix=np.tensordot(kernel, np.stack(near), 1).astype(np.float32))
 
 

@@ -45,8 +45,11 @@ class Plate:
 class Frame(Protocol):
     """What is chosen among: landmarks [131, 2] in the crop, and lip opening."""
 
-    landmarks: np.ndarray
-    opening: float
+    @property
+    def landmarks(self) -> np.ndarray: ...
+
+    @property
+    def opening(self) -> float: ...
 
 
 class Plates:

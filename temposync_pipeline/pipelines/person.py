@@ -34,7 +34,7 @@ class Person:
         aligner: finds faces. embed: unit vector [D] of an aligned crop uint8 [256, 256, 3]. face_index: see above.
 
     Attributes:
-        take: counts the runs of frames in which the face could be followed without a break; a cut begins a new one.
+        run: counts the runs of frames in which the face could be followed without a break; a cut begins a new one.
         most_faces: as many were seen in one frame.
     """
 
@@ -45,7 +45,7 @@ class Person:
         self._last_look: torch.Tensor | None = None
         self._pose: np.ndarray | None = None  # where the face was in this shot
         self._lost_for = self._since_check = 0
-        self.take, self.most_faces = 0, 0
+        self.run, self.most_faces = 0, 0
 
     @property
     def is_known(self) -> bool:
@@ -58,7 +58,7 @@ class Person:
             self._pose = None
         face = self._follow(picture)
         if face is None:
-            self.take += 1
+            self.run += 1
             face = self._search(picture)
         if face is None:
             self._lost_for += 1
