@@ -17,8 +17,10 @@ import typer
 from typer.exceptions import TyperException
 
 from .commands.batch import batch
+from .commands.dub import dub
 from .commands.live import live
 from .commands.measure import benchmark, evaluate
+from .commands.preview import preview
 from .commands.train import manifest, train
 from .commands.verify import verify
 from .commands.video import decode, generate, visemes
@@ -31,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, live, batch, decode, verify, benchmark, visemes, evaluate, train, manifest):
+for command in (generate, dub, live, preview, batch, decode, verify, benchmark, visemes, evaluate, train, manifest):
     app.command()(command)
 
 # What needs no more of diffusers and transformers than `bases.lean` has.

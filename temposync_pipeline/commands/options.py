@@ -12,6 +12,8 @@ Steps = Annotated[int | None, typer.Option(
     "--num_inference_steps", "--steps", min=1, max=1000,
     help="Denoising steps a frame: 1 to 8 for a student, more for a teacher; default: 4, where the whole face moves 8.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")]
+MouthAmplitude = Annotated[float | None, typer.Option(
+    "--mouth_amplitude", min=0, max=3, help="Scales the motion; default: the checkpoint's own value.")]
 FaceIndex = Annotated[int, typer.Option("--face_index", min=0, help="Who speaks where the picture shows several faces: 0 = the largest.")]
 MAX_SIZE = 1920  # as in the pipeline
 MaxSize = Annotated[int, typer.Option(

@@ -19,6 +19,7 @@ from .options import (
     JsonFile,
     MaxSize,
     Model,
+    MouthAmplitude,
     Provenance,
     Seed,
     SigningCert,
@@ -38,8 +39,7 @@ def generate(
     seed: Seed = 0,
     num_inference_steps: Steps = None,
     face_index: FaceIndex = 0,
-    mouth_amplitude: Annotated[float | None, typer.Option(
-        "--mouth_amplitude", min=0, max=3, help="Scales the motion; default: the checkpoint's own value.")] = None,
+    mouth_amplitude: MouthAmplitude = None,
     still: Annotated[bool, typer.Option("--still", help="Keep to the mouth where the model moves the whole face.")] = False,
     max_size: MaxSize = MAX_SIZE,
     model: Model = "temposync-tiny",

@@ -3,8 +3,9 @@
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from .latent_video import LatentVideo
 
 logger = logging.getLogger(__name__)
 
+# The clock of videos whose frames have times of their own, in seconds.
+TICK = Fraction(1, 90_000)
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -34,7 +37,8 @@ class TempoSyncPipelineOutput(BaseOutput):
         frames: one entry a video frame: list of PIL pictures ("pil"), float32 [T, H, W, 3] in [0, 1] ("np"), float32 [T, 3, H, W] in [0, 1]
             ("pt"), or the generated crop's latents [T, C, 16, 16] ("latent").
         visemes: float32 [T, 15], the probabilities the lips followed.
-        fps: frames a second.
+        fps: frames a second, of a dubbed video in the mean.
+        times: when each frame of a dubbed video appears, in seconds, [T]; None where they follow each other at `fps`.
         audio: the recording as it was given, a path or (samples, rate).
         latent_video: with output_type "latent", everything that decoding needs (`TempoSyncPipeline.decode_latents`).
         origin: what made the frames, for the marks of a file. The frames here bear none.
@@ -45,6 +49,7 @@ class TempoSyncPipelineOutput(BaseOutput):
     fps: float
     audio: AudioSource | None = None
     latent_video: LatentVideo | None = None
+    times: np.ndarray | None = None
     origin: Origin | None = None
 
     def save(self, path: str | PathLike, provenance: bool | SigningKey = True) -> None:
@@ -58,16 +63,22 @@ class TempoSyncPipelineOutput(BaseOutput):
         check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
-        frames, origin = map(_to_uint8, self.frames), self.origin
+        frames, origin, count = map(_to_uint8, self.frames), self.origin, len(self.frames)
         tags = origin.tags() if origin else {}
+        starts = np.arange(count) / self.fps if self.times is None else self.times
+        ends = [*starts[1:], starts[-1] + 1 / self.fps]
         if Path(path).suffix.lower() == ".gif":
-            _write_gif(Path(path), frames, self.fps, tags.get("comment", ""))
+            _write_gif(Path(path), frames, ends, tags.get("comment", ""))
             return
         credentials = choose_credentials(provenance)
         mark, signing = (origin.watermark() if provenance else None, origin.signing(credentials)) if origin else (None, None)
-        with VideoWriter(path, self.fps, self.audio, tags, signing) as writer:
-            for frame in frames:
-                writer.write_planes(to_planes(frame, mark))
+        with VideoWriter(path, self.fps, self.audio, tags, signing, tick=None if self.times is None else TICK) as writer:
+            for frame, start, end in zip(frames, starts, ends):
+                if self.times is None:
+                    writer.write_planes(to_planes(frame, mark))
+                else:
+                    start, end = (Fraction(float(moment)).limit_denominator(10**6) for moment in (start, end))
+                    writer.write_planes(to_planes(frame), start, end - start)
 
     def save_latents(self, path: str | PathLike) -> None:
         """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
@@ -100,12 +111,12 @@ def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
         raise InvalidInputError(f"{Path(path).name}: videos are written as {' or '.join(suffixes)}, not as {suffix}")
 
 
-def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float, comment: str) -> None:
+def _write_gif(path: Path, frames: Iterator[np.ndarray], ends: Sequence[float], comment: str) -> None:
     """An endless loop in the frames' own palettes; under a hidden name first, so that a file of this name is always whole."""
     logger.warning("%s: a GIF has no sound", path.name)
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
     # A GIF counts hundredths of a second: rounding each frame's end, not its length, keeps the time.
-    ends = [round(100 * count / fps) for count in range(len(pictures) + 1)]
+    ends = [0, *(round(100 * end) for end in ends)]
     temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.gif")
     try:
         pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0, comment=comment.encode(),
