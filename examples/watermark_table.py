@@ -19,7 +19,7 @@ import av
 import cv2
 import numpy as np
 
-from temposync_pipeline import TempoSyncPipeline
+from temposync_pipeline import FaceError, TempoSyncPipeline
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.image import load_image
 from temposync_pipeline.media.planes import luma_of, to_planes
@@ -129,7 +129,11 @@ def measure(methods: list, portraits: list[Path], pipeline: TempoSyncPipeline, f
     cost = {method.name: [] for method in methods}
     errors = {method.name: [] for method in methods}
     for number, portrait in enumerate(portraits):
-        output = pipeline(portrait, (speech, 16_000))
+        try:
+            output = pipeline(portrait, (speech, 16_000))
+        except FaceError as error:
+            print(error)
+            continue
         frames, identifier = [np.asarray(frame) for frame in output.frames], 0x9E3779B1 * (number + 1) % 2**32
         for method in methods:
             started = time.process_time()

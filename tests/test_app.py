@@ -106,6 +106,7 @@ def test_generate_reports_every_stage(studio, portrait, make_audio, tmp_path):
     assert [report.frames for report in reports] == [0, 0, 0, 0, 8, 16, 20, 20] and reports[-1].finished
     assert list(reports[-1].seconds) == list(STAGES) and all(seconds > 0 for seconds in reports[-1].seconds.values())
     with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.metadata["comment"].startswith("AI-generated")
         assert container.streams.video[0].frames == 20
 
 

@@ -100,6 +100,19 @@ def test_every_bit_is_far_from_error_before_encoding(woman):
         assert (scores(evidence(luma_crop(marked, matrix))) * payload_bits(identifier)).min() > 3
 
 
+@pytest.mark.parametrize("change", [(9.0, -7.0, 1.0, 0.0), (-11.0, 3.0, 1.01, 0.6), (0.4, 0.6, 0.988, -0.9)])
+def test_landmarks_need_not_be_exact(change, woman):
+    """Off by pixels of the crop, by size and by degrees."""
+    photo, matrix = woman
+    luma = luma_of(photo)
+    marked = cv2.add(luma, watermark(luma, matrix, IDENTIFIER), dtype=cv2.CV_8U)
+    x, y, size, degrees = change
+    off = np.vstack([cv2.getRotationMatrix2D((128, 128), degrees, size) + [[0, 0, x], [0, 0, y]], [0, 0, 1]])
+    reading = read_crop(marked, (off @ np.vstack([matrix, [0, 0, 1]]))[:2])
+    assert reading.is_marked and reading.identifier == IDENTIFIER
+    assert np.abs(reading.matrix - matrix).max() < 1
+
+
 @pytest.mark.parametrize("treatment", ["as written", "crf 28", "half", "cut", "15 fps", "brighter"])
 def test_survives(treatment, clip, aligner, tmp_path):
     """All 64 bits, read by someone who has neither the photo nor the way to its crop."""
