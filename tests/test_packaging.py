@@ -32,7 +32,7 @@ def run(code: str, cwd: Path = ROOT, **environment: str) -> str:
     return result.stdout
 
 
-FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "model_card.md", "LICENSE", "Makefile", "app.py", "requirements.txt",
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "SECURITY.md", "model_card.md", "LICENSE", "Makefile", "app.py", "requirements.txt",
          "requirements-dev.txt")
 FOLDERS = ("temposync_pipeline", "tests", "examples")
 
