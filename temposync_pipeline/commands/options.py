@@ -19,3 +19,5 @@ MaxSize = Annotated[int, typer.Option(
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
 AudioFile = Annotated[Path, typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")]
+BlinkRate = Annotated[float, typer.Option("--blink_rate", min=0, max=2, help="How often the eyes blink: 1 = as talkers' do, 0 = never.")]
+HeadMotion = Annotated[float, typer.Option("--head_motion", min=0, max=2, help="How far the head moves: 1 = as talkers' do, 0 = not.")]

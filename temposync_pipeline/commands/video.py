@@ -11,7 +11,7 @@ from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
 from ..startup import start_full
 from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Seed, Steps
+from .options import MAX_SIZE, AudioFile, BlinkRate, Device, FaceIndex, HeadMotion, JsonFile, MaxSize, Model, Seed, Steps
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -27,7 +27,9 @@ def generate(
     face_index: FaceIndex = 0,
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Scales the motion; default: the checkpoint's own value.")] = None,
-    still: Annotated[bool, typer.Option("--still", help="Keep to the mouth where the model moves the whole face.")] = False,
+    blink_rate: BlinkRate = 0,
+    head_motion: HeadMotion = 0,
+    still: Annotated[bool, typer.Option("--still", help="Keep to the mouth, whatever else the model would move.")] = False,
     max_size: MaxSize = MAX_SIZE,
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(
@@ -75,7 +77,7 @@ def generate(
             face_index=face_index,
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
-            **({"still": True} if still else {}),
+            **life_options(blink_rate, head_motion, still),
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
@@ -146,6 +148,11 @@ def visemes(
         end = frame + len(list(run))
         typer.echo(f"{frame / FPS:8.2f} {end / FPS:8.2f}  {names[viseme]}")
         frame = end
+
+
+def life_options(blink_rate: float, head_motion: float, still: bool = False) -> dict[str, float | bool]:
+    """Those that were asked for: not every method has all of them."""
+    return {name: value for name, value in (("blink_rate", blink_rate), ("head_motion", head_motion), ("still", still)) if value}
 
 
 def load_pipeline(model: str, device: str) -> "TalkingHeadPipeline":
