@@ -14,7 +14,7 @@ from temposync_pipeline.face.life import BLINKS_A_SECOND, DEVIATION, HeadWarp, L
 from temposync_pipeline.face.mouth_box import Patch
 from temposync_pipeline.models.face_aligner import Face
 
-from .tiny_components import picture, spoken, tiny_pipeline
+from .tiny_components import picture, spoken, tiny_pipeline, tiny_read_pipeline
 
 SKIN, EYE = 180, 40
 REST = np.zeros(6)
@@ -212,6 +212,11 @@ def test_life_is_the_same_made_at_once_to_a_file_and_live(pipeline, tmp_path):
 def test_life_has_its_limits(pipeline, options):
     with pytest.raises(ValueError, match=r"must lie in \[0, 2\]"):
         frames_of(pipeline, **options)
+
+
+def test_a_method_that_moves_the_face_by_itself_says_so():
+    with pytest.raises(InvalidInputError, match="moves lids and head by itself"):
+        tiny_read_pipeline().stream(picture(96, 80), SPEECH, 2, blink_rate=1)
 
 
 def test_latents_hold_no_life(pipeline, tmp_path):

@@ -137,8 +137,10 @@ class ReadPipeline(TalkingHeadPipeline):
 
     def _sampling(
         self, *arguments: Any, still: bool = False, portrait_guidance: float | None = None, speech_guidance: float | None = None,
-        asynchronous: bool = True, **options: Any,
+        asynchronous: bool = True, blink_rate: float = 0.0, head_motion: float = 0.0, **options: Any,
     ) -> Sampling:
+        if blink_rate or head_motion:
+            raise InvalidInputError("this model moves lids and head by itself: it has no blink_rate and no head_motion")
         sampling = super()._sampling(*arguments, **options)
         chosen = {}
         for name, value in (("portrait_guidance", portrait_guidance), ("speech_guidance", speech_guidance)):
