@@ -263,8 +263,8 @@ def test_training_settings(tmp_path, temposync):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("nothing",), "nothing: not a stage (aligner, autoencoder, decoder, inner_mouth, visemes, ear, identity, sync, lips, teacher, "
-                   "student, temporal, speech, read)"),
+    (("nothing",), "nothing: not a stage (aligner, autoencoder, decoder, inner_mouth, voice, visemes, ear, identity, sync, lips, "
+                   "teacher, student, temporal, speech, read, asym_teacher, asym_student)"),
     (("autoencoder", "--set", "zzz=3"), "zzz: not a setting of this stage; there are batch_size, "),
     (("autoencoder", "--set", "max_step=3"), "max_step: not a setting of this stage; did you mean 'max_steps'?"),
     (("student", "--init", "temposync-tiny"), "train student needs data to train on; say where it is with --data"),

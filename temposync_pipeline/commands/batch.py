@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 COLUMNS = ("image", "audio", "output")
 # Settings that a line may have of its own: their names in Python, kinds and limits.
 SETTINGS = {"steps": ("num_inference_steps", int, 1, 1000), "seed": ("seed", int, 0, MAX_SEED), "face_index": ("face_index", int, 0, 1000),
-            "mouth_amplitude": ("mouth_amplitude", float, 0, 3), "max_size": ("max_size", int, 0, 10**5)}
+            "mouth_amplitude": ("mouth_amplitude", float, 0, 3), "blink_rate": ("blink_rate", float, 0, 2),
+            "head_motion": ("head_motion", float, 0, 2), "max_size": ("max_size", int, 0, 10**5)}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def batch(
     Example: temposync batch jobs.csv --output_dir videos --json report.json
 
     The table's first line names its columns: image, audio and output, and where lines differ in them steps, seed, face_index,
-    mouth_amplitude and max_size (an empty field takes the option's value). Images and recordings are looked for beside the table.
+    mouth_amplitude, blink_rate, head_motion and max_size (an empty field takes the option's value). Images and recordings are looked for
+    beside the table.
 
     A line that fails is reported on stderr and the next one goes on; the exit code is then 2. Videos that exist are left as they are: run
     the same command again to go on after an interruption. The JSON has each line's "status": made, existing or failed with its "error".

@@ -17,8 +17,8 @@ import typer
 
 from ..errors import InvalidInputError
 from .checks import check_files, check_model, check_mp4, check_steps, write_json
-from .options import Device, FaceIndex, JsonFile, Model, Seed
-from .video import load_pipeline
+from .options import BlinkRate, Device, FaceIndex, HeadMotion, JsonFile, Model, Seed
+from .video import life_options, load_pipeline
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +59,8 @@ def live(
     face_index: FaceIndex = 0,
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Scales the motion; default: the checkpoint's own value.")] = None,
+    blink_rate: BlinkRate = 0,
+    head_motion: HeadMotion = 0,
     max_size: Annotated[int, typer.Option(
         "--max_size", min=0, help="Longer side of the video in pixels; larger photos are shrunk to it. 0 = as the photo.")] = 720,
     model: Model = "temposync-tiny",
@@ -98,7 +100,8 @@ def live(
     import torch
 
     session = pipe.session(
-        image, num_inference_steps, torch.Generator().manual_seed(seed), face_index, mouth_amplitude, chunk_size, look_ahead, max_size)
+        image, num_inference_steps, torch.Generator().manual_seed(seed), face_index, mouth_amplitude, chunk_size, look_ahead, max_size,
+        **life_options(blink_rate, head_motion))
     figures = run(session, pieces, rate, output, timed=audio == PIPE or real_time)
     write_json(json_file, {"output": str(output), "look_ahead_ms": 1000 * look_ahead / session.fps, **figures})
     if output != PIPE:

@@ -27,3 +27,5 @@ Provenance = Annotated[bool, typer.Option(
 SigningCert = Annotated[Path | None, typer.Option(
     "--signing-cert", metavar="PEM", help="Sign content credentials with this certificate and those that it was issued by.")]
 SigningKeyFile = Annotated[Path | None, typer.Option("--signing-key", metavar="PEM", help="The certificate's private key.")]
+BlinkRate = Annotated[float, typer.Option("--blink_rate", min=0, max=2, help="How often the eyes blink: 1 = as talkers' do, 0 = never.")]
+HeadMotion = Annotated[float, typer.Option("--head_motion", min=0, max=2, help="How far the head moves: 1 = as talkers' do, 0 = not.")]

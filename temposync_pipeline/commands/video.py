@@ -14,8 +14,10 @@ from .checks import check_files, check_model, check_mp4, check_steps, choose_dev
 from .options import (
     MAX_SIZE,
     AudioFile,
+    BlinkRate,
     Device,
     FaceIndex,
+    HeadMotion,
     JsonFile,
     MaxSize,
     Model,
@@ -40,7 +42,9 @@ def generate(
     num_inference_steps: Steps = None,
     face_index: FaceIndex = 0,
     mouth_amplitude: MouthAmplitude = None,
-    still: Annotated[bool, typer.Option("--still", help="Keep to the mouth where the model moves the whole face.")] = False,
+    blink_rate: BlinkRate = 0,
+    head_motion: HeadMotion = 0,
+    still: Annotated[bool, typer.Option("--still", help="Keep to the mouth, whatever else the model would move.")] = False,
     max_size: MaxSize = MAX_SIZE,
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(
@@ -93,7 +97,7 @@ def generate(
             face_index=face_index,
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
-            **({"still": True} if still else {}),
+            **life_options(blink_rate, head_motion, still),
             **({"provenance": marking} if is_video else {}),
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
@@ -170,6 +174,11 @@ def visemes(
         end = frame + len(list(run))
         typer.echo(f"{frame / FPS:8.2f} {end / FPS:8.2f}  {names[viseme]}")
         frame = end
+
+
+def life_options(blink_rate: float, head_motion: float, still: bool = False) -> dict[str, float | bool]:
+    """Those that were asked for: not every method has all of them."""
+    return {name: value for name, value in (("blink_rate", blink_rate), ("head_motion", head_motion), ("still", still)) if value}
 
 
 def load_pipeline(model: str, device: str) -> "TalkingHeadPipeline":

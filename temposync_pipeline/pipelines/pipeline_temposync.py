@@ -124,6 +124,9 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline):
         latents: torch.Tensor | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        blink_rate: float = 0.0,
+        head_motion: float = 0.0,
+        still: bool = False,
     ) -> TempoSyncPipelineOutput | TempoSyncBatchOutput | tuple:
         """Generate the whole video, or, where portraits or recordings come as a list, as many videos as the longer list.
 
@@ -145,19 +148,27 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline):
                 `callback_on_step_end_tensor_inputs` (`_callback_tensor_inputs` are to be had); what it returns, in the same shape, replaces
                 them. A student's include the frames that `chunk_size` speaks of. Where it sets `pipeline._interrupt`, the frames so far
                 are returned, those of the current chunk from the estimate as it stands.
+            blink_rate, head_motion: 0 to 2; 1 = as talkers blink and move their heads (`face.life`), drawn with the `generator`.
+            still: neither, whatever the two say: nothing but the lower face changes.
 
         Raises:
             InvalidInputError: a file that cannot be used, no such face in the picture, or more steps than the student takes.
         """
         # 1. Check inputs
         sampling = self._sampling(
-            num_inference_steps, chunk_size, mouth_amplitude, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            num_inference_steps, chunk_size, mouth_amplitude, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs,
+            blink_rate=blink_rate, head_motion=head_motion, still=still)
         return self._make_videos(image, audio, sampling, generator, latents, output_type, return_dict, face_index, max_size)
 
-    def _sampling(self, *arguments: Any, **options: Any) -> Sampling:
+    def _sampling(
+        self, *arguments: Any, blink_rate: float = 0.0, head_motion: float = 0.0, still: bool = False, **options: Any
+    ) -> Sampling:
         sampling = super()._sampling(*arguments, **options)
         self.scheduler.check_steps(sampling.num_inference_steps)
-        return sampling
+        for name, value in (("blink_rate", blink_rate), ("head_motion", head_motion)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2:
+                raise ValueError(f"{name} must lie in [0, 2], got {value!r}.")
+        return sampling if still else replace(sampling, blink_rate=blink_rate, head_motion=head_motion)
 
     def _to_speech(self, hearing: Hearing) -> Speech:
         lips = self.lip_motion.predict(hearing) if self.lip_motion else None

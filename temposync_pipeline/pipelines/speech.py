@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..models.visemes import VISEME_INDEX
+
 
 @dataclass
 class Speech:
@@ -13,6 +15,11 @@ class Speech:
     visemes: np.ndarray
     lips: np.ndarray | None = None
     features: np.ndarray | None = None
+
+    @property
+    def spoken(self) -> list[float]:
+        """How surely somebody speaks in each frame, [T] in [0, 1]."""
+        return (1 - self.visemes[:, VISEME_INDEX["sil"]]).tolist()
 
     def __len__(self) -> int:
         return len(self.visemes)

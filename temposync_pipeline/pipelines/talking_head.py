@@ -1,8 +1,11 @@
 """What every talking-head method needs: inputs, listening, the portrait, frames into the photo, streams and files."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +18,7 @@ from tqdm.auto import tqdm
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
+from ..face.life import LifeTracks, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.tone import known_crop
 from ..files import check_not_input
@@ -37,10 +41,12 @@ from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
 from .live import LiveSession, Mouth
 from .pipeline_output import OUTPUT_TYPES, TempoSyncBatchOutput, TempoSyncPipelineOutput, check_video_name, convert_frames
 from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_close
-from .rendering import Renderer, make_renderer, rendered_part
+from .rendering import LivingRenderer, Renderer, make_renderer, rendered_part
 from .sampling import RunningCalls, Sampling, StepCallback
 from .settings import PipelineSettings
 from .speech import Speech
+
+logger = logging.getLogger(__name__)
 
 
 class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
@@ -93,7 +99,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             noises = self._noises(count, sampling.num_inference_steps, generator, latents)
             videos = []
             with self._bar(sum(map(len, speeches))) as bar:
-                for portrait, speech, recording, noise in zip(portraits, speeches, recordings, noises):
+                generators = generator if isinstance(generator, list) else [generator] * count
+                for portrait, speech, recording, noise, source in zip(portraits, speeches, recordings, noises, generators):
+                    if output_type != "latent":
+                        portrait = self._enliven(portrait, sampling, source, speech.spoken)
                     # 4. Denoise chunk by chunk, 5. decode, and put the frames into the photo
                     chunks = self._latent_chunks(portrait, speech, noise, sampling)
                     frames = self._collect(portrait, chunks, len(speech), output_type, bar)
@@ -158,7 +167,9 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     ) -> LiveSession:
         portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
         mouth = self._mouth(portrait, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
-        return LiveSession(self, portrait, mouth, sampling.chunk_size, look_ahead)
+        spoken: deque[float] = deque()
+        portrait = self._enliven(portrait, sampling, generator, iter(spoken.popleft, None))
+        return LiveSession(self, portrait, mouth, sampling.chunk_size, look_ahead, spoken)
 
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
@@ -197,6 +208,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             speech = self._hear(load_audio(as_audio(audio)))
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
+            portrait = self._enliven(portrait, sampling, generator, speech.spoken)
             for latents in self._latent_chunks(portrait, speech, noise, sampling):
                 yield np.stack(self._render(portrait, latents))
 
@@ -241,6 +253,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             yield "portrait", 0, len(speech)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
+            portrait = self._enliven(portrait, sampling, generator, speech.spoken)
             origin = self._origin(portrait.photo, portrait.matrix)
             planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
             with VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials)) as writer:
@@ -267,12 +280,27 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         crop = known_crop(photo, matrix)
         latents, composition = self._encode(crop), composition or self.default_composition
         return Portrait(
-            photo=photo, matrix=matrix, composition=composition,
+            landmarks=landmarks, sureness=face.confidence, photo=photo, matrix=matrix, composition=composition,
             renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16, composition), latents=latents,
             parted=share_to_close(float(lip_opening(landmarks))), **self._conditions(crop, latents))
 
     def _origin(self, photo: np.ndarray, matrix: np.ndarray) -> Origin:
         return Origin(self.model_name, self.model_revision, photo, matrix)
+
+    def _enliven(
+        self, portrait: Portrait, sampling: Sampling, generator: torch.Generator | None, spoken: Iterable[float]
+    ) -> Portrait:
+        """The portrait with lids and a head that move; `spoken` is the share of speech in each frame.  It is drawn last from the generator,
+        so that the mouth is the same with and without."""
+        if not sampling.blink_rate and not sampling.head_motion:
+            return portrait
+        device = generator.device if generator else "cpu"
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
+        tracks = LifeTracks(seed, self.config.fps, sampling.blink_rate, sampling.head_motion)
+        photo = LivingPhoto(portrait.photo, portrait.matrix, portrait.landmarks, portrait.sureness)
+        if sampling.blink_rate and not photo.can_blink:
+            logger.warning("the eyes are not open and certain enough to blink; they stay as they are")
+        return replace(portrait, renderer=LivingRenderer(portrait.renderer, photo, tracks.frames(spoken)))
 
     def _latent_video(
         self, portrait: Portrait, latents: torch.Tensor, visemes: np.ndarray, audio: AudioSource, chunk_size: int
@@ -313,6 +341,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         check_not_input(output_path, image_path, audio_path)
+        if sampling.blink_rate or sampling.head_motion:
+            raise InvalidInputError("latents hold the mouth alone: ask for blinks and the head's motion where the video is made at once")
         audio = as_audio(audio_path)
         with self._returning_models():
             speech = self._hear(load_audio(audio))

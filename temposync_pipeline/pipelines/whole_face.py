@@ -36,6 +36,11 @@ class WholeFacePipeline(TalkingHeadPipeline):
         """Latents of consecutive frames, [n, C, 16, 16]; more of them than the speech is long do no harm."""
         raise NotImplementedError
 
+    def _sampling(self, *arguments: Any, blink_rate: float = 0.0, head_motion: float = 0.0, **options: Any) -> Sampling:
+        if blink_rate or head_motion:
+            raise InvalidInputError("this model moves lids and head by itself: it has no blink_rate and no head_motion")
+        return super()._sampling(*arguments, **options)
+
     def joints(self, frames: int) -> np.ndarray:
         """Of so many video frames, those with which what is made together begins, but for the first of all."""
         raise NotImplementedError
