@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy import fft
 
-from ..face.crop import CROP_SIZE, align_matrix
+from ..face.crop import CROP_SIZE, align_matrix, shrink_large
 from ..media.video import stream_video
 from ..models.face_aligner import FaceAligner
 from .watermark import PAYLOAD_BITS, code, evidence, luma_crop, payload_bits, scores, whitened
@@ -64,7 +65,7 @@ def _template() -> np.ndarray:
     places, signs, weights = code()
     bits, spectrum = payload_bits(0), np.zeros(CROP_SIZE * CROP_SIZE, np.float32)
     spectrum[places[:PRODUCT_BITS]] = (signs * weights * bits[:, None])[:PRODUCT_BITS]
-    return np.fft.rfft2(cv2.dct(spectrum.reshape(CROP_SIZE, CROP_SIZE), flags=cv2.DCT_INVERSE)).astype(np.complex64)
+    return fft.rfft2(cv2.dct(spectrum.reshape(CROP_SIZE, CROP_SIZE), flags=cv2.DCT_INVERSE))
 
 
 def product_score(evidence: np.ndarray) -> float:
@@ -82,8 +83,8 @@ def _moved(size: float, degrees: float, x: float, y: float) -> np.ndarray:
 
 def _shift(crop: np.ndarray) -> tuple[float, float, float]:
     """How well the product's mark fits where it fits best, and how far the crop must be moved for that, (x, y)."""
-    product = np.fft.rfft2(whitened(crop)) * _template().conj()
-    fit = np.fft.irfft2(product, (CROP_SIZE, CROP_SIZE))
+    product = fft.rfft2(whitened(crop)) * _template().conj()
+    fit = fft.irfft2(product, (CROP_SIZE, CROP_SIZE))
     near = np.arange(-MOST_SHIFT, MOST_SHIFT + 1)
     fit = fit[np.ix_(near, near)]
     y, x = np.unravel_index(fit.argmax(), fit.shape)
@@ -92,10 +93,11 @@ def _shift(crop: np.ndarray) -> tuple[float, float, float]:
 
 def read_crop(luma: np.ndarray, matrix: np.ndarray) -> Reading:
     """The mark of luma [H, W] near the crop that landmarks give, [2, 3]."""
-    start = np.vstack([matrix, [0, 0, 1]])
+    start, (small, to_crop) = np.vstack([matrix, [0, 0, 1]]), shrink_large(luma.astype(np.float32), np.asarray(matrix, np.float64))
+    to_crop = np.vstack([to_crop, [0, 0, 1]])
 
     def crop_at(*place: float) -> np.ndarray:
-        return luma_crop(luma, (_moved(*place) @ start)[:2])
+        return luma_crop(small, (_moved(*place) @ to_crop)[:2])
 
     fits = []
     for size in SIZES:

@@ -17,15 +17,16 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..face.crop import CROP_SIZE, crop_face
+from ..face.crop import CROP_SIZE, scale_of, shrink_large
 from ..face.mouth_box import LEFT, TOP, MouthBox, Rectangle
 
 PAYLOAD_BITS = 64
 PRODUCT_CODE = 0x54534450
 # Half periods in the crop's 256 px that carry the mark: lower frequencies show on skin, higher ones die in the encoder.
 LOWEST, HIGHEST = 20, 112
-# A reader's weights grow with the frequency to this power, as photographs' own contents fall, and the mark itself to that one.
-WHITENING, TILT = 1.5, 0.5
+# A reader's weights grow with the frequency to this power, as photographs' own contents fall.  The mark itself grows less, for the eye's
+# sake, and in a face smaller than the crop it falls, as much as the picture can still be shrunk.
+WHITENING, TILT, SMALL_TILT = 1.5, 0.5, -0.5
 # Widths, in crop pixels, of the blurs that take away what is smooth and even out what is busy; levels that do not count as busy.
 SMOOTH, FINE, BUSY, QUIET = 4.0, 3.0, 5.0, 1.0
 # The mark may be stronger where the photo is busy: strength as its deviation, in levels, to this power.
@@ -34,6 +35,8 @@ MASKING, FLAT = 0.5, 1.0
 # falls with the root of the size.  The mark is as strong as this needs, but within limits: root mean square levels of the crop.
 FULL_SCORE = 7.5
 LEAST_LEVELS, MOST_LEVELS = 0.9, 2.15
+# Scale of a face from which its crop is interpolated by cubic curves; not 1, about which searches try several.
+CUBIC_FROM = 1.1
 # Crop pixels from the crop's edge where nothing changes, and where the mark has its full strength.
 EDGE, FEATHER = 3, 24
 # The crop in the pixels of the mouth's window.
@@ -79,7 +82,9 @@ def payload_bits(identifier: int) -> np.ndarray:
 
 def luma_crop(luma: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """The aligned crop, float32 [256, 256], of luma [H, W], uint8 or float32; `matrix` goes from picture to crop pixels, [2, 3]."""
-    return crop_face(luma.astype(np.float32), np.asarray(matrix, np.float64))
+    luma, matrix = shrink_large(luma.astype(np.float32, copy=False), np.asarray(matrix, np.float64))
+    interpolation = cv2.INTER_CUBIC if scale_of(matrix) > CUBIC_FROM else cv2.INTER_LINEAR
+    return cv2.warpAffine(luma, matrix, (CROP_SIZE, CROP_SIZE), flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _deviation(fine: np.ndarray, width: float) -> np.ndarray:
@@ -104,21 +109,22 @@ def scores(evidence: np.ndarray) -> np.ndarray:
     return evidence.sum(1) / max(math.sqrt(float(np.square(evidence).sum()) / len(evidence)), 1e-9)
 
 
-def crop_pattern(crop: np.ndarray, identifier: int, full_score: float = FULL_SCORE) -> np.ndarray:
-    """The mark for a luma crop float32 [256, 256]: levels to add, float32 [256, 256]."""
+def crop_pattern(crop: np.ndarray, identifier: int, size: float = 1.0) -> np.ndarray:
+    """The mark for a luma crop float32 [256, 256]: levels to add, float32 [256, 256]; `size` is that of a crop pixel in the picture's."""
     bits, host = payload_bits(identifier), evidence(crop)
+    full_score, tilt = FULL_SCORE / math.sqrt(max(size, 1)), TILT if size >= 1 else SMALL_TILT
     busy = (_deviation(crop - cv2.GaussianBlur(crop, (0, 0), FINE), BUSY) + FLAT) ** MASKING
     strength = mark_mask() * busy / np.sqrt(np.square(busy).mean())
-    unit = evidence(crop + strength * _carriers(bits)) - host
+    unit = evidence(crop + strength * _carriers(bits, tilt)) - host
     gain = max(float((unit.sum(1) * bits).mean()), 1e-9)
 
     def pattern(margin: float) -> np.ndarray:
         """The one that moves every bit to `margin`, and none that is beyond it already."""
         levels = np.zeros(PAYLOAD_BITS, np.float32)
         for _ in range(3):
-            missing = margin - evidence(crop + strength * _carriers(bits * levels)).sum(1) * bits
+            missing = margin - evidence(crop + strength * _carriers(bits * levels, tilt)).sum(1) * bits
             levels = np.maximum(levels + missing / gain, 0)
-        return strength * _carriers(bits * levels)
+        return strength * _carriers(bits * levels, tilt)
 
     def is_enough(pattern: np.ndarray) -> bool:
         levels = np.sqrt(np.square(pattern).mean())
@@ -131,11 +137,11 @@ def crop_pattern(crop: np.ndarray, identifier: int, full_score: float = FULL_SCO
     return pattern(low)
 
 
-def _carriers(levels: np.ndarray) -> np.ndarray:
-    """The sum of all bits' patterns, each with its level, float32 [256, 256]."""
+def _carriers(levels: np.ndarray, tilt: float) -> np.ndarray:
+    """The sum of all bits' patterns, each with its level, float32 [256, 256], growing with the frequency to the power `tilt`."""
     places, signs, weights = code()
     spectrum = np.zeros(CROP_SIZE * CROP_SIZE, np.float32)
-    spectrum[places] = signs * weights ** (TILT / WHITENING) * levels[:, None]
+    spectrum[places] = signs * weights ** (tilt / WHITENING) * levels[:, None]
     return cv2.dct(spectrum.reshape(CROP_SIZE, CROP_SIZE), flags=cv2.DCT_INVERSE)
 
 
@@ -156,6 +162,5 @@ def watermark(luma: np.ndarray, matrix: np.ndarray, identifier: int) -> np.ndarr
         matrix: from picture to crop pixels, [2, 3] (`face.crop.align_matrix`).
         identifier: 32 bits.
     """
-    size = 1 / math.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    pattern = crop_pattern(luma_crop(luma, matrix), identifier, FULL_SCORE / math.sqrt(max(size, 1)))
+    pattern = crop_pattern(luma_crop(luma, matrix), identifier, 1 / scale_of(matrix))
     return in_picture(pattern, matrix, luma.shape)
