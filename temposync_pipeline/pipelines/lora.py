@@ -45,6 +45,8 @@ class LoraLoaderMixin(LoraBaseMixin):
                 source, weight_name = Path(source).parent, Path(source).name
             elif Path(source).is_dir():
                 weight_name = LORA_WEIGHT_NAME_SAFE
+        if weight_name is not None and not weight_name.endswith(".safetensors"):  # diffusers would read a pickle of tensors
+            raise InvalidInputError(f"{weight_name}: no readable safetensors file of an adapter, and no other kind is ever read")
         options = dict.fromkeys(("subfolder", "local_files_only", "cache_dir", "force_download", "proxies", "token", "revision"))
         if unknown := sorted(set(hub_options) - set(options)):
             raise InvalidInputError(f"load_lora_weights does not know {', '.join(unknown)}")
