@@ -40,7 +40,8 @@ from temposync_pipeline.app.studio import (
     viseme_table,
 )
 from temposync_pipeline.app.timeline import draw_timeline
-from temposync_pipeline.media.image import MAX_PIXELS
+from temposync_pipeline.limits import MAX_PIXELS
+from temposync_pipeline.limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
 
 logger = logging.getLogger("temposync.app")
 
@@ -48,7 +49,6 @@ MEDIA = Path(__file__).parent / "examples" / "media"
 EXAMPLES = [[str(MEDIA / portrait), str(MEDIA / speech)] for portrait, speech in (
     ("portrait_woman.jpg", "speech_hello.wav"), ("portrait_man.jpg", "speech_weather.wav"), ("portrait_man_2.jpg", "speech_apples.wav"))]
 KEPT_SECONDS = 600
-MAX_UPLOAD_MB = 20
 NOTICE = "**AI-generated.** Say so wherever you show the video. Uploads and videos are deleted after ten minutes."
 STOPPED = '<div class="status">Stopped.</div>'
 FACES = [(str(index + 1), index) for index in range(MAX_FACES)]
@@ -258,7 +258,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
 
 LAUNCH = {
     "theme": THEME, "css": CSS, "max_file_size": f"{MAX_UPLOAD_MB}mb", "allowed_paths": [], "show_error": False, "strict_cors": True,
-    "run_history": False, "mcp_server": False, "ssr_mode": False, "footer_links": ["api"],
+    "run_history": False, "mcp_server": False, "state_session_capacity": 100, "ssr_mode": False, "footer_links": ["api"],
 }
 
 

@@ -25,6 +25,7 @@ from temposync_pipeline.app.status import draw_status
 from temposync_pipeline.app.studio import STAGES, Progress, Studio
 from temposync_pipeline.app.timeline import draw_timeline
 from temposync_pipeline.errors import FaceError, InvalidAudioError, InvalidInputError
+from temposync_pipeline.pipelines.preview import LABEL_COLOUR
 
 from .tiny_components import picture, template_face, tiny_pipeline
 
@@ -69,7 +70,7 @@ def couple(tmp_path, studio, monkeypatch):
 def test_faces_are_numbered_and_can_be_chosen(studio, couple, client, make_audio):
     found = studio.preview(couple)
     assert found.num_faces == 2 and found.overview.shape == (320, 640, 3)
-    framed = (found.overview == studio_module.LABEL_COLOUR).all(-1)
+    framed = (found.overview == LABEL_COLOUR).all(-1)
     assert framed[:, :320].any() and framed[:, 320:].any()
     second = studio.preview(couple, face_index=1)
     assert second.crop.mean() < 0.6 * found.crop.mean()
@@ -105,6 +106,7 @@ def test_generate_reports_every_stage(studio, portrait, make_audio, tmp_path):
     assert [report.frames for report in reports] == [0, 0, 0, 0, 8, 16, 20, 20] and reports[-1].finished
     assert list(reports[-1].seconds) == list(STAGES) and all(seconds > 0 for seconds in reports[-1].seconds.values())
     with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.metadata["comment"].startswith("AI-generated")
         assert container.streams.video[0].frames == 20
 
 

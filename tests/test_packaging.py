@@ -35,7 +35,7 @@ def run(code: str, cwd: Path = ROOT, **environment: str) -> str:
 
 
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "model_card.md", "LICENSE", "Makefile", "app.py", "requirements.txt",
-         "requirements.lock", "requirements-dev.txt")
+         "requirements.lock", "requirements-dev.txt", "SECURITY.md")
 FOLDERS = ("temposync_pipeline", "tests", "examples")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..training.loop import LoopConfig
 
 STAGES = ("aligner", "autoencoder", "decoder", "inner_mouth", "voice", "visemes", "ear", "identity", "sync", "lips", "teacher", "student",
-          "temporal", "speech", "read")
+          "temporal", "speech", "read", "asym_teacher", "asym_student")
 
 
 def train(

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from ..errors import InvalidAudioError, InvalidImageError, InvalidInputError
-from ..media.audio import MAX_SECONDS, AudioSource, decode_audio
+from ..limits import MAX_SECONDS
+from ..media.audio import AudioSource, decode_audio
 from ..media.image import load_image
 
 ImageInput: TypeAlias = str | PathLike | Image.Image | np.ndarray | torch.Tensor | bytes | BinaryIO | Mapping[str, Any]

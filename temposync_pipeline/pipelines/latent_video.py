@@ -30,8 +30,11 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW
+from ..files import plain_write_errors
+from ..limits import MAX_FPS, MAX_FRAMES, MIN_FPS
 from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
@@ -94,10 +97,8 @@ class LatentVideo:
         open(temporary, "xb").close()
         permissions = temporary.stat().st_mode  # as the umask has them; safetensors would let nobody else read the file
         try:
-            try:
+            with plain_write_errors(path):
                 save_file(tensors, temporary, metadata)
-            except SafetensorError as error:
-                raise OSError(f"{path.name}: cannot be written: {error}") from error
             temporary.chmod(permissions)
             os.replace(temporary, path)
         finally:
@@ -109,7 +110,7 @@ class LatentVideo:
         path = Path(path)
         if path.is_dir():
             raise InvalidInputError(f"{path.name}: not a file")
-        open(path, "rb").close()  # a missing or unreadable file says so in the usual words
+        check_header(path)  # a missing or unreadable file says so in the usual words
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -153,7 +154,9 @@ def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int, compos
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise ValueError(f"{name} should be {list(shape)}, found {list(tensors[name].shape)}")
-    if not 1 <= fps <= 240 or not 1 <= chunk_size <= MAX_CHUNK:
+    if frames > MAX_FRAMES:
+        raise ValueError(f"{frames} frames, above the limit of {MAX_FRAMES}")
+    if not MIN_FPS <= fps <= MAX_FPS or not 1 <= chunk_size <= MAX_CHUNK:
         raise ValueError(f"{fps:g} frames a second in chunks of {chunk_size}")
     if abs(np.linalg.det(tensors["matrix"][:, :2].double().numpy())) < 1e-6:
         raise ValueError("the alignment is degenerate")

@@ -27,6 +27,7 @@ from ..models.lip_motion import LipMotion
 from ..models.precision import has_fast_bfloat16, inference_autocast
 from ..models.viseme_classifier import Hearing, VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
+from .dubbing import DubbingPipeline
 from .inputs import AudioInput, ImageInput
 from .lora import LoraLoaderMixin
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
@@ -34,10 +35,10 @@ from .portrait import MAX_SIZE, Portrait
 from .sampling import Sampling, StepCallback
 from .settings import Setting
 from .speech import Speech
-from .talking_head import Mouth, TalkingHeadPipeline
+from .talking_head import Mouth
 
 
-class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
+class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline):
     """Makes the person in a portrait speak a recording.
 
     Only the lower face is generated, in the aligned crop; it is put back into the photo at the photo's own resolution, and

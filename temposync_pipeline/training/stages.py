@@ -10,6 +10,7 @@ COMPONENTS = {
     "aligner": "face_aligner", "autoencoder": "vae", "decoder": "vae", "inner_mouth": "vae", "visemes": "viseme_classifier",
     "ear": "viseme_classifier", "identity": "identity_encoder", "sync": "sync_expert", "lips": "lip_motion", "teacher": "teacher",
     "student": "denoiser", "temporal": "temporal_vae", "speech": "speech_autoencoder", "read": "transformer",
+    "asym_teacher": "transformer", "asym_student": "transformer",
 }
 
 
