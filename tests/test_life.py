@@ -208,6 +208,12 @@ def test_life_is_the_same_made_at_once_to_a_file_and_live(pipeline, tmp_path):
         picture(256, 256), SPEECH, tmp_path / "x.mp4", 2, torch.Generator().manual_seed(7), progress=False, **options)["frames"] == 40
 
 
+def test_who_is_silent_still_lives(pipeline):
+    live = pipeline.session(picture(256, 256), generator=torch.Generator().manual_seed(7), head_motion=1)
+    frames = [frame.picture for frame in live.push(np.zeros(24_000, np.float32), 16_000)]
+    assert len({frame.tobytes() for frame in frames}) == len(frames)
+
+
 @pytest.mark.parametrize("options", [{"blink_rate": 2.5}, {"head_motion": -1}, {"blink_rate": True}])
 def test_life_has_its_limits(pipeline, options):
     with pytest.raises(ValueError, match=r"must lie in \[0, 2\]"):

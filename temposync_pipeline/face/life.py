@@ -27,7 +27,7 @@ CLOSING, SHUT, OPENING, SHUT_OPENING = 0.10, 0.04, 0.28, 0.03
 # Of the head: shift to the right and down in interocular distances (IOD), tilt in radians, growth in shares, and how far the nose moves
 # to the right and down beyond that, in IOD.  Standard deviations in speech, such that videos, measured as the talkers were, deviate as
 # those do (0.018, 0.023, 0.0065, 0.0069, 0.0020 and 0.0045), and the seconds over which they change (correlation over 0.2 s: 0.4 to 0.7).
-DEVIATION = np.array([0.026, 0.026, 0.0077, 0.0068, 0.0042, 0.0080])
+DEVIATION = np.array([0.0235, 0.0235, 0.0070, 0.0063, 0.0056, 0.0145])
 CHANGE_SECONDS = 0.18
 # Heads move faster in speech than in pauses, 1.5 times as fast; speech is followed over some seconds.
 SILENT_SHARE, FOLLOW_SECONDS = 0.67, 0.6

@@ -1,5 +1,6 @@
 """Frames and sound to whoever watches while they are made."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -36,17 +37,19 @@ class LiveVideoWriter:
         writer.write_planes(planes)  # the next frame, as `media.planes` makes it
     ```
 
-    Raises OSError where the file cannot be written to, BrokenPipeError where nobody reads it any more.
+    `tags` are metadata of the file.  Raises OSError where the file cannot be written to, BrokenPipeError where nobody reads it any more.
     """
 
-    def __init__(self, file: BinaryIO, width: int, height: int, fps: float = FPS, rate: int = 16_000):
+    def __init__(self, file: BinaryIO, width: int, height: int, fps: float = FPS, rate: int = 16_000,
+                 tags: Mapping[str, str] | None = None):
         self._file, self._size, self.fps, self.rate = file, (width, height), Fraction(fps).limit_denominator(1001), rate
-        self.num_frames, self._num_samples = 0, 0
+        self.tags, self.num_frames, self._num_samples = tags or {}, 0, 0
 
     def __enter__(self) -> Self:
         # A fragment ends with the packet after it; "frag_every_frame" would mistake the times of packets that wait for one another.
         fragments = {"movflags": "delay_moov+default_base_moof", "frag_duration": "1", "flush_packets": "1"}
         self._container = av.open(_Outlet(self._file), "w", format="mp4", options=fragments)
+        self._container.metadata.update(self.tags)
         options = {"crf": str(CRF), "preset": "veryfast", "tune": "zerolatency", "g": str(max(1, round(KEY_SECONDS * self.fps)))}
         self._video = self._container.add_stream("libx264", rate=self.fps, options=options)
         self._video.width, self._video.height = (side + side % 2 for side in self._size)

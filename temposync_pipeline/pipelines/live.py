@@ -17,6 +17,7 @@ from ..errors import InvalidInputError
 from ..face.mouth_box import Patch
 from ..media.audio import SAMPLE_RATE
 from ..media.sound_stream import SoundStream
+from ..provenance.origin import Origin
 from .portrait import Portrait
 from .rendering import rendered_part
 from .speech import Speech
@@ -65,14 +66,16 @@ class LiveSession:
         chunk_size: frames made together.
         look_ahead: frames of sound after a frame that it waits for.
         spoken: is told the share of speech in each frame before that is rendered.
+        origin: what videos of it can be marked with.
     """
 
     def __init__(
-        self, pipeline: "TalkingHeadPipeline", portrait: Portrait, mouth: Mouth, chunk_size: int, look_ahead: int, spoken: deque[float]
+        self, pipeline: "TalkingHeadPipeline", portrait: Portrait, mouth: Mouth, chunk_size: int, look_ahead: int, spoken: deque[float],
+        origin: Origin,
     ):
         if isinstance(look_ahead, bool) or not isinstance(look_ahead, int) or not 0 <= look_ahead <= MAX_LOOK_AHEAD:
             raise InvalidInputError(f"look_ahead must be 0 to {MAX_LOOK_AHEAD} frames, got {look_ahead!r}")
-        self.fps, self.photo = pipeline.config.fps, portrait.photo
+        self.fps, self.photo, self.origin = pipeline.config.fps, portrait.photo, origin
         self._pipeline, self._portrait, self._mouth, self._spoken = pipeline, portrait, mouth, spoken
         self._chunk_size, self._look_ahead, self._past = chunk_size, look_ahead, round(PAST_SECONDS * self.fps)
         self._sound, self._ended = SoundStream(), False

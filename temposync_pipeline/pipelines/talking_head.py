@@ -169,7 +169,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         mouth = self._mouth(portrait, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
         spoken: deque[float] = deque()
         portrait = self._enliven(portrait, sampling, generator, iter(spoken.popleft, None))
-        return LiveSession(self, portrait, mouth, sampling.chunk_size, look_ahead, spoken)
+        return LiveSession(
+            self, portrait, mouth, sampling.chunk_size, look_ahead, spoken, self._origin(portrait.photo, portrait.matrix))
 
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
