@@ -8,7 +8,7 @@ PORTRAIT ?= examples/media/portrait_woman.jpg
 SPEECH ?= examples/media/speech_hello.wav
 OUTPUT ?= outputs/demo.mp4
 
-.PHONY: demo app test test-matrix lock clean
+.PHONY: demo app test test-matrix fuzz lock clean
 
 # The last line printed is the path of the video.
 demo: $(VENV)/.installed
@@ -24,6 +24,11 @@ test: $(VENV)/.installed-dev
 # The wheel on every Python from 3.11 up, with the newest and the oldest libraries. MATRIX=--quick leaves out gigabytes of torch.
 test-matrix: $(VENV)/.installed-dev
 	$(BIN)/python tests/matrix.py $(MATRIX)
+
+# Damaged files of every kind until FUZZ says stop; inputs that do harm are kept in outputs/fuzz.
+FUZZ ?= --seconds 900
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # torch first, alone: whatever is installed later then keeps the build chosen here. Every other file must have a hash of the lock.
 $(VENV)/.installed: requirements.txt requirements.lock pyproject.toml setup.py

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_output import TempoSyncPipelineOutput
     from .pipelines.pipeline_read import ReadPipeline
     from .pipelines.pipeline_temposync import TempoSyncPipeline
+    from .provenance.credentials import SigningKey
+    from .provenance.verify import verify_video
     from .schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
     from .schedulers.scheduling_chunked_flow_match import ChunkedFlowMatchScheduler
     from .schedulers.scheduling_temposync import TempoSyncScheduler
@@ -42,6 +44,7 @@ _MODULES = {
     "IdentityEncoder": "models.identity_encoder",
     "LipMotion": "models.lip_motion",
     "ReadPipeline": "pipelines.pipeline_read",
+    "SigningKey": "provenance.credentials",
     "SpeechAutoencoder": "models.speech_autoencoder",
     "TalkingHeadTransformer": "models.transformer_talking_head",
     "TempoSyncDenoiser": "models.denoiser_temposync",
@@ -49,6 +52,7 @@ _MODULES = {
     "TempoSyncPipelineOutput": "pipelines.pipeline_output",
     "TempoSyncScheduler": "schedulers.scheduling_temposync",
     "VisemeClassifier": "models.viseme_classifier",
+    "verify_video": "provenance.verify",
 }
 
 __all__ = [
@@ -66,6 +70,7 @@ __all__ = [
     "InvalidVideoError",
     "LipMotion",
     "ReadPipeline",
+    "SigningKey",
     "SpeechAutoencoder",
     "TalkingHeadTransformer",
     "TempoSyncDenoiser",
@@ -73,6 +78,7 @@ __all__ = [
     "TempoSyncPipelineOutput",
     "TempoSyncScheduler",
     "VisemeClassifier",
+    "verify_video",
 ]
 
 

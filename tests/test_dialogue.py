@@ -103,7 +103,7 @@ def temposync(monkeypatch, capsys, pipeline):
 
 
 def test_the_command(temposync, couple, make_speech, tmp_path):
-    one, two, out = make_speech("a=b.wav", 0.2), make_speech("b.wav", 0.2), tmp_path / "out.mp4"
+    one, two, out = make_speech("a=b.wav", 0.6), make_speech("b.wav", 0.6), tmp_path / "out.mp4"
     code, printed, err = temposync(
         "generate", "--image", couple, "--speaker", f"0={one}", "--speaker", f"1={two}", "--output", out, "--steps", 1)
     assert (code, printed, err) == (0, [str(out)], []) and out.exists()

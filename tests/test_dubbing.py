@@ -98,9 +98,9 @@ def test_a_still_film_is_the_portrait(write_film):
 
 def test_mouth_amplitude_and_seed_count(pipeline, write_film):
     film = write_film([scene(number) for number in range(6)])
-    once, twice, other = (run(pipeline, film, audio=spoken(0.2), **change).frames for change in (
+    once, twice, other = (run(pipeline, film, audio=spoken(0.3), **change).frames for change in (
         {}, {"mouth_amplitude": 2.0}, {"generator": torch.Generator().manual_seed(8)}))
-    again = run(pipeline, film, audio=spoken(0.2), chunk_size=2).frames
+    again = run(pipeline, film, audio=spoken(0.3), chunk_size=2).frames
     assert not np.array_equal(once, twice) and not np.array_equal(once, other) and np.abs(once - again).max() <= 1.01 / 255
 
 

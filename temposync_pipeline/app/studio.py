@@ -14,6 +14,9 @@ import numpy as np
 import torch
 
 from ..errors import InvalidInputError
+from ..limits import PAGE_MAX_FACES as MAX_FACES
+from ..limits import PAGE_MAX_SECONDS as MAX_SECONDS
+from ..limits import PAGE_MAX_SIZE as MAX_SIZE
 from ..media.audio import Audio, load_audio
 from ..media.footage import Footage
 from ..media.image import load_image
@@ -23,14 +26,10 @@ from ..pipelines.face_search import choose_face, find_faces
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
 from ..pipelines.preview import dim_what_stays, number_faces
 
-MAX_SECONDS = 60.0
 MAX_STEPS = 8
 MAX_AMPLITUDE = 2.0
 MAX_SEED = 2**32 - 1
-# The longer side of the video, px: at full size, a photo of 40 megapixels would keep everybody else waiting.
-MAX_SIZE, MIN_SIZE = 1920, 320
-# Of more faces in a picture, only so many can be chosen from, the largest.
-MAX_FACES = 8
+MIN_SIZE = 320  # of the video's longer side, px
 MIN_FREE_BYTES = 200 * 2**20
 # Frames between two signs of life, and between a cancel and the end of the work.
 CHUNK_SIZE = 8

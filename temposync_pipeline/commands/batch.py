@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidInputError
-from .checks import check_files, check_model, check_mp4, check_steps, write_json
-from .options import MAX_SEED, Device, JsonFile, Model, Seed, Steps
+from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
+from .options import MAX_SEED, Device, JsonFile, Model, Provenance, Seed, SigningCert, SigningKeyFile, Steps
 from .video import load_pipeline
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ def batch(
     seed: Seed = 0,
     num_inference_steps: Steps = None,
     model: Model = "temposync-tiny",
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -59,7 +62,8 @@ def batch(
     check_model(model)
     check_steps(model, [num_inference_steps])
     output_dir.mkdir(parents=True, exist_ok=True)
-    defaults = {"seed": seed, "num_inference_steps": num_inference_steps}
+    marking = choose_provenance(provenance, signing_cert, signing_key)
+    defaults = {"seed": seed, "num_inference_steps": num_inference_steps, "provenance": marking}
     results = []
     for result in _run(rows, jobs.parent, output_dir, defaults, model, device):
         results.append(result)

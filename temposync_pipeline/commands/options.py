@@ -23,3 +23,9 @@ JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="W
 _AUDIO = typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")
 AudioFile = Annotated[Path, _AUDIO]
 OptionalAudioFile = Annotated[Path | None, _AUDIO]
+Provenance = Annotated[bool, typer.Option(
+    "--provenance/--no-provenance",
+    help="Mark the video as AI-generated, by a watermark and content credentials (see verify); metadata say so either way.")]
+SigningCert = Annotated[Path | None, typer.Option(
+    "--signing-cert", metavar="PEM", help="Sign content credentials with this certificate and those that it was issued by.")]
+SigningKeyFile = Annotated[Path | None, typer.Option("--signing-key", metavar="PEM", help="The certificate's private key.")]

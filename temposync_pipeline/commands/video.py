@@ -10,8 +10,23 @@ import typer
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
 from ..startup import start_full
-from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, MouthAmplitude, OptionalAudioFile, Seed, Steps
+from .checks import check_files, check_model, check_mp4, check_steps, choose_device, choose_provenance, write_json
+from .options import (
+    MAX_SIZE,
+    AudioFile,
+    Device,
+    FaceIndex,
+    JsonFile,
+    MaxSize,
+    Model,
+    MouthAmplitude,
+    OptionalAudioFile,
+    Provenance,
+    Seed,
+    SigningCert,
+    SigningKeyFile,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -33,6 +48,9 @@ def generate(
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(
         help="An adapter that `temposync train student --set lora_rank=8` wrote: its folder or file.")] = None,
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -54,6 +72,7 @@ def generate(
     check_model(model)
     if lora is not None and not lora.exists():
         raise InvalidInputError(f"{lora}: no such file or folder")
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     if lora is not None:
         start_full()
     from ..media.audio import load_audio
@@ -76,7 +95,8 @@ def generate(
 
     started = time.monotonic()
     try:
-        kind = "dialogue_to_file" if turns else "generate_to_file" if output.suffix.lower() == ".mp4" else "latents_to_file"
+        is_video = output.suffix.lower() == ".mp4"
+        kind = "dialogue_to_file" if turns else "generate_to_file" if is_video else "latents_to_file"
         figures = getattr(pipe, kind)(
             image,
             turns or audio,
@@ -88,6 +108,7 @@ def generate(
             max_size=max_size,
             **({} if turns else {"face_index": face_index}),
             **({"still": True} if still else {}),
+            **({"provenance": marking} if is_video else {}),
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
@@ -110,6 +131,9 @@ def decode(
     latents: Annotated[Path, typer.Option(help="A file that `temposync generate --output FILE.safetensors` wrote.")],
     output: Annotated[Path, typer.Option(help="The mp4 to write.")] = Path("talking.mp4"),
     model: Model = "temposync-tiny",
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -120,6 +144,7 @@ def decode(
     check_files((latents,), (output, json_file))
     check_mp4(output)
     check_model(model)
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     from ..pipelines.latent_video import LatentVideo
 
     # What is wrong with the input is said before the models are loaded.
@@ -127,7 +152,7 @@ def decode(
     pipe = load_pipeline(model, device)
     started = time.monotonic()
     try:
-        figures = pipe.decode_to_file(latents, output)
+        figures = pipe.decode_to_file(latents, output, marking)
     except OSError as error:
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})
@@ -154,12 +179,13 @@ def visemes(
     from ..media.audio import load_audio
     from ..media.video import FPS
     from ..models.viseme_classifier import VISEMES, VisemeClassifier, warn_without_speech
+    from ..pipelines.loading import load_component
 
     speech = load_audio(audio)
     device = choose_device(device)
     hide_loading_bars()
     folder = checkpoint_folder(model, ("viseme_classifier",))
-    classifier = VisemeClassifier.from_pretrained(folder, subfolder="viseme_classifier", use_safetensors=True).to(device)
+    classifier = load_component(VisemeClassifier, folder / "viseme_classifier", Path(model).name).to(device)
     probabilities = classifier.predict(speech.samples, num_frames=round(speech.duration * FPS), fps=FPS)
     warn_without_speech(speech.name, probabilities)
     names = list(VISEMES)

@@ -14,6 +14,7 @@ import numpy as np
 import soxr
 
 from ..errors import InvalidAudioError
+from ..limits import MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MIN_RATE, MIN_SECONDS
 from .channels import channel_weights
 from .container import decode_frames, open_file, open_stream
 from .wav import sound_files
@@ -21,10 +22,6 @@ from .wav import sound_files
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
-MIN_SECONDS, MAX_SECONDS = 0.1, 900.0
-# A header may claim 1 Hz, which resampling would blow up 16,000-fold, or 65,535 channels.
-MIN_RATE, MAX_RATE = 4_000, 768_000
-MAX_CHANNELS = 64
 # Formats whose header states no length; FFmpeg guesses it from the bit rate.
 _LENGTH_GUESSED = {"mp3", "aac", "amr", "mpeg", "mpegts", "ac3", "eac3"}
 # A time stamp later than this, in seconds, means that sound is missing; what is less is rounding.

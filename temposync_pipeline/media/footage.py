@@ -113,7 +113,7 @@ class Footage:
         if changed.shape[0] % 2 or changed.shape[1] % 2:
             changed = np.pad(changed, ((0, changed.shape[0] % 2), (0, changed.shape[1] % 2)), mode="edge")
         halved = changed.reshape(changed.shape[0] // 2, 2, changed.shape[1] // 2, 2).any((1, 3))
-        painted = arrays_of(to_planes(after, self._matrix, self._range))
+        painted = arrays_of(to_planes(after, matrix=self._matrix, levels=self._range))
         for target, source, where, scale in zip(arrays_of(planes), painted, (changed, halved, halved), (1, 2, 2)):
             place = target[y0 // scale:y0 // scale + where.shape[0], x0 // scale:x0 // scale + where.shape[1]]
             place[where] = source[where]

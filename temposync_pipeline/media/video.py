@@ -3,7 +3,7 @@
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -17,6 +17,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
+from ..limits import MAX_FPS, MAX_FRAME_PIXELS, MAX_FRAMES, MIN_FPS
 from .audio import Audio, AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from .container import decode_frames, open_container
 from .planes import to_planes
@@ -26,11 +27,15 @@ logger = logging.getLogger(__name__)
 
 FPS = 25
 CRF = 18
-MAX_PIXELS = 4096 * 4096
-MIN_FPS, MAX_FPS = 1, 240
 # The sampling rates AAC knows; sound of any other rate is resampled to 48 kHz.
-_AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
+AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
 _BT709 = 1
+
+
+def mark_bt709(context: av.VideoCodecContext) -> None:
+    """Say what colours the planes of `media.planes` hold: BT.709, in limited range."""
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = ColorRange.MPEG
 
 
 @dataclass(frozen=True)
@@ -59,19 +64,22 @@ class VideoWriter:
     last row and column. The file is written beside its target under a hidden name and renamed when complete: on any exception
     it is removed and an existing target stays as it was.
 
-    `audio_path` is a path or a pair `(samples, rate)`; `look` says how pictures are labelled that are given as planes; `tick` is the clock,
-    in seconds, of frames that say when they appear, 1 / `fps` unless given.
+    `audio_path` is a path or a pair `(samples, rate)`; `tags` are metadata of the file, such as "title" and "comment"; `complete` is called
+    with the path of the finished file, which it may change, before that takes its name. `look` says how pictures are labelled that are
+    given as planes; `tick` is the clock, in seconds, of frames that say when they appear, 1 / `fps` unless given.
 
     Raises OSError on entering where the folder cannot be written to.
     """
 
     def __init__(
-        self, path: str | PathLike, fps: float | Fraction = FPS, audio_path: AudioSource | None = None, look: Look = Look(),
+        self, path: str | PathLike, fps: float | Fraction = FPS, audio_path: AudioSource | None = None,
+        tags: Mapping[str, str] | None = None, complete: Callable[[Path], None] | None = None, look: Look = Look(),
         tick: Fraction | None = None,
     ):
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1001)
         self.audio_path = audio_path
+        self.tags, self.complete = tags or {}, complete
         self.look = look
         self.tick = tick or 1 / self.fps
         self.num_frames = 0
@@ -85,6 +93,7 @@ class VideoWriter:
         open(self._temporary, "xb").close()
         try:
             self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+            self._container.metadata.update(self.tags)
             self._video: av.VideoStream | None = None
             self._size: tuple[int, int] | None = None
             self._sound: _SoundTrack | None = None
@@ -145,6 +154,8 @@ class VideoWriter:
         if self._sound:
             self._sound.finish(1 / self.fps)
         self._container.close()
+        if self.complete:
+            self.complete(self._temporary)
         os.replace(self._temporary, self.path)
 
     def _discard(self) -> None:
@@ -167,7 +178,7 @@ class _SoundTrack:
             raise InvalidAudioError("no sound could be decoded")
         # More than two channels are mixed to one.
         self._channels = 2 if len(self._pending) == 2 else 1
-        aac_rate = self.rate if self.rate in _AAC_RATES else 48_000
+        aac_rate = self.rate if self.rate in AAC_RATES else 48_000
         self._layout = "stereo" if self._channels == 2 else "mono"
         self._stream = container.add_stream("aac", rate=aac_rate, layout=self._layout)
         self._stream.bit_rate = 96_000 * self._channels
@@ -230,6 +241,12 @@ def read_video(path: str | PathLike, max_frames: int | None = None, fps: float |
     return np.stack(frames), fps
 
 
+def read_tags(path: str | PathLike) -> dict[str, str]:
+    """Metadata of a video file, names in small letters; raises InvalidVideoError and OSError."""
+    with open_container(Path(path), InvalidVideoError) as container:
+        return {name.lower(): text for name, text in container.metadata.items()}
+
+
 def load_soundtrack(path: str | PathLike) -> Audio:
     """The sound of a video on the pictures' clock: sample n is heard n / 16,000 s after the first frame appears.
 
@@ -250,8 +267,8 @@ def video_stream(container: av.container.InputContainer, name: str) -> av.VideoS
     if stream is None:
         raise InvalidVideoError(f"{name}: no video in this file")
     width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_PIXELS:
-        raise InvalidVideoError(f"{name}: {width}x{height} px, above the limit of {MAX_PIXELS // 10**6} megapixels")
+    if width * height > MAX_FRAME_PIXELS:
+        raise InvalidVideoError(f"{name}: {width}x{height} px, above the limit of {MAX_FRAME_PIXELS // 10**6} megapixels")
     return stream
 
 
@@ -277,7 +294,9 @@ def _decode_video(path: Path, fps: float | None) -> Iterator:
         shown, picture = None, None
         if fps is not None:
             frames = frames_at(timed_frames(frames, container, 1 / rate, path.name), Fraction(fps).limit_denominator(1001))
-        for frame in frames:
+        for count, frame in enumerate(frames, 1):
+            if count > MAX_FRAMES:
+                raise InvalidVideoError(f"{path.name}: more frames than the limit of {MAX_FRAMES}")
             if frame is not shown:
                 if (frame.width, frame.height) != (width, height):
                     raise InvalidVideoError(f"{path.name}: the size changes from {width}x{height} to {frame.width}x{frame.height} px")

@@ -7,9 +7,7 @@ import av
 import numpy as np
 
 from ..errors import InvalidVideoError
-
-# A broken time stamp can claim that one frame stays for years.
-MAX_STILL_SECONDS = 120
+from ..limits import MAX_STILL_SECONDS
 
 
 def appearance(frame: av.VideoFrame, container: av.container.InputContainer) -> Fraction | None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
-from .autoencoder_temposync import ResidualBlock
+from .autoencoder_temposync import ResidualBlock, check_moments
 from .outputs import DecoderOutput, EncoderOutput
 
 FRAMES = 8  # video frames a latent frame
@@ -111,6 +111,7 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
         latents_mean: list[float] | None = None, latents_std: list[float] | None = None,
     ):
         super().__init__()
+        check_moments(latents_mean, latents_std, latent_channels)
         self.encoder = TemporalEncoder(channels, frame_channels, width, latent_channels)
         self.decoder = TemporalDecoder(channels, frame_channels, width, latent_channels)
 

@@ -10,12 +10,20 @@ Beside the colours of a frame, the decoder says where in a reference picture eac
 photograph, moved.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 from .outputs import DecoderOutput, EncoderOutput
+
+
+def check_moments(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
+    """Raises ValueError unless both are None or have a number a channel, deviations above 0."""
+    if any(values is not None and len(values) != channels for values in (mean, std)) or std is not None and min(std) <= 0:
+        raise ValueError(f"means and standard deviations should be {channels} each, deviations above 0")
 
 
 class ResidualBlock(nn.Module):
@@ -176,6 +184,7 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         inner_blocks: tuple[int, int, int, int] = (1, 2, 2, 2),
     ):
         super().__init__()
+        check_moments(latents_mean, latents_std, latent_channels)
         self.encoder = Encoder(tuple(encoder_channels), tuple(encoder_blocks), latent_channels)
         self.decoder = Decoder(tuple(decoder_channels), tuple(decoder_blocks), latent_channels)
         if motion_channels is not None:

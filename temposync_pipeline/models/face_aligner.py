@@ -22,6 +22,7 @@ from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_con
 from ..face.crop import invert, transform_points
 from ..face.landmarks import NUM_LANDMARKS, interocular_distance
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN, Pyramid, crop_matrix, landmark_pose
+from ..limits import MAX_FACES
 from .devices import execution_device
 
 STRIDE = 8
@@ -180,6 +181,8 @@ class FaceAligner(ModelMixin, ConfigMixin):
         smallest_face: int = 48,
     ):
         super().__init__()
+        if min(crop_size, first_pass_side, smallest_seen, smallest_face) < 1:
+            raise ValueError("crop_size, first_pass_side, smallest_seen and smallest_face must be at least 1")
         self.detector = FaceDetector(tuple(detector_channels))
         self.landmark_network = LandmarkNetwork(tuple(landmark_channels), crop_size)
 
@@ -252,7 +255,7 @@ class FaceAligner(ModelMixin, ConfigMixin):
         return tensor.to(self.dtype).div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
     @apply_forward_hook
-    def _propose(self, pyramid: Pyramid, side: int, threshold: float = 0.3, at_most: int = 16) -> list[np.ndarray]:
+    def _propose(self, pyramid: Pyramid, side: int, threshold: float = 0.3, at_most: int = MAX_FACES) -> list[np.ndarray]:
         """Poses (x, y, size, cos, sin) in picture pixels that may be faces, best first."""
         height, width = pyramid.shape
         scale = side / max(height, width)

@@ -14,6 +14,7 @@ from ..face.mouth_box import Patch
 from ..media.audio import AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from ..media.planes import StillPlanes
 from ..media.video import VideoWriter
+from ..provenance.credentials import SigningKey, choose_credentials
 from .inputs import AudioInput, ImageInput, as_audio
 from .pipeline_output import check_video_name
 from .portrait import MAX_SIZE, Portrait
@@ -30,7 +31,7 @@ class DialoguePipeline(TalkingHeadPipeline):
     def dialogue_to_file(
         self, image: ImageInput, turns: Sequence[Turn], output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, progress: bool = True, mouth_amplitude: float | None = None, chunk_size: int = 16,
-        max_size: int = MAX_SIZE,
+        max_size: int = MAX_SIZE, provenance: bool | SigningKey = True,
     ) -> dict[str, float | str]:
         """People of one photo speak one after the other; who does not speak rests.
 
@@ -45,6 +46,7 @@ class DialoguePipeline(TalkingHeadPipeline):
             raise InvalidInputError("a dialogue needs at least one turn, a face and what it says")
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude)
         check_video_name(output_path, (".mp4",))
+        credentials = choose_credentials(provenance)
         samples, rate, ends = join_recordings([as_audio(recording) for _, recording in turns])
         starts = [0, *ends[:-1]]
         with self._returning_models():
@@ -59,8 +61,10 @@ class DialoguePipeline(TalkingHeadPipeline):
                 noise = self.prepare_latents(sampling.num_inference_steps, generator)
                 speakers.append((portrait, self._latent_chunks(portrait, speech, noise, sampling)))
             photo, count = speakers[0][0].photo, len(speech)
-            planes = StillPlanes(photo)
-            with VideoWriter(output_path, self.config.fps, (samples, rate)) as writer, self._bar(count, progress) as bar:
+            origin = self._origin(photo, speakers[0][0].matrix)
+            planes = StillPlanes(photo, origin.watermark() if provenance else None)
+            writing = VideoWriter(output_path, self.config.fps, (samples, rate), origin.tags(), origin.signing(credentials))
+            with writing as writer, self._bar(count, progress) as bar:
                 for patches in zip(*(self._each_patch(*speaker) for speaker in speakers)):
                     writer.write_planes(planes.with_change(*together(photo, patches)))
                     bar.update()

@@ -17,6 +17,7 @@ from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
 from ..face.mouth_box import Patch
 from ..face.tone import known_crop
+from ..files import check_not_input
 from ..media.audio import SAMPLE_RATE, Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.planes import StillPlanes
@@ -26,6 +27,8 @@ from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
+from ..provenance.credentials import SigningKey, choose_credentials
+from ..provenance.origin import Origin
 from . import live
 from .face_search import find_face
 from .hub import HubPipeline
@@ -95,7 +98,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
                     chunks = self._latent_chunks(portrait, speech, noise, sampling)
                     frames = self._collect(portrait, chunks, len(speech), output_type, bar)
                     video = TempoSyncPipelineOutput(
-                        convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording)
+                        convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording,
+                        origin=self._origin(portrait.photo, portrait.matrix))
                     if output_type == "latent":
                         video.latent_video = self._latent_video(portrait, frames, video.visemes, recording, sampling.chunk_size)
                     videos.append(video)
@@ -134,7 +138,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """Speech as it is spoken: `push` sound into the session as it comes, and it returns frames.
 
         A frame comes when the sound of its chunk of `chunk_size` frames and of `look_ahead` frames more has been pushed: with the default,
-        and 25 frames a second, 240 to 280 ms after its beginning, and the time it takes to make it.
+        and 25 frames a second, 240 to 320 ms after its beginning, and the time it takes to make it.
 
         ```python
         session = pipe.session("portrait.jpg")
@@ -200,7 +204,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, progress: bool = True, **kwargs,
     ) -> dict[str, float | str]:
-        """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}."""
+        """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}.
+
+        Further arguments are those of `stream_to_file`.
+        """
         stages = self.stream_to_file(image_path, audio_path, output_path, num_inference_steps, generator, **kwargs)
         _, count, total = next(stage for stage in stages if stage[0] == "visemes")
         with self._bar(total, progress) as bar:
@@ -212,15 +219,19 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     def stream_to_file(
         self, image: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
-        max_size: int = MAX_SIZE, **options: Any,
+        max_size: int = MAX_SIZE, provenance: bool | SigningKey = True, **options: Any,
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
 
         The stages are "listening" (after every few seconds of sound), "visemes", "portrait", "frames" (after every chunk) and "video",
         the finished file. Closing the generator before its end stops the work where it is and leaves no file.
+
+        `provenance` marks the video as generated, see `TempoSyncPipelineOutput.save`.
         """
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         check_video_name(output_path, (".mp4",))
+        check_not_input(output_path, image, audio_path)
+        credentials = choose_credentials(provenance)
         audio = as_audio(audio_path)
         with self._returning_models():
             for speech in self._listen(load_audio(audio)):
@@ -230,8 +241,9 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             yield "portrait", 0, len(speech)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
-            planes = StillPlanes(portrait.photo)
-            with VideoWriter(output_path, fps=self.config.fps, audio_path=audio) as writer:
+            origin = self._origin(portrait.photo, portrait.matrix)
+            planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
+            with VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials)) as writer:
                 for latents in self._latent_chunks(portrait, speech, noise, sampling):
                     for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition)):
                         writer.write_planes(planes.with_change(*patch))
@@ -258,6 +270,9 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             photo=photo, matrix=matrix, composition=composition,
             renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16, composition), latents=latents,
             parted=share_to_close(float(lip_opening(landmarks))), **self._conditions(crop, latents))
+
+    def _origin(self, photo: np.ndarray, matrix: np.ndarray) -> Origin:
+        return Origin(self.model_name, self.model_revision, photo, matrix)
 
     def _latent_video(
         self, portrait: Portrait, latents: torch.Tensor, visemes: np.ndarray, audio: AudioSource, chunk_size: int
@@ -297,6 +312,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     ) -> dict[str, float | str]:
         """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
+        check_not_input(output_path, image_path, audio_path)
         audio = as_audio(audio_path)
         with self._returning_models():
             speech = self._hear(load_audio(audio))
@@ -308,16 +324,24 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         count = len(latents)
         return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
 
-    def decode_to_file(self, latents_path: str | PathLike, output_path: str | PathLike) -> dict[str, float | str]:
-        """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns."""
+    def decode_to_file(
+        self, latents_path: str | PathLike, output_path: str | PathLike, provenance: bool | SigningKey = True
+    ) -> dict[str, float | str]:
+        """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns.
+
+        `provenance` marks the video as generated, see `TempoSyncPipelineOutput.save`.
+        """
         check_video_name(output_path, (".mp4",))
+        check_not_input(output_path, latents_path)
+        credentials = choose_credentials(provenance)
         video = LatentVideo.load(latents_path)
         with TemporaryDirectory() as folder:
             audio_path = Path(folder) / "audio"
             audio_path.write_bytes(audio_bytes(video.audio))
             load_audio(audio_path)
-            planes = StillPlanes(video.photo)
-            with VideoWriter(output_path, fps=video.fps, audio_path=audio_path) as writer:
+            origin = self._origin(video.photo, video.matrix)
+            planes = StillPlanes(video.photo, origin.watermark() if provenance else None)
+            with VideoWriter(output_path, video.fps, audio_path, origin.tags(), origin.signing(credentials)) as writer:
                 for chunk in self._decoded_chunks(video):
                     for patch in chunk:
                         writer.write_planes(planes.with_change(*patch))

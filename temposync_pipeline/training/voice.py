@@ -27,6 +27,7 @@ from .loop import LoopConfig, Losses, make_accelerator, train_loop
 
 FEATURES = 41
 DILATIONS = (1, 2, 4, 8, 16)
+SHORT = (10, 60)  # frames of 20 ms
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Config(LoopConfig):
     mixtures: int = 2500
     validation_mixtures: int = 150
     channels: int = 32
+    # Of the batches are of recordings as short as `SHORT`.
+    short_share: float = 0.3
 
 
 class VoiceNetwork(nn.Module):
@@ -92,9 +95,13 @@ def train(config: Config) -> dict[str, float]:
     generator = np.random.default_rng(config.seed)
 
     def compute_losses(model: nn.Module, progress: float) -> Losses:
-        chosen = torch.from_numpy(generator.integers(len(examples.spoken), size=config.batch_size))
-        logits = model(examples.features[chosen].float().to(device))
-        return {"loss": F.binary_cross_entropy_with_logits(logits, examples.spoken[chosen].to(device))}
+        chosen, part = torch.from_numpy(generator.integers(len(examples.spoken), size=config.batch_size)), slice(None)
+        if generator.random() < config.short_share:
+            length = int(generator.integers(*SHORT))
+            start = int(generator.integers(examples.spoken.shape[1] - length + 1))
+            part = slice(start, start + length)
+        logits = model(examples.features[chosen, part].float().to(device))
+        return {"loss": F.binary_cross_entropy_with_logits(logits, examples.spoken[chosen, part].to(device))}
 
     @torch.inference_mode()
     def validate(average: nn.Module) -> dict[str, float]:
