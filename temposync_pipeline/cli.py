@@ -37,7 +37,7 @@ for command in (generate, dub, live, preview, batch, decode, verify, benchmark, 
     app.command()(command)
 
 # What needs no more of diffusers and transformers than `bases.lean` has.
-LEAN_COMMANDS = ("generate", "batch", "decode", "visemes")
+LEAN_COMMANDS = ("generate", "dub", "preview", "batch", "decode", "visemes")
 INTERRUPTED, TERMINATED = 130, 143
 # What is wrong with an option's value, by pydantic's name of the error.
 COMPLAINTS = {

@@ -39,13 +39,15 @@ STAGES = {"visemes": "Listening", "portrait": "Finding the face", "frames": "Mov
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a video stands: the stage at work, frames written, frames in all (0 = not yet known), and seconds of each stage so far."""
+    """Where a video stands: the stage at work, frames written, frames in all (0 = not yet known), seconds of each stage so far, and its
+    frame rate, None = the pipeline's."""
 
     stage: str
     frames: int = 0
     total: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,16 +108,18 @@ class Studio:
         mouth_amplitude: float | None = None, face_index: int = 0, end: str = "loop",
     ) -> Iterator[Progress]:
         """The same for a video whose person speaks another recording, of at most `MAX_SIZE` pixels a side."""
-        check_limits(num_inference_steps, seed, mouth_amplitude, face_index, MAX_SIZE)
+        check_limits(num_inference_steps, seed, mouth_amplitude, face_index, MIN_SIZE)
         check_space(output)
         footage = Footage(video)
         if max(footage.width, footage.height) > MAX_SIZE:
             raise InvalidInputError(f"{footage.name}: {footage.width}×{footage.height} px, above the limit of {MAX_SIZE} a side")
         yield from self._reported(audio, lambda: self.pipeline.stream_dub_to_file(
             video, audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
-            mouth_amplitude=mouth_amplitude, face_index=face_index, end=end, chunk_size=CHUNK_SIZE))
+            mouth_amplitude=mouth_amplitude, face_index=face_index, end=end, chunk_size=CHUNK_SIZE), float(footage.rate))
 
-    def _reported(self, audio: str | PathLike, begin: Callable[[], Iterator[tuple[str, int, int]]]) -> Iterator[Progress]:
+    def _reported(
+        self, audio: str | PathLike, begin: Callable[[], Iterator[tuple[str, int, int]]], fps: float | None = None
+    ) -> Iterator[Progress]:
         """The pipeline's stages as a visitor is told of them."""
         yield Progress("visemes")
         load_audio(audio, max_seconds=MAX_SECONDS)  # refuses a long recording before any work is done
@@ -125,7 +129,7 @@ class Studio:
         with closing(begin()) as steps:
             for stage, frames, total in steps:
                 seconds["visemes" if stage == "listening" else stage] += time.perf_counter() - started
-                yield Progress(following.get(stage, stage), frames, total, dict(seconds), finished=stage == "video")
+                yield Progress(following.get(stage, stage), frames, total, dict(seconds), stage == "video", fps)
                 started = time.perf_counter()
 
     def warm_up(self, image: str | PathLike, audio: str | PathLike) -> None:

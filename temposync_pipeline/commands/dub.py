@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidInputError
-from .checks import check_files, check_model, check_mp4, check_steps, write_json
-from .options import AudioFile, Device, JsonFile, Model, MouthAmplitude, Seed, Steps
+from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
+from .options import AudioFile, Device, JsonFile, Model, MouthAmplitude, Provenance, Seed, SigningCert, SigningKeyFile, Steps
 from .video import load_pipeline
 
 
@@ -43,6 +43,9 @@ def dub(
     num_inference_steps: Steps = None,
     mouth_amplitude: MouthAmplitude = None,
     model: Model = "temposync-tiny",
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -55,6 +58,7 @@ def dub(
     check_files((video, audio), (output, json_file))
     check_mp4(output)
     check_model(model)
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     from ..media.audio import load_audio
     from ..media.footage import Footage
 
@@ -71,7 +75,8 @@ def dub(
     try:
         figures = pipe.dub_to_file(
             video, audio, output, num_inference_steps=num_inference_steps, generator=torch.Generator().manual_seed(seed),
-            progress=sys.stderr.isatty(), face_index=face_index, mouth_amplitude=mouth_amplitude, end=end.value, no_face=no_face.value)
+            progress=sys.stderr.isatty(), face_index=face_index, mouth_amplitude=mouth_amplitude, end=end.value, no_face=no_face.value,
+            provenance=marking)
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})

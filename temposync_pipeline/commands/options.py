@@ -20,7 +20,9 @@ MaxSize = Annotated[int, typer.Option(
     "--max_size", min=0, help="Longer side of the video in pixels; larger photos are shrunk to it. 0 = as the photo.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
-AudioFile = Annotated[Path, typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")]
+_AUDIO = typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")
+AudioFile = Annotated[Path, _AUDIO]
+OptionalAudioFile = Annotated[Path | None, _AUDIO]
 Provenance = Annotated[bool, typer.Option(
     "--provenance/--no-provenance",
     help="Mark the video as AI-generated, by a watermark and content credentials (see verify); metadata say so either way.")]

@@ -22,6 +22,7 @@ from .options import (
     MaxSize,
     Model,
     MouthAmplitude,
+    OptionalAudioFile,
     Provenance,
     Seed,
     SigningCert,
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 def generate(
     image: Annotated[Path, typer.Option("--image", "--source_image", help="The portrait, a picture file.")],
-    audio: AudioFile,
+    audio: OptionalAudioFile = None,
+    speaker: Annotated[list[str] | None, typer.Option(metavar="FACE=AUDIO", help=(
+        "Instead of --audio, repeated: a face's number, 0 = the largest, and what it says; they speak in turn."))] = None,
     output: Annotated[Path, typer.Option(
         help="The mp4 to write; a name ending in .safetensors keeps latents for `temposync decode`.")] = Path("talking.mp4"),
     seed: Seed = 0,
@@ -58,8 +61,16 @@ def generate(
     """Make a portrait speak.  The path of the video is the last line printed.
 
     Example: temposync generate --image portrait.jpg --audio speech.wav --output talking.mp4
+
+    Two people: temposync generate --image couple.jpg --speaker 0=question.wav --speaker 1=answer.wav --output talk.mp4
     """
-    check_files((image, audio), (output, json_file))
+    turns = read_turns(speaker or [])
+    if (audio is None) == (not turns):
+        raise InvalidInputError("--audio and --speaker exclude each other" if turns else "--audio (or --speaker FACE=AUDIO) is missing")
+    recordings = [recording for _, recording in turns] if audio is None else [audio]
+    check_files((image, *recordings), (output, json_file))
+    if turns and output.suffix.lower() != ".mp4":
+        raise InvalidInputError(f"{output}: with --speaker the output is an mp4")
     if output.suffix.lower() not in (".mp4", ".safetensors"):
         raise InvalidInputError(f"{output}: the output is an mp4, its name must end in .mp4 (or in .safetensors for latents)")
     check_model(model)
@@ -73,9 +84,12 @@ def generate(
 
     # What is wrong with the inputs is said before the models are loaded.
     load_image(image)
-    load_audio(audio)
+    for recording in recordings:
+        load_audio(recording)
     check_steps(model, [num_inference_steps])
     pipe = load_pipeline(model, device)
+    if turns and not hasattr(pipe, "dialogue_to_file"):
+        raise InvalidInputError(f"{model}: lets one person speak; temposync-tiny takes --speaker")
     if lora is not None and not hasattr(pipe, "load_lora_weights"):
         raise InvalidInputError(f"{model}: takes no adapter")
     if lora is not None:
@@ -86,17 +100,17 @@ def generate(
     started = time.monotonic()
     try:
         is_video = output.suffix.lower() == ".mp4"
-        make = pipe.generate_to_file if is_video else pipe.latents_to_file
-        figures = make(
+        kind = "dialogue_to_file" if turns else "generate_to_file" if is_video else "latents_to_file"
+        figures = getattr(pipe, kind)(
             image,
-            audio,
+            turns or audio,
             output,
             num_inference_steps=num_inference_steps,
             generator=torch.Generator().manual_seed(seed),
             progress=sys.stderr.isatty(),
-            face_index=face_index,
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
+            **({} if turns else {"face_index": face_index}),
             **life_options(blink_rate, head_motion, still),
             **({"provenance": marking} if is_video else {}),
         )
@@ -104,6 +118,17 @@ def generate(
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"output": str(output), "wall_seconds": time.monotonic() - started, **figures})
     typer.echo(output)
+
+
+def read_turns(speakers: list[str]) -> list[tuple[int, Path]]:
+    """(face, recording) of each "FACE=AUDIO"; raises InvalidInputError for anything else."""
+    turns = []
+    for text in speakers:
+        face, sign, recording = text.partition("=")
+        if not (sign and recording and face.strip().isdecimal()):
+            raise InvalidInputError(f"--speaker {text}: expected a face's number and a recording, such as 0=hello.wav")
+        turns.append((int(face), Path(recording)))
+    return turns
 
 
 def decode(

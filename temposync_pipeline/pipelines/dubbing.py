@@ -9,6 +9,7 @@ Lips are made at the pipeline's own rate, as for a portrait, and read between it
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby, islice
 from os import PathLike
 from pathlib import Path
@@ -30,6 +31,8 @@ from ..models.conditioning import encode_crops, gaussian_kernel, latent_window
 from ..models.devices import execution_device
 from ..models.identity_encoder import IdentityEncoder
 from ..models.precision import inference_autocast
+from ..provenance.credentials import SigningKey, choose_credentials
+from ..provenance.origin import Origin
 from .inputs import AudioInput, as_audio
 from .mouth_plate import USUAL_REACH, Plate, Plates, lay_plate
 from .person import Person
@@ -128,7 +131,8 @@ class DubbingPipeline(TalkingHeadPipeline):
         self, video_path: str | PathLike, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, progress: bool = True, **options: Any,
     ) -> dict[str, float | str]:
-        """`dub` straight into an mp4 with the new sound, of the video's size, times and colours; further arguments are those of `dub`.
+        """`dub` straight into an mp4 with the new sound, of the video's size, times and colours; further arguments are those of `dub`,
+        and `provenance`.
 
         Returns {"output", "frames", "dubbed" (frames in which the person speaks), "fps", "seconds"}.
         """
@@ -144,14 +148,20 @@ class DubbingPipeline(TalkingHeadPipeline):
     def stream_dub_to_file(
         self, video_path: str | PathLike, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, end: str = "loop",
-        no_face: str = "keep", chunk_size: int = 16, figures: dict[str, float | str] | None = None,
+        no_face: str = "keep", chunk_size: int = 16, provenance: bool | SigningKey = True,
+        figures: dict[str, float | str] | None = None,
     ) -> Iterator[tuple[str, int, int]]:
         """`dub_to_file` at the caller's pace: yields (stage just done, frames written, frames in all) as `stream_to_file` does; how many
-        there are in all is an estimate.  What `dub_to_file` returns comes into `figures`."""
+        there are in all is an estimate.  What `dub_to_file` returns comes into `figures`.
+
+        Metadata say that the video is AI-generated; `provenance` signs that, naming the film it was made from where that is an mp4 (see
+        `TempoSyncPipelineOutput.save`). There is no watermark: it lies around a face that stays in its place.
+        """
         sampling = self._dub_sampling(num_inference_steps, chunk_size, mouth_amplitude, "np", end, no_face)
         check_video_name(output_path, (".mp4",))
         if Path(output_path).exists() and Path(output_path).samefile(video_path):
             raise InvalidInputError(f"{Path(output_path).name}: the output would replace the video")
+        credentials = choose_credentials(provenance)
         audio, footage = as_audio(audio_path), Footage(video_path)
         sound = load_audio(audio)
         total = _expected(footage, sound.duration, end)
@@ -163,7 +173,10 @@ class DubbingPipeline(TalkingHeadPipeline):
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
             yield "portrait", 0, total
             dubbed = 0
-            with VideoWriter(output_path, footage.rate, audio, look=footage.look, tick=footage.tick) as writer:
+            origin = Origin(self.model_name, self.model_revision, NOTHING, NOTHING)
+            source = footage.path if footage.path.suffix.lower() in (".mp4", ".m4v") else None
+            sign = None if credentials is None else partial(credentials.sign, origin=origin, source=source)
+            with VideoWriter(output_path, footage.rate, audio, origin.tags(), sign, footage.look, footage.tick) as writer:
                 for frame, picture, patch in self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face):
                     if patch is not None:
                         footage.paint(frame.planes, picture, *patch)

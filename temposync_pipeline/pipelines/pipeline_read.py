@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InvalidInputError
 from ..models.autoencoder_temporal import FRAMES, AutoencoderTemporal
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.face_aligner import FaceAligner

@@ -27,6 +27,7 @@ from ..models.lip_motion import LipMotion
 from ..models.precision import has_fast_bfloat16, inference_autocast
 from ..models.viseme_classifier import Hearing, VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
+from .dialogue import DialoguePipeline
 from .dubbing import DubbingPipeline
 from .inputs import AudioInput, ImageInput
 from .lora import LoraLoaderMixin
@@ -38,7 +39,7 @@ from .speech import Speech
 from .talking_head import Mouth
 
 
-class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline):
+class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
     """Makes the person in a portrait speak a recording.
 
     Only the lower face is generated, in the aligned crop; it is put back into the photo at the photo's own resolution, and

@@ -28,7 +28,7 @@ class Portrait:
     and `identity` [1, D].
 
     `parted` is the share of the way to a closed mouth that the denoiser has to go in silence, of `share_to_close`; `landmarks` [131, 2] and
-    `sureness` [131] are the photo's, as the face aligner sees them.
+    `sureness` [131], for life, are the photo's, as the face aligner sees them.
     """
 
     photo: np.ndarray
@@ -37,10 +37,10 @@ class Portrait:
     renderer: Renderer
     latents: torch.Tensor
     parted: float
-    landmarks: np.ndarray
-    sureness: np.ndarray
     context: torch.Tensor | None = None
     identity: torch.Tensor | None = None
+    landmarks: np.ndarray | None = None
+    sureness: np.ndarray | None = None
 
 
 def share_to_close(opening: float) -> float:
