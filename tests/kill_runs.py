@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from temposync_pipeline.media.video import read_video
+from temposync_pipeline.training.checkpointing import load_checkpoint
 
 from .tiny_components import picture, spoken, tiny_pipeline
 from .train_tiny import train
@@ -87,17 +88,20 @@ def kill_videos(folder: Path, kills: int, seed: int) -> Counter:
 
 
 def kill_training(folder: Path, kills: int, seed: int, steps: int = 24) -> Counter:
-    """How many kills came before a checkpoint and after one, and whether the weights in the end are "equal" or "different"."""
-    moments, found = random.Random(seed), Counter()
+    """How many kills came before a run's first checkpoint and after one, and how many runs, resumed until they ended, have weights "equal"
+    to those of a run that was never killed, or "different"."""
+    moments, found, runs = random.Random(seed), Counter(), 0
     started = time.monotonic()
     expected = train(folder / "whole", max_steps=steps)
     usual = time.monotonic() - started
-    run = folder / "killed"
-    while found.total() < kills:
-        if killed(lambda: train(run, max_steps=steps, resume=True), moments.uniform(0, 1.1 * usual)):
-            found["after a checkpoint" if (run / "checkpoint" / "state.pt").exists() else "before a checkpoint"] += 1
-    weights = train(run, max_steps=steps, resume=True)
-    found["equal" if all(torch.equal(value, expected[name]) for name, value in weights.items()) else "different"] = 1
+    while found["before a checkpoint"] + found["after a checkpoint"] < kills:
+        run, step, runs = folder / str(runs), 0, runs + 1
+        while step < steps:
+            if killed(lambda run=run: train(run, max_steps=steps, resume=True), moments.uniform(0, 1.1 * usual)):
+                found["after a checkpoint" if step else "before a checkpoint"] += 1
+            step = (load_checkpoint(run / "checkpoint") or {"step": 0})["step"]
+        weights = train(run, max_steps=steps, resume=True)
+        found["equal" if all(torch.equal(value, expected[name]) for name, value in weights.items()) else "different"] += 1
     return found
 
 
