@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -87,7 +88,7 @@ def hand_over(upload: gr.FileData | None) -> str | None:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Whatever goes wrong becomes one sentence without a path; the log has the rest."""
+    """Whatever goes wrong becomes one sentence without a path; the log says where it went wrong, and nothing of the visitor's files."""
     try:
         yield
     except gr.Error:
@@ -98,7 +99,7 @@ def plain_errors() -> Iterator[None]:
         message = "The file is no longer on the server, where uploads stay for ten minutes; choose it again."
         raise gr.Error(message, print_exception=False) from None
     except Exception as error:
-        logger.exception("failed")
+        logger.error("%s at\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
         message = "The server's disk is full; try again later." if isinstance(error, OSError) else "Something went wrong on the server."
         raise gr.Error(message, print_exception=False) from None
 
@@ -283,8 +284,16 @@ def serve_until_told(page: gr.Blocks, under_way: dict[str, Event], patience: flo
     os._exit(0)
 
 
-def main() -> None:
+def set_up_log() -> None:
+    """Sizes and durations only: what the library says of a visitor's file by its name is for the visitor (`remarks`)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    library = logging.getLogger("temposync_pipeline")
+    library.propagate = False
+    library.addHandler(logging.NullHandler())
+
+
+def main() -> None:
+    set_up_log()
     pipeline = TempoSyncPipeline.from_pretrained("temposync-tiny")
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     studio = Studio(pipeline)

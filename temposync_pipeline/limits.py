@@ -7,6 +7,7 @@ with `InvalidInputError`, in a sentence that names the limit and the value found
 
 import math
 import os
+from contextlib import suppress
 from typing import TypeVar
 
 from .errors import InvalidInputError
@@ -20,13 +21,11 @@ def limit(name: str, default: Number) -> Number:
     text = os.environ.get(PREFIX + name, "")
     if not text:
         return default
-    try:
+    with suppress(ValueError):
         value = type(default)(text)
-    except ValueError:
-        value = type(default)(0)
-    if not 0 < value < math.inf:
-        raise InvalidInputError(f"{PREFIX}{name}={text}: expected a {'whole ' * isinstance(default, int)}number above 0")
-    return value
+        if 0 < value < math.inf:
+            return value
+    raise InvalidInputError(f"{PREFIX}{name}={text}: expected a {'whole ' * isinstance(default, int)}number above 0")
 
 
 # Recordings. A header may claim 1 Hz, which resampling would blow up 16,000-fold, or 65,535 channels.

@@ -32,7 +32,7 @@ OLD = b"what was there before"
 def killed(work: Callable[[], object], seconds: float) -> bool:
     """Do the work in a process of its own; True if it had to be killed after that time, False if it had finished by then."""
     process = os.fork()
-    if process == 0:
+    if process == 0:  # which does not tidy up after this one
         status = 1
         try:
             sys.stdout = sys.stderr = open(os.devnull, "w")
@@ -55,7 +55,6 @@ def killed(work: Callable[[], object], seconds: float) -> bool:
 
 def kill_videos(folder: Path, kills: int, seed: int) -> Counter:
     """What stood under the final name after each kill: "old", "new" or, which must not be, "broken"; and "left", hidden files beside it."""
-    torch.set_num_threads(1)
     pipeline, moments, found = tiny_pipeline(), random.Random(seed), Counter()
     output, speech = folder / "out.mp4", spoken(1.0)
 
@@ -76,9 +75,8 @@ def kill_videos(folder: Path, kills: int, seed: int) -> Counter:
     return found
 
 
-def kill_training(folder: Path, kills: int, seed: int, steps: int = 60) -> Counter:
+def kill_training(folder: Path, kills: int, seed: int, steps: int = 24) -> Counter:
     """How many kills came before a checkpoint and after one, and whether the weights in the end are "equal" or "different"."""
-    torch.set_num_threads(1)
     moments, found = random.Random(seed), Counter()
     started = time.monotonic()
     expected = train(folder / "whole", max_steps=steps)
@@ -98,6 +96,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a process with more than one must not fork
     started = time.monotonic()
     with TemporaryDirectory() as folder:
         kill = kill_videos if options.what == "generate" else kill_training

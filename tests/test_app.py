@@ -243,6 +243,22 @@ def test_an_upload_that_was_cleaned_away(server):
     assert "no longer on the server" in answer and str(server[1]) not in answer
 
 
+def test_the_log_holds_no_name(monkeypatch, capsys):
+    """Neither in what the library says of a file, nor in what an error says of it."""
+    root, library = logging.getLogger(), logging.getLogger("temposync_pipeline")
+    monkeypatch.setattr(library, "propagate", True)
+    monkeypatch.setattr(library, "handlers", [])
+    monkeypatch.setattr(root, "handlers", [logging.StreamHandler()])
+    app.set_up_log()
+    logging.getLogger("temposync_pipeline.media.audio").warning("%s: truncated", "anna.wav")
+    for error in (RuntimeError("anna.wav"), OSError(5, "Input/output error", "/uploads/anna.wav")):
+        with pytest.raises(app.gr.Error) as shown, app.plain_errors():
+            raise error
+        assert "anna" not in str(shown.value)
+    log = capsys.readouterr().err
+    assert "RuntimeError at" in log and "OSError at" in log and "in plain_errors" in log and "anna" not in log
+
+
 def test_a_fault_of_the_server_is_logged_and_not_shown(studio, client, portrait, monkeypatch, caplog):
     monkeypatch.setattr(studio, "preview", lambda *_: 1 / 0)
     with caplog.at_level(logging.ERROR), pytest.raises(AppError, match="Something went wrong on the server."):
@@ -271,7 +287,9 @@ def test_cancelled_work_stops(server, client, portrait, make_audio, caplog):
         next(iter(job))
         job.cancel()
         client.predict(handle_file(portrait), handle_file(str(make_audio("b.wav", seconds=0.4))), True, api_name="/generate")
-    frames = [re.search(r"(\d+) of (\d+) frames", record.message) for record in caplog.records if record.name == "temposync.app"]
+    told = [record.message for record in caplog.records if record.name == "temposync.app"]
+    assert all(re.fullmatch(r"[0-9a-f]{8}: \d+ of \d+ frames, [\d.]+ s", line) for line in told)  # sizes and durations only
+    frames = [re.search(r"(\d+) of (\d+) frames", line) for line in told]
     assert int(frames[0][1]) < 1250 and frames[-1][0] == "10 of 10 frames"
     assert not list(server[1].glob("tmp*"))
 

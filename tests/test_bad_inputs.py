@@ -6,6 +6,7 @@ than the one that was there before.
 
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -581,3 +582,15 @@ def test_adapters_and_latents_have_the_same_limits(tmp_path):
     long_header(tmp_path / "whole.safetensors")
     with pytest.raises(InvalidInputError, match="^whole.safetensors: a header of .* above the limit of 5000000"):
         LatentVideo.load(tmp_path / "whole.safetensors")
+
+
+TABLE = Path(__file__).parent.parent / "docs" / "results" / "bad_inputs.md"
+
+
+@pytest.mark.skipif(not TABLE.exists(), reason="the source archive has no docs")
+def test_the_table_names_every_case_and_tests_that_exist():
+    rows = [line.split("|") for line in TABLE.read_text(encoding="utf-8").splitlines() if re.match(r"\| \d", line)]
+    numbers = {int(number) for row in rows for number in re.match(r" (\d+(?:, \d+)*)", row[1])[1].split(", ")}
+    assert numbers == set(range(1, 65))
+    for file, name in {match for row in rows for match in re.findall(r"`(\w+)::(test_\w+)`", row[3])}:
+        assert f"def {name}(" in Path(__file__).with_name(f"test_{file}.py").read_text(encoding="utf-8"), name

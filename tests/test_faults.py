@@ -3,6 +3,7 @@
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,11 @@ from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.training.checkpointing import load_checkpoint, save_checkpoint, save_weights
 
 from .conftest import tone
-from .kill_runs import kill_training, kill_videos
 from .tiny_components import picture, spoken, tiny_pipeline, tiny_vae
 from .train_tiny import train
 
 OLD = b"what was there before"
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +132,19 @@ def test_weights_that_do_not_fit_leave_the_last_ones(tmp_path):
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_videos_are_whole_or_not_there(tmp_path):
-    """59: five random moments; `python -m tests.kill_runs generate --kills 200` tries more."""
-    found = kill_videos(tmp_path, 5, seed=0)
-    assert not found["broken"] and found["old"] + found["new"] == 5
+@pytest.mark.parametrize("what", ["generate", "train"])
+def test_killed_at_five_random_moments(what):
+    """59, 60: videos are whole or not there, trainings go on to the same weights; `--kills 200` tries more."""
+    result = subprocess.run([sys.executable, "-m", "tests.kill_runs", what, "--kills", "5"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and f"{what}: 5 kills in" in result.stdout, result
 
 
-def test_killed_trainings_go_on_to_the_same_weights(tmp_path):
-    """60: five random moments; `python -m tests.kill_runs train --kills 200` tries more."""
-    found = kill_training(tmp_path, 5, seed=1, steps=30)
-    assert found["equal"] == 1 and found["before a checkpoint"] + found["after a checkpoint"] == 5
+def test_a_full_disk_ends_a_process_in_good_order(tmp_path):
+    """58: torch's half-written file must not bring it down later."""
+    code = ("import pathlib, resource, sys\nfrom tests.train_tiny import train\nresource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+            "try:\n    train(pathlib.Path(sys.argv[1]))\nexcept OSError as error:\n    print(error.strerror)")
+    result = subprocess.run([sys.executable, "-c", code, tmp_path / "run"], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "File too large\n"), result
 
 
 def test_a_full_disk_stops_a_training_and_resuming_ends_in_the_same_weights(tmp_path, monkeypatch):

@@ -34,8 +34,8 @@ def run(code: str, cwd: Path = ROOT, **environment: str) -> str:
     return result.stdout
 
 
-FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "model_card.md", "LICENSE", "Makefile", "app.py", "requirements.txt",
-         "requirements.lock", "requirements-dev.txt", "SECURITY.md")
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "SECURITY.md", "model_card.md", "LICENSE", "Makefile", "app.py",
+         "requirements.txt", "requirements.lock", "requirements-dev.txt")
 FOLDERS = ("temposync_pipeline", "tests", "examples")
 
 

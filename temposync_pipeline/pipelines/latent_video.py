@@ -9,7 +9,7 @@ The file is safetensors, so it holds numbers and strings only and is safe to ope
 | `matrix` | float32 [2, 3] | affine from photo to crop pixels |
 | `visemes` | float32 [T, 15] | the probabilities the lips followed |
 | `photo` | uint8 [n] | the photo, upright RGB, as the bytes of a PNG file |
-| `audio` | uint8 [n] | the recording: the bytes of its file, or a WAV made of samples |
+| `audio` | uint8 [n] | the recording: the bytes of a WAV (or any sound file); tags of the file it came from are left behind |
 
 Metadata: `format` = "temposync-latents", `version` = "1", `fps`, `chunk_size` (frames decoded together: the same number rounds the
 same way, so that frames are bit-identical to those decoded at once), `composition` (`rendering.COMPOSITIONS`; "mouth", that of the
@@ -39,6 +39,7 @@ from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.visemes import NUM_VISEMES
+from .inputs import decode_whole
 from .rendering import COMPOSITIONS
 
 FORMAT, VERSION = "temposync-latents", "1"
@@ -167,17 +168,22 @@ def _tensor_of(data: bytes) -> torch.Tensor:
 
 
 def audio_bytes(audio: AudioSource | bytes) -> bytes:
+    """A WAV of the samples: what else a file holds, such as where it was recorded, stays behind. Bytes are as they are."""
     if isinstance(audio, bytes):
         return audio
-    if not isinstance(audio, tuple):
-        return Path(audio).read_bytes()
-    samples, rate = np.asarray(audio[0]), int(audio[1])
+    samples, rate = audio if isinstance(audio, tuple) else decode_whole(audio)
+    samples = np.asarray(samples)
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
         samples = samples.T
+    if samples.dtype.kind == "f":
+        samples = samples.astype(np.float32)
+        integers = np.rint(np.nan_to_num(32_768 * samples).clip(-32_768, 32_767)).astype(np.int16)
+        if np.array_equal(integers / np.float32(32_768), samples):  # half the size, and the same
+            samples = integers
     from scipy.io import wavfile
 
     file = io.BytesIO()
-    wavfile.write(file, rate, samples.astype(np.float32) if samples.dtype.kind == "f" else samples)
+    wavfile.write(file, int(rate), samples)
     return file.getvalue()
 
 
