@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 class HubPipeline(DiffusionPipeline):
-    """A diffusers pipeline that loads safetensors of verified origin only, and that publishes itself with a model card."""
+    """A diffusers pipeline that loads safetensors of verified origin only, and that publishes itself with a model card.
+
+    runtime: what computes its large networks on a CPU, "torch", "openvino" or "onnxruntime".
+    """
+
+    runtime = "torch"
 
     @classmethod
     def from_pretrained(
@@ -35,6 +40,7 @@ class HubPipeline(DiffusionPipeline):
         device_map: str | None = None,
         max_memory: Mapping[int | str, int | str] | None = None,
         quantization_config: "PipelineQuantizationConfig | None" = None,
+        runtime: str = "torch",
         **overrides: Any,
     ) -> Self:
         """Load a bundled checkpoint by name (`checkpoints.BUNDLED`, no network), else a directory, else org/name from the Hub.
@@ -48,6 +54,7 @@ class HubPipeline(DiffusionPipeline):
             cache_dir, token, local_files_only, force_download: as everywhere in huggingface_hub.
             device_map: "cuda" loads straight there, "balanced" spreads the components over several accelerators, within `max_memory`.
             quantization_config: of diffusers, for the components that it names.
+            runtime: what computes the large networks on a CPU: "torch", "openvino", "onnxruntime" or "auto" (`export.runtimes`).
             overrides: components and settings by name, in place of the checkpoint's (`vae=…`, `mouth_amplitude=1.0`), and diffusers'
                 `low_cpu_mem_usage`, `offload_folder` and `offload_state_dict`.  Of `TempoSyncPipeline`, `denoiser` may name a folder:
                 "denoiser" is the student, "teacher" the teacher, which comes with its own sampler (give it `num_inference_steps=25`).
@@ -73,6 +80,11 @@ class HubPipeline(DiffusionPipeline):
             pipeline.hf_device_map = placed
         if quantization_config is not None:
             pipeline.quantization_config = quantization_config
+        if runtime != "torch":
+            from ..export.runtimes import use_runtime
+
+            hub_options = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": True}
+            use_runtime(pipeline, runtime, checkpoint_folder(pretrained_model_name_or_path, (), **hub_options))
         return pipeline
 
     @classmethod
