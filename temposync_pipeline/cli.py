@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .commands.batch import batch
+from .commands.export import export
 from .commands.measure import benchmark, evaluate
 from .commands.train import manifest, train
 from .commands.video import decode, generate, visemes
@@ -28,11 +29,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, batch, decode, benchmark, visemes, evaluate, train, manifest):
+for command in (generate, batch, decode, benchmark, visemes, evaluate, export, train, manifest):
     app.command()(command)
 
 # What needs no more of diffusers and transformers than `bases.lean` has.
-LEAN_COMMANDS = ("generate", "batch", "decode", "visemes")
+LEAN_COMMANDS = ("generate", "batch", "decode", "visemes", "export")
 INTERRUPTED, TERMINATED = 130, 143
 # What is wrong with an option's value, by pydantic's name of the error.
 COMPLAINTS = {

@@ -1,8 +1,12 @@
-"""Text files that are whole where they exist."""
+"""Text files that are whole where they exist, and the examples of the source tree."""
 
 import os
 import secrets
 from pathlib import Path
+
+from .errors import InvalidInputError
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "media"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -13,3 +17,11 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def example_media(image: Path | None, audio: Path | None) -> tuple[Path, Path]:
+    """A portrait and a recording; None takes the example of the source tree. Raises InvalidInputError where there is no such file."""
+    image, audio = (given or EXAMPLES / name for given, name in ((image, "portrait_man.jpg"), (audio, "speech_hello.wav")))
+    if not image.exists() or not audio.exists():
+        raise InvalidInputError(f"{(image if not image.exists() else audio).name}: no such file; name a portrait and a recording")
+    return image, audio

@@ -63,3 +63,8 @@ def hear_interrupts() -> None:
     """For Popen's `preexec_fn`: a shell's background jobs, and all that they start, would ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user has compiled must not change what tests measure."""
+    monkeypatch.setenv("TEMPOSYNC_CACHE", str(tmp_path / "cache"))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidInputError
+from ..export import check_runtime
 from ..progress import hide_loading_bars
 from ..startup import start_full
 from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Seed, Steps
+from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Runtime, Seed, Steps
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -33,6 +34,7 @@ def generate(
     lora: Annotated[Path | None, typer.Option(
         help="An adapter that `temposync train student --set lora_rank=8` wrote: its folder or file.")] = None,
     device: Device = "auto",
+    runtime: Runtime = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Make a portrait speak.  The path of the video is the last line printed.
@@ -43,6 +45,9 @@ def generate(
     if output.suffix.lower() not in (".mp4", ".safetensors"):
         raise InvalidInputError(f"{output}: the output is an mp4, its name must end in .mp4 (or in .safetensors for latents)")
     check_model(model)
+    check_runtime(runtime)
+    if lora is not None and runtime not in ("auto", "torch"):
+        raise InvalidInputError(f"--runtime {runtime}: adapters need torch")
     if lora is not None and not lora.exists():
         raise InvalidInputError(f"{lora}: no such file or folder")
     if lora is not None:
@@ -60,6 +65,8 @@ def generate(
     if lora is not None:
         pipe.load_lora_weights(lora)
         pipe.fuse_lora()
+    else:
+        choose_runtime(pipe, model, runtime)
     import torch
 
     started = time.monotonic()
@@ -88,6 +95,7 @@ def decode(
     output: Annotated[Path, typer.Option(help="The mp4 to write.")] = Path("talking.mp4"),
     model: Model = "temposync-tiny",
     device: Device = "auto",
+    runtime: Runtime = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Turn latents into the video, later or on another machine.  The path of the video is the last line printed.
@@ -97,11 +105,13 @@ def decode(
     check_files((latents,), (output, json_file))
     check_mp4(output)
     check_model(model)
+    check_runtime(runtime)
     from ..pipelines.latent_video import LatentVideo
 
     # What is wrong with the input is said before the models are loaded.
     LatentVideo.load(latents)
     pipe = load_pipeline(model, device)
+    choose_runtime(pipe, model, runtime)
     started = time.monotonic()
     try:
         figures = pipe.decode_to_file(latents, output)
@@ -155,3 +165,11 @@ def load_pipeline(model: str, device: str) -> "TalkingHeadPipeline":
 
     hide_loading_bars()
     return auto.load_pipeline(model).to(device)
+
+
+def choose_runtime(pipe: "TalkingHeadPipeline", model: str, runtime: str) -> None:
+    """Let the pipeline compute with what `--runtime` names."""
+    from ..checkpoints import checkpoint_folder
+    from ..export.runtimes import use_runtime
+
+    use_runtime(pipe, runtime, checkpoint_folder(model, ()))

@@ -95,16 +95,18 @@ def export_pipeline(pipeline: Any, image: Any, audio: Any, form: str, folder: Pa
         form: one of `FORMATS`. folder: is made; its `export.json` says which weights the files hold.
 
     Raises:
-        InvalidInputError: a library is missing, or a file does not compute what torch does.
+        InvalidInputError: a library is missing, a pipeline of another method, or a file does not compute what torch does.
     """
     check_format(form)
+    if not hasattr(pipeline, "denoiser"):
+        raise InvalidInputError(f"{type(pipeline).__name__}: its networks cannot be exported yet")
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, dict[str, Any]] = {}
     with torch.inference_mode(False), recording(pipeline) as calls:
         next(pipeline.stream(image, audio))
     for network, module in networks_of(pipeline):
         if network.name not in calls:
-            continue
+            raise InvalidInputError(f"{network.name}: not used for this picture and sound, so there is nothing to check it with")
         example, path = calls[network.name], folder / f"{network.name}{FORMATS[form]}"
         write_network(network, module, example, path)
         error = relative_error(network, module, example, path)
@@ -115,10 +117,10 @@ def export_pipeline(pipeline: Any, image: Any, audio: Any, form: str, folder: Pa
     return {name: entry["relative_error"] for name, entry in written.items()}
 
 
-def exported_file(folder: Path | None, network: Network, weights: str, fixed: list[list[int]] | None = None) -> Path | None:
+def exported_file(folder: Path, network: Network, weights: str, fixed: list[list[int]] | None = None) -> Path | None:
     """A network's file in a folder of `export_pipeline`, if it holds these weights (`weights_hash`) and takes these `fixed_sizes`."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8")) if folder else {"networks": {}}
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         entry = index["networks"].get(network.name)
         fits = entry is not None and entry["weights"] == weights and (fixed is None or entry["fixed"] == fixed)
         path = folder / f"{network.name}{FORMATS[index['format']]}" if fits else None

@@ -15,33 +15,26 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW
 from ..files import write_whole
 from ..models.precision import inference_autocast
+from . import RUNTIMES, check_runtime, installed_runtimes
 from .files import FORMATS, exported_file, write_network
 from .networks import Network, Tensors, fixed_sizes, networks_of, sizes_but_frames, torch_forward, weights_hash
-from .sessions import Session, open_session
+from .sessions import Session, cache_folder, open_session
 
 logger = logging.getLogger(__name__)
 
-RUNTIMES = {"openvino": "openvino", "onnxruntime": "onnx"}  # and the format that each reads
 # Those of whose time a video is made; the others run once a video.
 COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder")
-
-
-def cache_folder() -> Path:
-    """Where compiled networks and what was measured are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TEMPOSYNC_CACHE") or Path(home) / "temposync")
 
 
 class CompiledForward:
@@ -49,12 +42,11 @@ class CompiledForward:
 
     Args:
         network, module: what it computes. runtime: one of `RUNTIMES`.
-        exported: folder of a checkpoint's files in the runtime's format, or None.
+        exported: folders of files in the runtime's format (`export.files.export_pipeline`).
     """
 
-    def __init__(self, network: Network, module: nn.Module, runtime: str, exported: Path | None):
+    def __init__(self, network: Network, module: nn.Module, runtime: str, exported: Sequence[Path]):
         self.network, self.module, self.runtime, self.exported = network, module, runtime, exported
-        self._hash = weights_hash(module)
         self._sessions: dict[tuple, Session] = {}
         self._lock = threading.Lock()
 
@@ -71,6 +63,15 @@ class CompiledForward:
             return forward(*arguments, **keywords)
         return self.network.pack(self._session(inputs)(inputs))
 
+    @cached_property
+    def _hash(self) -> str:
+        return weights_hash(self.module)
+
+    def _exported_file(self, fixed: list[list[int]] | None = None) -> Path | None:
+        # A folder that is not there must not cost the hash.
+        found = (exported_file(folder, self.network, self._hash, fixed) for folder in self.exported if folder.is_dir())
+        return next((path for path in found if path is not None), None)
+
     def _session(self, inputs: Tensors) -> Session:
         """For tensors of these shapes, in the precision that torch would use."""
         fixed = fixed_sizes(self.network, inputs)
@@ -83,7 +84,7 @@ class CompiledForward:
     def _file(self, inputs: Tensors, fixed: list[list[int]]) -> Path:
         """The network's file for these shapes, written now where there is none."""
         form = RUNTIMES[self.runtime]
-        own = exported_file(self.exported, self.network, self._hash, fixed)
+        own = self._exported_file(fixed)
         if own is not None:
             return own
         sizes = "_".join("x".join(map(str, shape)) for shape in fixed if shape)
@@ -105,14 +106,10 @@ class CompiledForward:
 
     def is_ready(self) -> bool:
         """Whether a file of the network is at hand, in the checkpoint or in the cache."""
-        form = RUNTIMES[self.runtime]
-        cached = (cache_folder() / f"{self.network.name}-{self._hash[:16]}").glob(f"{self.network.name}*{FORMATS[form]}")
-        return any(cached) or exported_file(self.exported, self.network, self._hash) is not None
-
-
-def installed_runtimes() -> list[str]:
-    """"torch", and those of `RUNTIMES` whose libraries are there."""
-    return ["torch", *(name for name in RUNTIMES if find_spec(name) is not None)]
+        if self._exported_file() is not None:
+            return True
+        name, suffix = self.network.name, FORMATS[RUNTIMES[self.runtime]]
+        return any(cache_folder().glob(f"{name}-*/*{suffix}")) and any(cache_folder().glob(f"{name}-{self._hash[:16]}/*{suffix}"))
 
 
 def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> None:
@@ -125,12 +122,9 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
 
     Raises InvalidInputError for another name, or a runtime that is not installed.
     """
-    if runtime not in ("auto", "torch", *RUNTIMES):
-        raise InvalidInputError(f"runtime {runtime!r}: expected auto, torch, {' or '.join(RUNTIMES)}")
+    check_runtime(runtime)
     if runtime == "auto":
         runtime = _fastest(pipeline, checkpoint)
-    if runtime in RUNTIMES and find_spec(runtime) is None:
-        raise InvalidInputError(f"runtime {runtime!r}: not installed: pip install 'temposync-pipeline[{RUNTIMES[runtime]}]'")
     for forward in _forwards(pipeline, runtime, checkpoint):
         forward.module.forward = forward
     if runtime == "torch":
@@ -142,8 +136,8 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
 def _forwards(pipeline: Any, runtime: str, checkpoint: Path | None) -> list[CompiledForward]:
     if runtime == "torch":
         return []
-    folder = None if checkpoint is None else checkpoint / RUNTIMES[runtime]
-    return [CompiledForward(network, module, runtime, folder) for network, module in networks_of(pipeline) if network.name in COMPILED]
+    folders = [parent / RUNTIMES[runtime] for parent in (checkpoint, cache_folder()) if parent is not None]
+    return [CompiledForward(network, module, runtime, folders) for network, module in networks_of(pipeline) if network.name in COMPILED]
 
 
 def _fastest(pipeline: Any, checkpoint: Path | None) -> str:

@@ -1,5 +1,6 @@
 """Networks' files, loaded by ONNX Runtime or OpenVINO: torch tensors in, torch tensors out."""
 
+import os
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,9 +14,15 @@ from .networks import Network, Tensors
 
 Session = Callable[[Tensors], tuple[torch.Tensor, ...]]
 
-# Frames that OpenVINO computes at once in bfloat16: of a known number it makes faster programs, one for all chunks of a video. (Compiled for
-# a known number in float32, the denoiser crashes OpenVINO 2026.4.)
+# Frames that OpenVINO computes at once in bfloat16: for a known number it makes faster programs, and so one serves all chunks of a video.
+# (Compiled for a known number in float32, the denoiser crashes OpenVINO 2026.4.)
 SLICE = 8
+
+
+def cache_folder() -> Path:
+    """Where compiled networks, and what was measured of them, are kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TEMPOSYNC_CACHE") or Path(home) / "temposync")
 
 
 def open_session(path: Path, network: Network, example: Tensors, bfloat16: bool) -> Session:
@@ -55,14 +62,14 @@ def _core() -> Any:
 
 
 def _openvino_session(path: Path, network: Network, example: Tensors | None, bfloat16: bool) -> Session:
-    """For inputs of the example's sizes, `SLICE` frames of them; None = of any size. Compiled, a network is kept beside its file."""
+    """For inputs of the example's sizes, `SLICE` frames of them; None = of any size."""
     model = _core().read_model(path)
     if example is not None:
         model.reshape({name: [SLICE if axis == 0 and 0 in network.inputs[name] else size for axis, size in enumerate(value.shape)]
                        for name, value in example.items()})
     compiled = _core().compile_model(model, "CPU", {
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY", "CACHE_DIR": str(path.parent / "compiled")})
+        "PERFORMANCE_HINT": "LATENCY", "CACHE_DIR": str(cache_folder() / "compiled")})
     own = threading.local()  # several threads may call at once
 
     def run(tensors: Tensors) -> tuple[torch.Tensor, ...]:

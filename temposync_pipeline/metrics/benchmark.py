@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import InvalidInputError
+from ..files import example_media
 from ..media.audio import Audio, load_audio
 from ..media.image import load_image
 from ..media.planes import StillPlanes
@@ -47,7 +47,6 @@ from .clip_selection import read_clips
 from .image import psnr
 
 STAGES = ("visemes", "encode", "denoise", "decode", "paste_back", "video_encoding", "save_latents")
-EXAMPLES = Path(__file__).parents[2] / "examples" / "media"
 QUALITY = {"psnr_vae": "PSNR against the VAE reconstruction (dB)", "lip_r": "lip correlation r"}
 
 
@@ -225,9 +224,7 @@ def run_benchmark(
 
     Raises InvalidInputError for files that cannot be used.
     """
-    image, audio = (given or EXAMPLES / name for given, name in ((image, "portrait_man.jpg"), (audio, "speech_hello.wav")))
-    if not image.exists() or not audio.exists():
-        raise InvalidInputError(f"{(image if not image.exists() else audio).name}: no such file; name a portrait and a recording")
+    image, audio = example_media(image, audio)
     # What is wrong with the inputs is said before the models are loaded and timed.
     load_image(image)
     recording = load_audio(audio)
