@@ -62,7 +62,8 @@ def exported(tmp_path_factory):
 
 def frames_of(pipeline: TempoSyncPipeline) -> np.ndarray:
     """uint8 [15, H, W, 3]."""
-    return np.concatenate(list(pipeline.stream(picture(), spoken(), 2, torch.Generator().manual_seed(0), chunk_size=10)))
+    generator = torch.Generator().manual_seed(0)
+    return np.concatenate(list(pipeline.stream(picture(), spoken(), 2, generator, mouth_amplitude=3.0, chunk_size=10)))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -103,8 +104,10 @@ def test_a_file_that_computes_something_else_is_an_error(tmp_path, monkeypatch):
         next(altered.parameters()).data.mul_(1.5)
         write(network, altered, example, path)
 
+    lip_motion = [(network, module) for network, module in networks_of(whole_pipeline()) if network.name == "lip_motion"]
     monkeypatch.setattr(files, "write_network", wrong)
-    with pytest.raises(InvalidInputError, match="viseme_classifier.xml: computes something else than torch"):
+    monkeypatch.setattr(files, "networks_of", lambda pipeline: lip_motion)
+    with pytest.raises(InvalidInputError, match="lip_motion.xml: computes something else than torch"):
         files.export_pipeline(whole_pipeline(), picture(), spoken(), "openvino", tmp_path / "wrong")
     with pytest.raises(InvalidInputError, match="ReadPipeline: its networks cannot be exported yet"):
         files.export_pipeline(tiny_read_pipeline(), picture(), spoken(), "openvino", tmp_path / "wrong")
