@@ -47,7 +47,7 @@ def test_report_adds_up(inputs, tmp_path):
 
 def test_the_fastest_runtime_is_reported(inputs, monkeypatch):
     monkeypatch.setattr(benchmark, "installed_runtimes", lambda: ["torch", "openvino"])
-    monkeypatch.setattr(benchmark, "use_runtime", lambda pipe, runtime, folder: setattr(pipe, "runtime", runtime))
+    monkeypatch.setattr(benchmark, "load_runtime", lambda pipe, runtime, model: setattr(pipe, "runtime", runtime))
     report = benchmark.compare_runtimes(steps=(1,), chunk_size=8, **inputs)
     totals = {name: compared["results"][-1]["total_ms"] for name, compared in report["runtimes"].items()}
     assert set(totals) == {"torch", "openvino"} and report["results"][-1]["total_ms"] == min(totals.values()) == totals[report["runtime"]]

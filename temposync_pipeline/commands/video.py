@@ -169,7 +169,6 @@ def load_pipeline(model: str, device: str) -> "TalkingHeadPipeline":
 
 def choose_runtime(pipe: "TalkingHeadPipeline", model: str, runtime: str) -> None:
     """Let the pipeline compute with what `--runtime` names."""
-    from ..checkpoints import checkpoint_folder
-    from ..export.runtimes import use_runtime
+    from ..export.runtimes import load_runtime
 
-    use_runtime(pipe, runtime, checkpoint_folder(model, ()))
+    load_runtime(pipe, runtime, model)

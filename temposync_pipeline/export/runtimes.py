@@ -17,12 +17,14 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..checkpoints import checkpoint_folder
 from ..face.crop import LATENT_WINDOW
 from ..files import write_whole
 from ..models.precision import inference_autocast
@@ -131,6 +133,14 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
         for _, module in networks_of(pipeline):
             vars(module).pop("forward", None)
     pipeline.runtime = runtime
+
+
+def load_runtime(pipeline: Any, runtime: str, name: str | PathLike, **hub_options: Any) -> None:
+    """`use_runtime` with the files that the checkpoint of that name has; `hub_options`: see `checkpoints.hub.download_checkpoint`."""
+    check_runtime(runtime)
+    names = [runtime] if runtime != "auto" else installed_runtimes()
+    formats = [RUNTIMES[name] for name in names if name in RUNTIMES]
+    use_runtime(pipeline, runtime, checkpoint_folder(name, (), extra=formats, **hub_options) if formats else None)
 
 
 def _forwards(pipeline: Any, runtime: str, checkpoint: Path | None) -> list[CompiledForward]:

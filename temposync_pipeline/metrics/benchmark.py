@@ -38,9 +38,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..checkpoints import checkpoint_folder
 from ..export import installed_runtimes
-from ..export.runtimes import use_runtime
+from ..export.runtimes import load_runtime
 from ..files import example_media
 from ..media.audio import Audio, load_audio
 from ..media.image import load_image
@@ -273,7 +272,7 @@ def run_benchmark(
         portrait, speech = pipe.prepare_portrait(image), pipe._hear(recording)
         gflop = {count: count_arithmetic(pipe, portrait, speech, count, chunk_size) for count in steps}
         peak = measure_peak(pipe)
-        use_runtime(pipe, runtime, checkpoint_folder(model, ()))
+        load_runtime(pipe, runtime, model)
         reference = compare_with_references(pipe, portrait, speech, chunk_size)
     results = []
     with tempfile.TemporaryDirectory() as folder:

@@ -81,10 +81,10 @@ class HubPipeline(DiffusionPipeline):
         if quantization_config is not None:
             pipeline.quantization_config = quantization_config
         if runtime != "torch":
-            from ..export.runtimes import use_runtime
+            from ..export.runtimes import load_runtime
 
-            hub_options = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": True}
-            use_runtime(pipeline, runtime, checkpoint_folder(pretrained_model_name_or_path, (), **hub_options))
+            load_runtime(pipeline, runtime, pretrained_model_name_or_path, revision=revision, cache_dir=cache_dir, token=token,
+                         local_files_only=local_files_only)
         return pipeline
 
     @classmethod
