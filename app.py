@@ -5,11 +5,12 @@ import logging
 import os
 import signal
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
+from threading import Event, get_ident
 from uuid import uuid4
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -40,7 +41,8 @@ from temposync_pipeline.app.studio import (
     viseme_table,
 )
 from temposync_pipeline.app.timeline import draw_timeline
-from temposync_pipeline.media.image import MAX_PIXELS
+from temposync_pipeline.limits import MAX_PIXELS
+from temposync_pipeline.limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
 
 logger = logging.getLogger("temposync.app")
 
@@ -48,7 +50,6 @@ MEDIA = Path(__file__).parent / "examples" / "media"
 EXAMPLES = [[str(MEDIA / portrait), str(MEDIA / speech)] for portrait, speech in (
     ("portrait_woman.jpg", "speech_hello.wav"), ("portrait_man.jpg", "speech_weather.wav"), ("portrait_man_2.jpg", "speech_apples.wav"))]
 KEPT_SECONDS = 600
-MAX_UPLOAD_MB = 20
 NOTICE = "**AI-generated.** Say so wherever you show the video. Uploads and videos are deleted after ten minutes."
 STOPPED = '<div class="status">Stopped.</div>'
 FACES = [(str(index + 1), index) for index in range(MAX_FACES)]
@@ -87,7 +88,7 @@ def hand_over(upload: gr.FileData | None) -> str | None:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Whatever goes wrong becomes one sentence without a path; the log has the rest."""
+    """Whatever goes wrong becomes one sentence without a path; the log says where it went wrong, and nothing of the visitor's files."""
     try:
         yield
     except gr.Error:
@@ -98,9 +99,29 @@ def plain_errors() -> Iterator[None]:
         message = "The file is no longer on the server, where uploads stay for ten minutes; choose it again."
         raise gr.Error(message, print_exception=False) from None
     except Exception as error:
-        logger.exception("failed")
+        logger.error("%s at\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
         message = "The server's disk is full; try again later." if isinstance(error, OSError) else "Something went wrong on the server."
         raise gr.Error(message, print_exception=False) from None
+
+
+@contextmanager
+def remarks() -> Iterator[None]:
+    """What the library has to say of an upload, such as that nobody speaks in it, is shown beside the page."""
+    heard, here = [], get_ident()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == here and record.levelno >= logging.WARNING and record.getMessage() not in heard:
+                heard.append(record.getMessage())
+
+    library, listener = logging.getLogger("temposync_pipeline"), Listener()
+    library.addHandler(listener)
+    try:
+        yield
+    finally:
+        library.removeHandler(listener)
+    for remark in heard:
+        gr.Warning(html.escape(remark, quote=False), title="Note")
 
 
 def needed(**files: str | None) -> None:
@@ -122,7 +143,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         """Of an upload: the face that will speak, and where there are several, the picture with all of them numbered, and the choice."""
         if not portrait:
             return None, gr.update(visible=False), gr.update(value=0, visible=False)
-        with plain_errors():
+        with plain_errors(), remarks():
             found = studio.preview(portrait)
         several = found.num_faces > 1
         return (found.crop, gr.update(value=found.overview, visible=several),
@@ -139,7 +160,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         """Mouth shapes over time: {"fps", "visemes", "probabilities"}, and the same drawn, as HTML."""
         if not recording:
             return None, ""
-        with plain_errors():
+        with plain_errors(), remarks():
             probabilities, audio = studio.visemes(recording)
             drawing = draw_timeline(probabilities, audio.samples, fps)
             return viseme_table(probabilities, fps), f'<div class="track">{drawing}<div class="playhead"></div></div>'
@@ -238,7 +259,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
 
 LAUNCH = {
     "theme": THEME, "css": CSS, "max_file_size": f"{MAX_UPLOAD_MB}mb", "allowed_paths": [], "show_error": False, "strict_cors": True,
-    "run_history": False, "mcp_server": False, "ssr_mode": False, "footer_links": ["api"],
+    "run_history": False, "mcp_server": False, "state_session_capacity": 100, "ssr_mode": False, "footer_links": ["api"],
 }
 
 
@@ -263,8 +284,16 @@ def serve_until_told(page: gr.Blocks, under_way: dict[str, Event], patience: flo
     os._exit(0)
 
 
-def main() -> None:
+def set_up_log() -> None:
+    """Sizes and durations only: what the library says of a visitor's file by its name is for the visitor (`remarks`)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    library = logging.getLogger("temposync_pipeline")
+    library.propagate = False
+    library.addHandler(logging.NullHandler())
+
+
+def main() -> None:
+    set_up_log()
     pipeline = TempoSyncPipeline.from_pretrained("temposync-tiny")
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     studio = Studio(pipeline)

@@ -1,7 +1,8 @@
 """The command `temposync`.
 
-Exit code 0 on success; with one line on stderr 2 for an input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM.  Each
-command (`commands`) imports what it needs when it runs, so that `temposync --help` does not wait for torch.
+Exit code 0 on success (of `verify` 1 where it finds no mark); with one line on stderr 2 for an input that cannot be used, 130 after
+Ctrl-C, 143 after SIGTERM.  Each command (`commands`) imports what it needs when it runs, so that `temposync --help` does not wait for
+torch.
 """
 
 import logging
@@ -16,9 +17,13 @@ import typer
 from typer.exceptions import TyperException
 
 from .commands.batch import batch
+from .commands.dub import dub
 from .commands.export import export
+from .commands.live import live
 from .commands.measure import benchmark, evaluate
+from .commands.preview import preview
 from .commands.train import manifest, train
+from .commands.verify import verify
 from .commands.video import decode, generate, visemes
 from .errors import InvalidInputError
 from .startup import start_lean
@@ -29,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, batch, decode, benchmark, visemes, evaluate, export, train, manifest):
+for command in (generate, dub, live, preview, batch, decode, verify, benchmark, visemes, evaluate, export, train, manifest):
     app.command()(command)
 
 # What needs no more of diffusers and transformers than `bases.lean` has.
@@ -113,7 +118,8 @@ def _in_plain_words(error: TyperException) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print("temposync:", " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    print("temposync:", "".join(letter if letter.isprintable() else "?" for letter in line), file=sys.stderr)
     sys.exit(code)
 
 

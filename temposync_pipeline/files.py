@@ -1,8 +1,14 @@
-"""Text files that are whole where they exist, and the examples of the source tree."""
+"""Files that are whole where they exist, and the examples of the source tree."""
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 from .errors import InvalidInputError
 
@@ -25,3 +31,19 @@ def example_media(image: Path | None, audio: Path | None) -> tuple[Path, Path]:
     if not image.exists() or not audio.exists():
         raise InvalidInputError(f"{(image if not image.exists() else audio).name}: no such file; name a portrait and a recording")
     return image, audio
+
+
+def check_not_input(output: str | PathLike, *inputs: Any) -> None:
+    """Raises InvalidInputError where the output is the file of an input, by whichever name; inputs that are no paths cannot be."""
+    for each in inputs:
+        if isinstance(each, (str, PathLike)) and os.path.exists(each) and os.path.exists(output) and os.path.samefile(each, output):
+            raise InvalidInputError(f"{Path(output).name}: the output would replace an input")
+
+
+@contextmanager
+def plain_write_errors(path: Path) -> Iterator[None]:
+    """A full disk while safetensors writes, as OSError like everybody else's."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: cannot be written: {error}") from error

@@ -25,6 +25,7 @@ from temposync_pipeline.app.status import draw_status
 from temposync_pipeline.app.studio import STAGES, Progress, Studio
 from temposync_pipeline.app.timeline import draw_timeline
 from temposync_pipeline.errors import FaceError, InvalidAudioError, InvalidInputError
+from temposync_pipeline.pipelines.preview import LABEL_COLOUR
 
 from .tiny_components import picture, template_face, tiny_pipeline
 
@@ -69,7 +70,7 @@ def couple(tmp_path, studio, monkeypatch):
 def test_faces_are_numbered_and_can_be_chosen(studio, couple, client, make_audio):
     found = studio.preview(couple)
     assert found.num_faces == 2 and found.overview.shape == (320, 640, 3)
-    framed = (found.overview == studio_module.LABEL_COLOUR).all(-1)
+    framed = (found.overview == LABEL_COLOUR).all(-1)
     assert framed[:, :320].any() and framed[:, 320:].any()
     second = studio.preview(couple, face_index=1)
     assert second.crop.mean() < 0.6 * found.crop.mean()
@@ -105,6 +106,7 @@ def test_generate_reports_every_stage(studio, portrait, make_audio, tmp_path):
     assert [report.frames for report in reports] == [0, 0, 0, 0, 8, 16, 20, 20] and reports[-1].finished
     assert list(reports[-1].seconds) == list(STAGES) and all(seconds > 0 for seconds in reports[-1].seconds.values())
     with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.metadata["comment"].startswith("AI-generated")
         assert container.streams.video[0].frames == 20
 
 
@@ -241,6 +243,22 @@ def test_an_upload_that_was_cleaned_away(server):
     assert "no longer on the server" in answer and str(server[1]) not in answer
 
 
+def test_the_log_holds_no_name(monkeypatch, capsys):
+    """Neither in what the library says of a file, nor in what an error says of it."""
+    root, library = logging.getLogger(), logging.getLogger("temposync_pipeline")
+    monkeypatch.setattr(library, "propagate", True)
+    monkeypatch.setattr(library, "handlers", [])
+    monkeypatch.setattr(root, "handlers", [logging.StreamHandler()])
+    app.set_up_log()
+    logging.getLogger("temposync_pipeline.media.audio").warning("%s: truncated", "anna.wav")
+    for error in (RuntimeError("anna.wav"), OSError(5, "Input/output error", "/uploads/anna.wav")):
+        with pytest.raises(app.gr.Error) as shown, app.plain_errors():
+            raise error
+        assert "anna" not in str(shown.value)
+    log = capsys.readouterr().err
+    assert "RuntimeError at" in log and "OSError at" in log and "in plain_errors" in log and "anna" not in log
+
+
 def test_a_fault_of_the_server_is_logged_and_not_shown(studio, client, portrait, monkeypatch, caplog):
     monkeypatch.setattr(studio, "preview", lambda *_: 1 / 0)
     with caplog.at_level(logging.ERROR), pytest.raises(AppError, match="Something went wrong on the server."):
@@ -269,7 +287,9 @@ def test_cancelled_work_stops(server, client, portrait, make_audio, caplog):
         next(iter(job))
         job.cancel()
         client.predict(handle_file(portrait), handle_file(str(make_audio("b.wav", seconds=0.4))), True, api_name="/generate")
-    frames = [re.search(r"(\d+) of (\d+) frames", record.message) for record in caplog.records if record.name == "temposync.app"]
+    told = [record.message for record in caplog.records if record.name == "temposync.app"]
+    assert all(re.fullmatch(r"[0-9a-f]{8}: \d+ of \d+ frames, [\d.]+ s", line) for line in told)  # sizes and durations only
+    frames = [re.search(r"(\d+) of (\d+) frames", line) for line in told]
     assert int(frames[0][1]) < 1250 and frames[-1][0] == "10 of 10 frames"
     assert not list(server[1].glob("tmp*"))
 

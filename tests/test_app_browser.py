@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -175,6 +176,21 @@ def test_own_files_after_a_bad_one(visit, speech, tmp_path):
     page.locator("#crop img").wait_for()
     generate(page)
     assert playing_video(page)["duration"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_what_the_library_notices_is_said(visit, speech, tmp_path):
+    page = visit()
+    with wave.open(str(tmp_path / "hum.wav"), "w") as hum:
+        hum.setparams((1, 2, 16_000, 0, "NONE", "not compressed"))
+        hum.writeframes(np.int16(8000 * np.sin(2 * np.pi * 440 * np.arange(32_000) / 16_000)).tobytes())
+    upload(page, audio=tmp_path / "hum.wav")
+    expect(page.get_by_text("hum.wav: no speech was heard in it; the lips will rest")).to_be_visible(timeout=PATIENCE)
+    screenshot(page, "7_no_speech")
+    page.get_by_test_id("toast-close").click()
+    page.locator("#voice").get_by_label("Clear").click()
+    upload(page, audio=speech(1.0))
+    page.locator("#timeline svg").first.wait_for()
+    expect(page.get_by_text("no speech was heard")).not_to_be_visible()
 
 
 @pytest.mark.parametrize("moment", ["Listening", r"Moving the lips: \d+ of 750 frames"])

@@ -53,11 +53,11 @@ def test_help_needs_no_torch():
     code = "import sys, temposync_pipeline.cli as cli; assert not {'torch', 'av', 'cv2'} & set(sys.modules); cli.main(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("generate", "batch", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"):
+    for command in ("generate", "live", "batch", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"):
         assert command in result.stdout
 
 
-@pytest.mark.parametrize("command", ["generate", "batch", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"])
+@pytest.mark.parametrize("command", ["generate", "live", "batch", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"])
 def test_every_command_shows_an_example(temposync, command):
     code, out, _ = temposync(command, "--help")
     assert code == 0 and f"Example: temposync {command}" in "\n".join(out)

@@ -74,10 +74,10 @@ class PerfectAutoencoder(torch.nn.Module):
         self.place = torch.nn.Parameter(torch.zeros(1))  # says where it computes
 
     def encode(self, pixels):
-        return F.pixel_unshuffle(pixels, 16)
+        return SimpleNamespace(latent=F.pixel_unshuffle(pixels, 16))
 
     def decode(self, latents):
-        return F.pixel_shuffle(latents, 16)
+        return SimpleNamespace(sample=F.pixel_shuffle(latents, 16))
 
 
 def sound_of_lips(path) -> SimpleNamespace:
@@ -105,7 +105,7 @@ class PuppetPipeline:
         heard = self.hear(audio)
         crop = crop_face(image, align_matrix(track([image])[0]))
         pixels = torch.from_numpy(np.stack([paint(crop, opening) for opening in heard])).permute(0, 3, 1, 2) / 127.5 - 1
-        return SimpleNamespace(frames=self.vae.encode(pixels), visemes=np.eye(15)[np.where(heard < 0.1, 0, 10)])
+        return SimpleNamespace(frames=self.vae.encode(pixels).latent, visemes=np.eye(15)[np.where(heard < 0.1, 0, 10)])
 
     def stream(self, image, audio, num_inference_steps, generator, mouth_amplitude):
         yield np.stack([paint(image, opening) for opening in self.hear(audio)])

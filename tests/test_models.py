@@ -16,23 +16,23 @@ def denoiser_inputs(batch: int = 2) -> dict[str, torch.Tensor]:
 
 def test_autoencoder_shapes_and_stride():
     vae, pixels = tiny_vae(), torch.rand(2, 3, 64, 96) * 2 - 1
-    latents = vae.encode(pixels)
-    assert latents.shape == (2, 32, 4, 6) and vae.decode(latents).shape == pixels.shape
+    latents = vae.encode(pixels).latent
+    assert latents.shape == (2, 32, 4, 6) and vae.decode(latents).sample.shape == pixels.shape
     with pytest.raises(ValueError, match="divisible by 16"):
         vae.encode(torch.zeros(1, 3, 60, 64))
 
 
 def test_latents_are_normalised_by_the_config_and_decoding_undoes_it():
     vae, pixels = tiny_vae(), torch.rand(1, 3, 64, 64) * 2 - 1
-    plain, decoded = vae.encode(pixels), vae(pixels)
+    plain, decoded = vae.encode(pixels).latent, vae(pixels).sample
     vae.register_to_config(latents_mean=[0.5] * 32, latents_std=[2.0] * 32)
-    assert torch.allclose(vae.encode(pixels), (plain - 0.5) / 2, atol=1e-6)
-    assert torch.allclose(vae(pixels), decoded, atol=1e-5)
+    assert torch.allclose(vae.encode(pixels).latent, (plain - 0.5) / 2, atol=1e-6)
+    assert torch.allclose(vae(pixels).sample, decoded, atol=1e-5)
 
 
 def test_a_block_of_latents_decodes_like_the_whole_away_from_its_edge():
     vae, latents = tiny_vae(), torch.randn(1, 32, 24, 24)
-    whole, block = vae.decode(latents), vae.decode(latents[:, :, 2:22, 3:23])
+    whole, block = vae.decode(latents).sample, vae.decode(latents[:, :, 2:22, 3:23]).sample
     assert torch.allclose(whole[:, :, 128:256, 128:256], block[:, :, 96:224, 80:208], atol=1e-5)
 
 
@@ -126,4 +126,13 @@ def test_an_autoencoder_without_motion_loads_as_it_was(tmp_path):
     old, new = (AutoencoderTempoSync.from_pretrained(tmp_path / name) for name in ("old", "new"))
     assert not old.knows_motion and new.knows_motion
     latents = torch.randn(1, 32, 4, 4)
-    assert torch.equal(old.decode(latents), new.decode(latents))
+    assert torch.equal(old.decode(latents).sample, new.decode(latents).sample)
+
+
+def test_autoencoders_give_dictionaries_or_tuples():
+    pixels, vae = torch.randn(1, 3, 64, 96), tiny_vae()
+    latents, = vae.encode(pixels, return_dict=False)
+    assert torch.equal(latents, vae.encode(pixels).latent)
+    decoded, = vae.decode(latents, return_dict=False)
+    assert torch.equal(decoded, vae.decode(latents).sample) and torch.equal(decoded, vae(pixels, return_dict=False)[0])
+    assert torch.equal(decoded, vae(pixels).sample)

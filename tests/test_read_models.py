@@ -27,22 +27,22 @@ def tiny_transformer(**settings):
 @torch.inference_mode()
 def test_a_latent_frame_stands_for_eight_and_hears_of_none_after_them(temporal):
     frames, reference = torch.randn(1, 4, 25, 16, 16), torch.randn(1, 4, 16, 16)
-    latents = temporal.encode(frames, reference)
+    latents = temporal.encode(frames, reference).latent
     assert latents.shape == (1, 6, 4, 8, 8)
     later = frames.clone()
     later[:, :, 9:] += 1
-    changed = (temporal.encode(later, reference) - latents).abs().amax((0, 1, 3, 4))
+    changed = (temporal.encode(later, reference).latent - latents).abs().amax((0, 1, 3, 4))
     assert changed[:2].max() == 0 and changed[2] > 1e-4
-    assert temporal.encode(frames[:, :, :1], reference).shape == (1, 6, 1, 8, 8)
+    assert temporal.encode(frames[:, :, :1], reference).latent.shape == (1, 6, 1, 8, 8)
 
 
 @torch.inference_mode()
 def test_decoding_is_causal_too(temporal):
     latents, reference = torch.randn(1, 6, 4, 8, 8), torch.randn(1, 4, 16, 16)
-    frames = temporal.decode(latents, reference)
+    frames = temporal.decode(latents, reference).sample
     assert frames.shape == (1, 4, 25, 16, 16)
     latents[:, :, 3] += 1
-    changed = (temporal.decode(latents, reference) - frames).abs().amax((0, 1, 3, 4))
+    changed = (temporal.decode(latents, reference).sample - frames).abs().amax((0, 1, 3, 4))
     assert changed[:17].max() == 0 and changed[17] > 1e-5
 
 
@@ -52,7 +52,7 @@ def test_a_still_clip_is_nothing_and_nothing_is_a_still_clip(temporal):
     still = reference[:, :, None].expand(-1, -1, 17, -1, -1)
     assert temporal.encode_raw(still, reference).abs().max() == 0
     assert torch.allclose(temporal.decode_raw(torch.zeros(2, 6, 3, 8, 8), reference), still, atol=1e-6)
-    assert torch.allclose(temporal(still, reference), still, atol=1e-5)
+    assert torch.allclose(temporal(still, reference).sample, still, atol=1e-5)
 
 
 def test_only_8k_plus_1_frames(temporal):
@@ -65,11 +65,11 @@ def test_a_code_of_speech_looks_back_only():
     torch.manual_seed(0)
     speech = SpeechAutoencoder(features=7, channels=8, tokens=4, code_channels=3, features_mean=[1.0] * 7, features_std=[2.0] * 7).eval()
     features = torch.randn(1, 25, 7)
-    codes = speech.encode(features)
-    assert codes.shape == (1, 4, 4, 3) and speech(features).shape == features.shape
+    codes = speech.encode(features).latent
+    assert codes.shape == (1, 4, 4, 3) and speech(features).sample.shape == features.shape
     later = features.clone()
     later[:, 9:] += 1
-    changed = (speech.encode(later) - codes).abs().amax((0, 2, 3))
+    changed = (speech.encode(later).latent - codes).abs().amax((0, 2, 3))
     assert changed[:2].max() == 0 and changed[2] > 1e-4
     assert torch.allclose(speech.normalise(torch.full((1, 1, 7), 3.0)), torch.ones(1, 1, 7))
 

@@ -73,6 +73,10 @@ def test_latents_are_decoded_later_from_a_file(pipeline, tmp_path, still):
     assert np.array_equal(np.concatenate(list(pipeline.decode_latents(video))), wanted)
 
 
+def test_joints_are_where_clips_begin(pipeline):
+    assert pipeline.joints(30).tolist() == [9, 17, 25] and not len(pipeline.joints(9))
+
+
 def test_a_still_head_changes_at_the_mouth_alone(pipeline):
     still = as_bytes(run(pipeline, still=True).frames)
     matrix = align_matrix(template_face(PHOTO)[0].landmarks)
@@ -112,7 +116,7 @@ def test_decoding_clip_by_clip_is_decoding_all_at_once(pipeline):
         speech = exact._hear(load_audio(spoken(1.28)))
         noise = exact.prepare_latents(2, torch.Generator().manual_seed(7))
         clips = denoise_clips(exact.transformer, exact.scheduler, reference, exact._codes(speech), noise, 2, 2)
-        frames = exact.temporal_vae.decode(torch.cat(list(clips), 2), reference)[0].transpose(0, 1)
+        frames = exact.temporal_vae.decode(torch.cat(list(clips), 2), reference).sample[0].transpose(0, 1)
     assert torch.allclose(frames[:32], video.frames, atol=1e-4) and (frames - reference).abs().mean() > 0.02
 
 

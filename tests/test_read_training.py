@@ -79,7 +79,7 @@ def test_temporal_autoencoder_learns_what_moves_and_measures_its_latents(runs):
     model = AutoencoderTemporal.from_pretrained(runs / "temporal" / "temporal_vae")
     clips = FaceCache(runs, "train").draw(8, 17)
     with torch.inference_mode():
-        deviation = model.encode(clips.frames, clips.reference).std((0, 2, 3, 4))
+        deviation = model.encode(clips.frames, clips.reference).latent.std((0, 2, 3, 4))
     assert len(model.config.latents_std) == 8 and 0.3 < deviation.max() < 3
 
 

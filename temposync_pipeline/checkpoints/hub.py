@@ -1,7 +1,6 @@
 """Checkpoints from the Hugging Face Hub: safetensors only, kept in the Hub's own cache, every file checked against its published hash."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..errors import InvalidInputError
 from .files import INDEX, weight_files
+from .schema import read_json
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
@@ -90,7 +90,7 @@ def _without_listing(repo_id: str, folder: Path, components: Iterable[str], vari
         if f"{component}/config.json" in own and not any(name.endswith(".safetensors") for name in own):
             missing.append(f"{component}'s weights")
         for index in (name for name in own if ".index." in name):
-            shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+            shards = set(read_json(folder / index).get("weight_map", {}).values())
             missing += sorted({f"{component}/{shard}" for shard in shards} - set(names))
     if missing:
         raise LocalEntryNotFoundError(f"not in the cache: {', '.join(missing)}")

@@ -12,8 +12,8 @@ import typer
 
 from ..errors import InvalidInputError
 from ..export import check_runtime
-from .checks import check_files, check_model, check_mp4, check_steps, write_json
-from .options import MAX_SEED, Device, JsonFile, Model, Runtime, Seed, Steps
+from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
+from .options import MAX_SEED, Device, JsonFile, Model, Provenance, Runtime, Seed, SigningCert, SigningKeyFile, Steps
 from .video import choose_runtime, load_pipeline
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def batch(
     seed: Seed = 0,
     num_inference_steps: Steps = None,
     model: Model = "temposync-tiny",
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     runtime: Runtime = "auto",
     json_file: JsonFile = None,
@@ -62,7 +65,8 @@ def batch(
     check_runtime(runtime)
     check_steps(model, [num_inference_steps])
     output_dir.mkdir(parents=True, exist_ok=True)
-    defaults = {"seed": seed, "num_inference_steps": num_inference_steps}
+    marking = choose_provenance(provenance, signing_cert, signing_key)
+    defaults = {"seed": seed, "num_inference_steps": num_inference_steps, "provenance": marking}
     results = []
     for result in _run(rows, jobs.parent, output_dir, defaults, model, device, runtime):
         results.append(result)

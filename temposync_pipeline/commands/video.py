@@ -11,8 +11,23 @@ from ..errors import InvalidInputError
 from ..export import check_runtime
 from ..progress import hide_loading_bars
 from ..startup import start_full
-from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Runtime, Seed, Steps
+from .checks import check_files, check_model, check_mp4, check_steps, choose_device, choose_provenance, write_json
+from .options import (
+    MAX_SIZE,
+    AudioFile,
+    Device,
+    FaceIndex,
+    JsonFile,
+    MaxSize,
+    Model,
+    MouthAmplitude,
+    Provenance,
+    Runtime,
+    Seed,
+    SigningCert,
+    SigningKeyFile,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -26,13 +41,15 @@ def generate(
     seed: Seed = 0,
     num_inference_steps: Steps = None,
     face_index: FaceIndex = 0,
-    mouth_amplitude: Annotated[float | None, typer.Option(
-        "--mouth_amplitude", min=0, max=3, help="Scales the motion; default: the checkpoint's own value.")] = None,
+    mouth_amplitude: MouthAmplitude = None,
     still: Annotated[bool, typer.Option("--still", help="Keep to the mouth where the model moves the whole face.")] = False,
     max_size: MaxSize = MAX_SIZE,
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(
         help="An adapter that `temposync train student --set lora_rank=8` wrote: its folder or file.")] = None,
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     runtime: Runtime = "auto",
     json_file: JsonFile = None,
@@ -50,6 +67,7 @@ def generate(
         raise InvalidInputError(f"--runtime {runtime}: adapters need torch")
     if lora is not None and not lora.exists():
         raise InvalidInputError(f"{lora}: no such file or folder")
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     if lora is not None:
         start_full()
     from ..media.audio import load_audio
@@ -71,7 +89,8 @@ def generate(
 
     started = time.monotonic()
     try:
-        make = pipe.generate_to_file if output.suffix.lower() == ".mp4" else pipe.latents_to_file
+        is_video = output.suffix.lower() == ".mp4"
+        make = pipe.generate_to_file if is_video else pipe.latents_to_file
         figures = make(
             image,
             audio,
@@ -83,6 +102,7 @@ def generate(
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
             **({"still": True} if still else {}),
+            **({"provenance": marking} if is_video else {}),
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
@@ -94,6 +114,9 @@ def decode(
     latents: Annotated[Path, typer.Option(help="A file that `temposync generate --output FILE.safetensors` wrote.")],
     output: Annotated[Path, typer.Option(help="The mp4 to write.")] = Path("talking.mp4"),
     model: Model = "temposync-tiny",
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     runtime: Runtime = "auto",
     json_file: JsonFile = None,
@@ -106,6 +129,7 @@ def decode(
     check_mp4(output)
     check_model(model)
     check_runtime(runtime)
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     from ..pipelines.latent_video import LatentVideo
 
     # What is wrong with the input is said before the models are loaded.
@@ -114,7 +138,7 @@ def decode(
     choose_runtime(pipe, model, runtime)
     started = time.monotonic()
     try:
-        figures = pipe.decode_to_file(latents, output)
+        figures = pipe.decode_to_file(latents, output, marking)
     except OSError as error:
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})
@@ -141,12 +165,13 @@ def visemes(
     from ..media.audio import load_audio
     from ..media.video import FPS
     from ..models.viseme_classifier import VISEMES, VisemeClassifier, warn_without_speech
+    from ..pipelines.loading import load_component
 
     speech = load_audio(audio)
     device = choose_device(device)
     hide_loading_bars()
     folder = checkpoint_folder(model, ("viseme_classifier",))
-    classifier = VisemeClassifier.from_pretrained(folder, subfolder="viseme_classifier", use_safetensors=True).to(device)
+    classifier = load_component(VisemeClassifier, folder / "viseme_classifier", Path(model).name).to(device)
     probabilities = classifier.predict(speech.samples, num_frames=round(speech.duration * FPS), fps=FPS)
     warn_without_speech(speech.name, probabilities)
     names = list(VISEMES)

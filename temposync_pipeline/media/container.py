@@ -1,6 +1,7 @@
 """Opening an untrusted audio or video file."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import av
 import numpy as np
 
 from ..errors import InvalidInputError
+from ..limits import MAX_MEDIA_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,15 @@ def open_file(path: Path, error: type[InvalidInputError]) -> Iterator[BinaryIO]:
         if not file.read(1):
             raise error(f"{path.name}: the file is empty")
         file.seek(0)
+        check_bytes(file, path.name, MAX_MEDIA_BYTES, error)
         yield file
+
+
+def check_bytes(file: BinaryIO, name: str, most: int, error: type[InvalidInputError]) -> None:
+    """Raises `error` for a file of more than `most` bytes."""
+    size = os.fstat(file.fileno()).st_size
+    if size > most:
+        raise error(f"{name}: {size} bytes, above the limit of {most}")
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import InvalidImageError
+from ..limits import MAX_PICTURE_BYTES, MAX_PIXELS, MIN_SIDE
 from .colour_profile import to_srgb
+from .container import check_bytes
 
-MIN_SIDE = 32
-MAX_PIXELS = 40_000_000
 # What Pillow decodes within the process, and how such files are called; it would hand an EPS to Ghostscript, whatever the file's name.
 _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",),
              "AVIF": (".avif",)}
@@ -42,8 +42,9 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
         raise InvalidImageError(f"{path.name}: not a file")
     formats = _formats()
     with open(path, "rb") as file, warnings.catch_warnings():
-        # The limit below is lower than the one Pillow warns at.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        check_bytes(file, path.name, MAX_PICTURE_BYTES, InvalidImageError)
+        # Of large pictures, where the limit below is lower than Pillow's own, and of damaged tags, which are dropped.
+        warnings.simplefilter("ignore")
         try:
             with Image.open(file, formats=formats) as image:
                 return _to_rgb(image, path.name)

@@ -278,7 +278,7 @@ def run_benchmark(
     with tempfile.TemporaryDirectory() as folder:
         for count in steps:
             clocks, sizes = zip(*(time_video(pipe, image, recording, audio, count, chunk_size, Path(folder)) for _ in range(repeats)))
-            together = pipe.default_composition == "face"
+            together = getattr(pipe, "denoises_together", False)
             result = summarise_steps(clocks, count, pipe.config.fps, frames, chunk_size, sizes[-1], together)
             floor_ms = 1000 * sum(gflop[count].values()) / peak
             results.append(result | {"gflop": gflop[count], "floor_ms": floor_ms, "floor_share": floor_ms / result["total_ms"]})

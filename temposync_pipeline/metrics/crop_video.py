@@ -22,7 +22,7 @@ from ..pipelines import rendering
 from ..pipelines.talking_head import TalkingHeadPipeline
 from .optional_components import load_optional
 from .talking_face import generated_block
-from .whole_face import joints, steadied
+from .whole_face import steadied
 
 BATCH = 16
 # Whose networks judge the videos of a checkpoint that has none of its own.
@@ -82,7 +82,7 @@ def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, canvas: np.nd
     crops, block = np.broadcast_to(canvas, (len(latents), *canvas.shape[-3:])).copy(), generated_block()
     mask = mouth_mask()[block][..., None]
     for start in range(0, len(latents), BATCH):
-        pixels = vae.decode(latents[start:start + BATCH].contiguous().to(vae.device, vae.dtype)).float().clamp(-1, 1)
+        pixels = vae.decode(latents[start:start + BATCH].contiguous().to(vae.device, vae.dtype)).sample.float().clamp(-1, 1)
         patches = pixels.add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
         place = crops[start:start + BATCH, *block]
         place[:] = np.rint(place + mask * (patches - place))
@@ -143,7 +143,7 @@ class VideoMaker:
         """Of crops uint8 [T, 256, 256, 3] in which the head moves."""
         landmarks = self.pipe.face_aligner.track(moving)
         held = moving if not np.isfinite(landmarks).all() else steadied(moving, landmarks)
-        return CropVideo(held, latents, visemes, moving, joints(len(moving), self.pipe.config.clip_frames))
+        return CropVideo(held, latents, visemes, moving, self.pipe.joints(len(moving)))
 
     def in_photo(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> Iterator[np.ndarray]:
         """The student's frames as users get them, pasted into the photo: uint8 [H, W, 3] each."""
@@ -170,7 +170,7 @@ class VideoMaker:
         portrait, frames = latents[:1], latents[1:]
         missing = -(len(frames) - 1) % FRAMES
         clip = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]).transpose(0, 1)[None]
-        again = temporal(clip.to(temporal.dtype), portrait.to(temporal.dtype))[0].transpose(0, 1)[:len(frames)].float()
+        again = temporal(clip.to(temporal.dtype), portrait.to(temporal.dtype)).sample[0].transpose(0, 1)[:len(frames)].float()
         video = self.whole_face(decode_crops(vae, again), latent_window(again))
         return decode_crops(vae, frames), replace(video, joints=np.arange(0))
 

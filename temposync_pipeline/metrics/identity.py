@@ -13,7 +13,7 @@ def embed_crops(encoder: IdentityEncoder, vae: AutoencoderTempoSync, crops: np.n
     embeddings = []
     for start in range(0, len(crops), batch_size):
         pixels = torch.from_numpy(np.ascontiguousarray(crops[start:start + batch_size])).permute(0, 3, 1, 2)
-        latents = vae.encode(pixels.to(vae.device, vae.dtype).div(127.5).sub(1))
+        latents = vae.encode(pixels.to(vae.device, vae.dtype).div(127.5).sub(1)).latent
         embeddings.append(encoder(latents.to(encoder.device, encoder.dtype)).float().cpu())
     return torch.cat(embeddings).numpy()
 

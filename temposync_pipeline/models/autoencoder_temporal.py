@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
-from .autoencoder_temposync import ResidualBlock
+from .autoencoder_temposync import ResidualBlock, check_moments
+from .outputs import DecoderOutput, EncoderOutput
 
 FRAMES = 8  # video frames a latent frame
 
@@ -110,6 +111,7 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
         latents_mean: list[float] | None = None, latents_std: list[float] | None = None,
     ):
         super().__init__()
+        check_moments(latents_mean, latents_std, latent_channels)
         self.encoder = TemporalEncoder(channels, frame_channels, width, latent_channels)
         self.decoder = TemporalDecoder(channels, frame_channels, width, latent_channels)
 
@@ -136,8 +138,8 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
         return (reference[:, None] + moved - still)[:, FRAMES - 1:].transpose(1, 2)
 
     @apply_forward_hook
-    def encode(self, frames: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Normalised latents [B, c, k + 1, H/2, W/2].
+    def encode(self, frames: torch.Tensor, reference: torch.Tensor, return_dict: bool = True) -> EncoderOutput | tuple[torch.Tensor]:
+        """`latent`: normalised, [B, c, k + 1, H/2, W/2].
 
         Latent frame 0 stands for frame 0, latent frame i for the frames 8(i - 1) + 1 … 8i, and depends on none after them.
 
@@ -149,14 +151,33 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
         """
         raw = self.encode_raw(frames, reference)
         mean, std = self._moments(raw)
-        return (raw - mean) / std
+        latents = (raw - mean) / std
+        return EncoderOutput(latent=latents) if return_dict else (latents,)
 
     @apply_forward_hook
-    def decode(self, latents: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """÷16 latents [B, C, 8k + 1, 2h, 2w] of normalised latents [B, c, k + 1, h, w] and the reference's [B, C, 2h, 2w]."""
-        mean, std = self._moments(latents)
-        return self.decode_raw(latents * std + mean, reference)
+    def encode_portrait(self, portrait: torch.Tensor, frames: int) -> torch.Tensor:
+        """Temporal reference encoding (AsymTalker, arXiv 2605.02948): what it makes of a portrait that stands still for a whole clip.
 
-    def forward(self, frames: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Reconstruction of `frames`, same shape."""
-        return self.decode(self.encode(frames, reference), reference)
+        A residual to the portrait itself would be 0, whoever it is: this is the residual to latents of 0, the mean of all faces.  It says
+        who the person is, without any weights of its own, and the first latent frame differs from the later ones as it does in clips.
+
+        Args:
+            portrait: normalised ÷16 latents [B, C, H, W]. frames: of the clip, 8k + 1.
+
+        Returns:
+            [B, c, k + 1, H/2, W/2], of unit deviation in each sample.
+        """
+        still = portrait[:, :, None].expand(-1, -1, frames, -1, -1)
+        coded = self.encode_raw(still, torch.zeros_like(portrait))
+        return coded / coded.std(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-6)
+
+    @apply_forward_hook
+    def decode(self, latents: torch.Tensor, reference: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: ÷16 latents [B, C, 8k + 1, 2h, 2w] of normalised latents [B, c, k + 1, h, w] and the reference's [B, C, 2h, 2w]."""
+        mean, std = self._moments(latents)
+        frames = self.decode_raw(latents * std + mean, reference)
+        return DecoderOutput(sample=frames) if return_dict else (frames,)
+
+    def forward(self, frames: torch.Tensor, reference: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: reconstruction of `frames`, same shape."""
+        return self.decode(self.encode(frames, reference, return_dict=False)[0], reference, return_dict)

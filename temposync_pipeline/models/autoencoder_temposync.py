@@ -10,11 +10,20 @@ Beside the colours of a frame, the decoder says where in a reference picture eac
 photograph, moved.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
+from .outputs import DecoderOutput, EncoderOutput
+
+
+def check_moments(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
+    """Raises ValueError unless both are None or have a number a channel, deviations above 0."""
+    if any(values is not None and len(values) != channels for values in (mean, std)) or std is not None and min(std) <= 0:
+        raise ValueError(f"means and standard deviations should be {channels} each, deviations above 0")
 
 
 class ResidualBlock(nn.Module):
@@ -176,6 +185,7 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         inner_blocks: tuple[int, int, int, int] = (1, 2, 2, 2),
     ):
         super().__init__()
+        check_moments(latents_mean, latents_std, latent_channels)
         self.encoder = Encoder(tuple(encoder_channels), tuple(encoder_blocks), latent_channels)
         self.decoder = Decoder(tuple(decoder_channels), tuple(decoder_blocks), latent_channels)
         if motion_channels is not None:
@@ -195,19 +205,21 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         return mean[:, None, None], std[:, None, None]
 
     @apply_forward_hook
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Normalised latents [B, C, H/16, W/16] of pixels [B, 3, H, W] in [-1, 1]; H and W divisible by 16."""
+    def encode(self, pixels: torch.Tensor, return_dict: bool = True) -> EncoderOutput | tuple[torch.Tensor]:
+        """`latent`: normalised [B, C, H/16, W/16], of pixels [B, 3, H, W] in [-1, 1]; H and W divisible by 16."""
         if pixels.shape[-1] % self.stride or pixels.shape[-2] % self.stride:
             raise ValueError(f"Height and width must be divisible by {self.stride}, got {tuple(pixels.shape[-2:])}.")
         latents = self.encoder(pixels)
         mean, std = self._moments(latents)
-        return (latents - mean) / std
+        latents = (latents - mean) / std
+        return EncoderOutput(latent=latents) if return_dict else (latents,)
 
     @apply_forward_hook
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels [B, 3, 16h, 16w], nominally in [-1, 1] but not clamped, of normalised latents [B, C, h, w]."""
+    def decode(self, latents: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: pixels [B, 3, 16h, 16w], nominally in [-1, 1] but not clamped, of normalised latents [B, C, h, w]."""
         mean, std = self._moments(latents)
-        return self.decoder(latents * std + mean)
+        pixels = self.decoder(latents * std + mean)
+        return DecoderOutput(sample=pixels) if return_dict else (pixels,)
 
     @property
     def knows_motion(self) -> bool:
@@ -254,6 +266,6 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         """
         return self.inner_decoder(latents, reference, hidden, seen)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Reconstruction of `pixels`, same shape."""
-        return self.decode(self.encode(pixels))
+    def forward(self, pixels: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: reconstruction of `pixels`, same shape."""
+        return self.decode(self.encode(pixels, return_dict=False)[0], return_dict)

@@ -16,7 +16,7 @@ def encode_crops(vae: AutoencoderTempoSync, crops: np.ndarray, batch_size: int =
     for start in range(0, len(crops), batch_size):
         pixels = torch.from_numpy(np.ascontiguousarray(crops[start:start + batch_size])).permute(0, 3, 1, 2)
         pixels = pixels.to(execution_device(vae)).float().div_(127.5).sub_(1).to(vae.dtype, memory_format=torch.channels_last)
-        batches.append(vae.encode(pixels).cpu())
+        batches.append(vae.encode(pixels).latent.cpu())
     return torch.cat(batches)
 
 

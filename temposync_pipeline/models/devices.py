@@ -14,7 +14,8 @@ def execution_device(model: nn.Module) -> torch.device:
     if (offloaded_from := group_offload_device(model)) is not None:
         return offloaded_from
     for module in model.modules():
-        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        # Not asked of the module itself, whose answer to what it has not is slow: every frame asks.
+        device = getattr(vars(module).get("_hf_hook"), "execution_device", None)
         if device is not None:
             return torch.device(device)
     return next(model.parameters()).device

@@ -22,6 +22,7 @@ from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_con
 from ..face.crop import invert, transform_points
 from ..face.landmarks import NUM_LANDMARKS, interocular_distance
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN, Pyramid, crop_matrix, landmark_pose
+from ..limits import MAX_FACES
 from .devices import execution_device
 
 STRIDE = 8
@@ -180,6 +181,8 @@ class FaceAligner(ModelMixin, ConfigMixin):
         smallest_face: int = 48,
     ):
         super().__init__()
+        if min(crop_size, first_pass_side, smallest_seen, smallest_face) < 1:
+            raise ValueError("crop_size, first_pass_side, smallest_seen and smallest_face must be at least 1")
         self.detector = FaceDetector(tuple(detector_channels))
         self.landmark_network = LandmarkNetwork(tuple(landmark_channels), crop_size)
 
@@ -226,14 +229,17 @@ class FaceAligner(ModelMixin, ConfigMixin):
         """Like `track`, one `Face` a frame as the frames come, None where there is no face."""
         pose = None
         for frame in frames:
-            _check_image(frame)
-            faces = []
-            if pose is not None:
-                # Where a face was a moment ago, half a face is still that face.
-                faces = self._fit(Pyramid(frame), pose[None], threshold=0.3)
-            face = (faces or self.detect(frame, max_faces=1) or [None])[0]
-            pose = None if face is None else _steady(pose, landmark_pose(face.landmarks))
+            face = None if pose is None else self.read_again(frame, pose)
+            face = face or (self.detect(frame, max_faces=1) or [None])[0]
+            pose = None if face is None else steady_pose(pose, landmark_pose(face.landmarks))
             yield face
+
+    @torch.inference_mode()
+    def read_again(self, frame: np.ndarray, pose: np.ndarray) -> Face | None:
+        """The face that was at `pose` (`steady_pose`) a moment ago, in the next frame uint8 [H, W, 3]; None where it is not there."""
+        _check_image(frame)
+        # Where a face was a moment ago, half a face is still that face.
+        return (self._fit(Pyramid(frame), pose[None], threshold=0.3) or [None])[0]
 
     def _detector_sides(self, longer_side: int) -> list[int]:
         """Longer sides of the pictures the detector looks at, coarse to fine."""
@@ -249,7 +255,7 @@ class FaceAligner(ModelMixin, ConfigMixin):
         return tensor.to(self.dtype).div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
     @apply_forward_hook
-    def _propose(self, pyramid: Pyramid, side: int, threshold: float = 0.3, at_most: int = 16) -> list[np.ndarray]:
+    def _propose(self, pyramid: Pyramid, side: int, threshold: float = 0.3, at_most: int = MAX_FACES) -> list[np.ndarray]:
         """Poses (x, y, size, cos, sin) in picture pixels that may be faces, best first."""
         height, width = pyramid.shape
         scale = side / max(height, width)
@@ -330,7 +336,7 @@ def _movement(previous: np.ndarray, pose: np.ndarray) -> float:
     return float((np.abs(pose - previous) / [pose[2], pose[2], pose[2], 1, 1]).max())
 
 
-def _steady(previous: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
+def steady_pose(previous: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
     """The pose for the next frame's crop: unmoved while the head hardly moves, so that a still face is read from identical crops."""
     return pose if previous is None or _movement(previous, pose) > 0.03 else previous
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 from .autoencoder_temporal import FRAMES, latent_frames, with_lead
+from .outputs import DecoderOutput, EncoderOutput
 from .viseme_classifier import Hearing
 
 
@@ -67,18 +68,20 @@ class SpeechAutoencoder(ModelMixin, ConfigMixin):
         return self.shrink(x.unflatten(1, (count, FRAMES)).flatten(2)).unflatten(2, (self.config.tokens, -1))
 
     @apply_forward_hook
-    def encode(self, features: torch.Tensor) -> torch.Tensor:
-        """Codes [B, k + 1, tokens, code_channels] of features [B, 8k + 1, F]; code i hears nothing after video frame 8i.
+    def encode(self, features: torch.Tensor, return_dict: bool = True) -> EncoderOutput | tuple[torch.Tensor]:
+        """`latent`: codes [B, k + 1, tokens, code_channels] of features [B, 8k + 1, F]; code i hears nothing after video frame 8i.
 
         Raises ValueError where the number of frames is not 8k + 1.
         """
-        return self.encode_normalised(self.normalise(features))
+        codes = self.encode_normalised(self.normalise(features))
+        return EncoderOutput(latent=codes) if return_dict else (codes,)
 
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Normalised features [B, 8k + 1, F] of codes."""
+    def decode(self, codes: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: normalised features [B, 8k + 1, F] of codes."""
         x = self.enlarge(codes.flatten(2)).unflatten(2, (FRAMES, -1)).flatten(1, 2)
-        return self.leave(self.decoder(x))[:, FRAMES - 1:]
+        features = self.leave(self.decoder(x))[:, FRAMES - 1:]
+        return DecoderOutput(sample=features) if return_dict else (features,)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Reconstruction of the normalised features, same shape."""
-        return self.decode(self.encode(features))
+    def forward(self, features: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+        """`sample`: reconstruction of the normalised features, same shape."""
+        return self.decode(self.encode(features, return_dict=False)[0], return_dict)

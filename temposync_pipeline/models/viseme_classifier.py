@@ -205,10 +205,11 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         for start in range(0, total, chunk):
             first, last = max(0, start - margin), min(total, start + chunk + margin)
             window = signal[first * self.hop : (last - 1) * self.hop + self.receptive_field]
-            was_training = self.training
-            self.eval()
+            if was_training := self.training:
+                self.eval()
             output = self(torch.from_numpy(window)[None].to(execution_device(self), self.dtype))
-            self.train(was_training)
+            if was_training:
+                self.train()
             own = slice(start - first, min(total, start + chunk) - first)
             yield output.logits[0, own].float().softmax(-1), output.hidden[0, own].float()
 

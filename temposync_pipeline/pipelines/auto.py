@@ -1,16 +1,18 @@
 """The pipeline that a checkpoint is made for."""
 
-import json
 from importlib import import_module
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from ..checkpoints import checkpoint_folder
 from ..checkpoints.files import INDEX
+from ..checkpoints.schema import read_json
 from ..errors import InvalidInputError
 from .talking_head import TalkingHeadPipeline
 
-MODULES = {"TempoSyncPipeline": "pipeline_temposync", "ReadPipeline": "pipeline_read"}
+MODULES = {"TempoSyncPipeline": "pipeline_temposync", "ReadPipeline": "pipeline_read",
+           "AsymTalkerPipeline": "pipeline_asymtalker"}
 
 
 def pipeline_class(name: str | PathLike, **hub_options: Any) -> type[TalkingHeadPipeline]:
@@ -24,11 +26,12 @@ def pipeline_class(name: str | PathLike, **hub_options: Any) -> type[TalkingHead
     """
     path = checkpoint_folder(name, (), **hub_options) / INDEX
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
+        listed = read_json(path)["_class_name"]
         class_name = listed[-1] if isinstance(listed, list) else listed
         module = MODULES[class_name]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise InvalidInputError(f"{name}: its {INDEX} names none of {', '.join(MODULES)}") from error
+    except (OSError, InvalidInputError, KeyError, TypeError, IndexError) as error:
+        label = path.absolute().parent.name if Path(name).is_dir() else name
+        raise InvalidInputError(f"{label}: its {INDEX} names none of {', '.join(MODULES)}") from error
     return getattr(import_module(f".{module}", __package__), class_name)
 
 

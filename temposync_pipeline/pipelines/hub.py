@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from ..bases import DiffusionPipeline, ModelMixin
-from ..checkpoints import checkpoint_folder
+from ..checkpoints import checkpoint_folder, public_name
 from ..errors import InvalidInputError
 from .loading import LOADER_OPTIONS, DTypes, component_classes, load_pipeline_parts
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 class HubPipeline(DiffusionPipeline):
     """A diffusers pipeline that loads safetensors of verified origin only, and that publishes itself with a model card.
 
-    runtime: what computes its large networks on a CPU, "torch", "openvino" or "onnxruntime".
+    `model_name` and `model_revision` are what videos say of the checkpoint that made them (`checkpoints.public_name`); `runtime` is what
+    computes its large networks on a CPU: "torch", "openvino" or "onnxruntime".
     """
 
+    model_name, model_revision = "custom", ""
     runtime = "torch"
 
     @classmethod
@@ -71,11 +73,12 @@ class HubPipeline(DiffusionPipeline):
         if unknown := sorted(set(overrides) - set(signature(cls).parameters)):
             raise InvalidInputError(f"{cls.__name__}.from_pretrained does not know {', '.join(unknown)}")
         subfolders = cls._take_folders(overrides)
-        parts, placed = load_pipeline_parts(
+        parts, placed, folder = load_pipeline_parts(
             cls, pretrained_model_name_or_path, subfolders=subfolders, given=overrides, dtype=dtype, variant=variant,
             revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only, force_download=force_download,
             device_map=device_map, max_memory=max_memory, quantization_config=quantization_config, loader_options=loader_options)
         pipeline = cls(**parts | overrides)
+        pipeline.model_name, pipeline.model_revision = public_name(pretrained_model_name_or_path, folder)
         if placed is not None:
             pipeline.hf_device_map = placed
         if quantization_config is not None:

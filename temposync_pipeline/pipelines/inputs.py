@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from ..errors import InvalidAudioError, InvalidImageError, InvalidInputError
-from ..media.audio import MAX_SECONDS, AudioSource, decode_audio
+from ..limits import MAX_SECONDS
+from ..media.audio import AudioSource, decode_audio
 from ..media.image import load_image
 
 ImageInput: TypeAlias = str | PathLike | Image.Image | np.ndarray | torch.Tensor | bytes | BinaryIO | Mapping[str, Any]
@@ -77,11 +78,11 @@ def as_audio(source: AudioInput) -> AudioSource:
         raise InvalidAudioError("samples without their sampling rate: give (samples, rate)")
     with _as_file(source, "recording") as path:
         if path is not None:
-            return _decoded(path)
+            return decode_whole(path)
     raise InvalidAudioError(f"a recording cannot be of type {type(source).__name__}: give a file, (samples, rate) or a dict of them")
 
 
-def _decoded(path: Path) -> tuple[np.ndarray, int]:
+def decode_whole(path: str | PathLike) -> tuple[np.ndarray, int]:
     """Samples [channels, N] and their rate; of what is too long, enough for `load_audio` to say so."""
     chunks, length, rate = [], 0, 0
     for chunk, rate in decode_audio(path):
@@ -90,7 +91,7 @@ def _decoded(path: Path) -> tuple[np.ndarray, int]:
         if length > MAX_SECONDS * rate:
             break
     if not length:
-        raise InvalidAudioError(f"{path.name}: no sound could be decoded")
+        raise InvalidAudioError(f"{Path(path).name}: no sound could be decoded")
     return np.concatenate(chunks, axis=1), rate
 
 

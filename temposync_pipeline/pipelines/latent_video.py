@@ -9,7 +9,7 @@ The file is safetensors, so it holds numbers and strings only and is safe to ope
 | `matrix` | float32 [2, 3] | affine from photo to crop pixels |
 | `visemes` | float32 [T, 15] | the probabilities the lips followed |
 | `photo` | uint8 [n] | the photo, upright RGB, as the bytes of a PNG file |
-| `audio` | uint8 [n] | the recording: the bytes of its file, or a WAV made of samples |
+| `audio` | uint8 [n] | the recording: the bytes of a WAV (or any sound file); tags of the file it came from are left behind |
 
 Metadata: `format` = "temposync-latents", `version` = "1", `fps`, `chunk_size` (frames decoded together: the same number rounds the
 same way, so that frames are bit-identical to those decoded at once), `composition` (`rendering.COMPOSITIONS`; "mouth", that of the
@@ -30,12 +30,16 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW
+from ..files import plain_write_errors
+from ..limits import MAX_FPS, MAX_FRAMES, MIN_FPS
 from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.visemes import NUM_VISEMES
+from .inputs import decode_whole
 from .rendering import COMPOSITIONS
 
 FORMAT, VERSION = "temposync-latents", "1"
@@ -94,10 +98,8 @@ class LatentVideo:
         open(temporary, "xb").close()
         permissions = temporary.stat().st_mode  # as the umask has them; safetensors would let nobody else read the file
         try:
-            try:
+            with plain_write_errors(path):
                 save_file(tensors, temporary, metadata)
-            except SafetensorError as error:
-                raise OSError(f"{path.name}: cannot be written: {error}") from error
             temporary.chmod(permissions)
             os.replace(temporary, path)
         finally:
@@ -109,7 +111,7 @@ class LatentVideo:
         path = Path(path)
         if path.is_dir():
             raise InvalidInputError(f"{path.name}: not a file")
-        open(path, "rb").close()  # a missing or unreadable file says so in the usual words
+        check_header(path)  # a missing or unreadable file says so in the usual words
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -153,7 +155,9 @@ def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int, compos
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise ValueError(f"{name} should be {list(shape)}, found {list(tensors[name].shape)}")
-    if not 1 <= fps <= 240 or not 1 <= chunk_size <= MAX_CHUNK:
+    if frames > MAX_FRAMES:
+        raise ValueError(f"{frames} frames, above the limit of {MAX_FRAMES}")
+    if not MIN_FPS <= fps <= MAX_FPS or not 1 <= chunk_size <= MAX_CHUNK:
         raise ValueError(f"{fps:g} frames a second in chunks of {chunk_size}")
     if abs(np.linalg.det(tensors["matrix"][:, :2].double().numpy())) < 1e-6:
         raise ValueError("the alignment is degenerate")
@@ -164,17 +168,22 @@ def _tensor_of(data: bytes) -> torch.Tensor:
 
 
 def audio_bytes(audio: AudioSource | bytes) -> bytes:
+    """A WAV of the samples: what else a file holds, such as where it was recorded, stays behind. Bytes are as they are."""
     if isinstance(audio, bytes):
         return audio
-    if not isinstance(audio, tuple):
-        return Path(audio).read_bytes()
-    samples, rate = np.asarray(audio[0]), int(audio[1])
+    samples, rate = audio if isinstance(audio, tuple) else decode_whole(audio)
+    samples = np.asarray(samples)
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
         samples = samples.T
+    if samples.dtype.kind == "f":
+        samples = samples.astype(np.float32)
+        integers = np.rint(np.nan_to_num(32_768 * samples).clip(-32_768, 32_767)).astype(np.int16)
+        if np.array_equal(integers / np.float32(32_768), samples):  # half the size, and the same
+            samples = integers
     from scipy.io import wavfile
 
     file = io.BytesIO()
-    wavfile.write(file, rate, samples.astype(np.float32) if samples.dtype.kind == "f" else samples)
+    wavfile.write(file, int(rate), samples)
     return file.getvalue()
 
 

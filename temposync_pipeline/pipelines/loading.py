@@ -4,11 +4,11 @@ The classes come from the pipeline's own signature, never from a file, and no co
 with what is expected, or the checkpoint is refused.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from inspect import Parameter, signature
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args, get_type_hints
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from ..bases import ModelMixin
 from ..checkpoints import checkpoint_folder
 from ..checkpoints.files import INDEX, weight_files
+from ..checkpoints.schema import check_component, check_header, read_json
 from ..errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def load_pipeline_parts(
     quantization_config: "PipelineQuantizationConfig | None" = None,
     loader_options: Mapping[str, Any] | None = None,
     **hub_options,
-) -> tuple[dict[str, Any], DeviceMap | None]:
-    """What `pipeline_class` is to be called with, and where its components were put.
+) -> tuple[dict[str, Any], DeviceMap | None, Path]:
+    """What `pipeline_class` is to be called with, where its components were put, and the folder that they come from.
 
     What can be wrong with the arguments and the files is found before the first component is loaded.
 
@@ -71,13 +72,25 @@ def load_pipeline_parts(
     parts = {}
     for part, part_class in listed.items():
         part_dtype = dtype.get(part, dtype.get("default", torch.float32)) if isinstance(dtype, Mapping) else dtype
-        try:
-            options = loader_options | _quantization(quantization_config, part, part_class)
-            parts[part] = _load(part_class, folder / subfolders[part], part_dtype, variant, (placed or {}).get(part), options)
-        except Exception as error:  # of json, safetensors, torch, diffusers or transformers: whatever a broken file leads to
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(str(folder), label)
-            raise InvalidInputError(f"{label}: {subfolders[part]!r} cannot be loaded: {reason}") from error
-    return settings | parts, device_map if device_map != "balanced" else placed
+        options = loader_options | _quantization(quantization_config, part, part_class)
+        parts[part] = load_component(
+            part_class, folder / subfolders[part], label, part_dtype, variant, (placed or {}).get(part), options)
+    return settings | parts, device_map if device_map != "balanced" else placed, folder
+
+
+def load_component(
+    part_class: Any, folder: Path, label: str, dtype: torch.dtype = torch.float32, variant: str | None = None,
+    device: int | str | None = None, options: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """One component from its folder, every file of which is checked first; `label` is what messages call the checkpoint.
+
+    Raises InvalidInputError for a configuration that is not one of a `part_class` and for weights that do not fit it or are not finite.
+    """
+    try:
+        return _load(part_class, folder, dtype, variant, device, options)
+    except Exception as error:  # of json, safetensors, torch, diffusers or transformers: whatever a broken file leads to
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(str(folder.parent), label)
+        raise InvalidInputError(f"{label}: {folder.name!r} cannot be loaded: {reason}") from error
 
 
 def check_loader_options(device_map: str | None, quantization_config: Any, loader_options: Mapping[str, Any]) -> None:
@@ -135,9 +148,8 @@ def component_classes(pipeline_class: type) -> dict[str, type]:
 def _read_index(pipeline_class: type, folder: Path, name: str) -> tuple[dict[str, type], dict[str, Any]]:
     """The components to load with their classes, and the plain settings, of model_index.json."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        entries = {key: value for key, value in index.items() if not key.startswith("_")}
-    except (OSError, ValueError, AttributeError) as error:
+        entries = {key: value for key, value in read_json(folder / INDEX).items() if not key.startswith("_")}
+    except (OSError, InvalidInputError) as error:
         raise InvalidInputError(f"{name}: no readable {INDEX}") from error
     hints, classes = get_type_hints(pipeline_class.__init__), component_classes(pipeline_class)
     listed, settings = {}, {}
@@ -164,14 +176,21 @@ def _load(
     part_class: Any, folder: Path, dtype: torch.dtype, variant: str | None, device: int | str | None, options: Mapping[str, Any]
 ) -> Any:
     if not issubclass(part_class, torch.nn.Module):
+        check_component(part_class, folder)
         return part_class.from_pretrained(folder, local_files_only=True)
     for index in folder.glob("*.index*.json"):
-        if any(Path(shard).name != shard for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+        if any(Path(shard).name != shard for shard in read_json(index)["weight_map"].values()):
             raise ValueError("a shard outside its folder")
+    names = [path.name for path in folder.iterdir()]
+    of_variant = weight_files(names, variant)
+    weights = [folder / name for name in of_variant or weight_files(names)]
+    for path in weights:
+        check_header(path)
+    check_component(part_class, folder, weights)
     placement = {} if device is None else {"device_map": {"": device}}
     model, report = part_class.from_pretrained(
-        folder, variant=variant if weight_files((path.name for path in folder.iterdir()), variant) else None, dtype=dtype,
-        use_safetensors=True, local_files_only=True, output_loading_info=True, **placement, **options)
+        folder, variant=variant if of_variant else None, dtype=dtype, use_safetensors=True, local_files_only=True,
+        output_loading_info=True, **placement, **options)
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if wrong:
         raise ValueError(f"its weights do not fit its config.json ({len(wrong)} of them, {wrong[0]} first)")

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 
 from ..bases import LoraBaseMixin
+from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
+from ..files import plain_write_errors
 from ..models.denoiser_temposync import TempoSyncDenoiser
 
 COMPONENT = "denoiser"
@@ -46,6 +48,8 @@ class LoraLoaderMixin(LoraBaseMixin):
         options = dict.fromkeys(("subfolder", "local_files_only", "cache_dir", "force_download", "proxies", "token", "revision"))
         if unknown := sorted(set(hub_options) - set(options)):
             raise InvalidInputError(f"load_lora_weights does not know {', '.join(unknown)}")
+        if not isinstance(source, dict) and (path := Path(source, hub_options.get("subfolder") or "", weight_name or "")).is_file():
+            check_header(path)
         return _fetch_state_dict(
             pretrained_model_name_or_path_or_dict=source if isinstance(source, dict) else str(source), weight_name=weight_name,
             use_safetensors=True, allow_pickle=False, user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
@@ -130,8 +134,12 @@ def save_lora(denoiser: TempoSyncDenoiser, folder: str | PathLike) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(denoiser).items()}
     # Under a hidden name first, so that a file of this name is always whole.
     staged = f".{LORA_WEIGHT_NAME_SAFE}"
-    LoraLoaderMixin.save_lora_weights(folder, tensors, staged, denoiser_lora_adapter_metadata=metadata)
-    os.replace(Path(folder) / staged, Path(folder) / LORA_WEIGHT_NAME_SAFE)
+    try:
+        with plain_write_errors(Path(folder)):
+            LoraLoaderMixin.save_lora_weights(folder, tensors, staged, denoiser_lora_adapter_metadata=metadata)
+        os.replace(Path(folder) / staged, Path(folder) / LORA_WEIGHT_NAME_SAFE)
+    finally:
+        (Path(folder) / staged).unlink(missing_ok=True)
 
 
 def check_peft() -> None:

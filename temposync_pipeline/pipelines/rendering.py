@@ -30,7 +30,7 @@ def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, use_bfloat16:
     """Blocks of pixels, float32 [n, 16h, 16w, 3] in 0..255, of blocks of latents [n, C, h, w]."""
     with inference_autocast(latents, use_bfloat16):
         # CPUs convolve this memory layout faster.
-        pixels = vae.decode(latents.to(execution_device(vae)).contiguous(memory_format=torch.channels_last))
+        pixels = vae.decode(latents.to(execution_device(vae)).contiguous(memory_format=torch.channels_last)).sample
     return pixels.float().clamp(-1, 1).add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
 
 

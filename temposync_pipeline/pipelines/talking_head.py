@@ -17,7 +17,8 @@ from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
 from ..face.mouth_box import Patch
 from ..face.tone import known_crop
-from ..media.audio import Audio, AudioSource, load_audio
+from ..files import check_not_input
+from ..media.audio import SAMPLE_RATE, Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.planes import StillPlanes
 from ..media.video import VideoWriter
@@ -26,10 +27,14 @@ from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
+from ..provenance.credentials import SigningKey, choose_credentials
+from ..provenance.origin import Origin
+from . import live
 from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import AudioInput, ImageInput, as_audio, as_batch, as_image
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
+from .live import LiveSession, Mouth
 from .pipeline_output import OUTPUT_TYPES, TempoSyncBatchOutput, TempoSyncPipelineOutput, check_video_name, convert_frames
 from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_close
 from .rendering import Renderer, make_renderer, rendered_part
@@ -96,7 +101,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
                     chunks = self._latent_chunks(portrait, speech, noise, sampling)
                     frames = self._collect(portrait, chunks, len(speech), output_type, bar)
                     video = TempoSyncPipelineOutput(
-                        convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording)
+                        convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording,
+                        origin=self._origin(portrait.photo, portrait.matrix))
                     if output_type == "latent":
                         video.latent_video = self._latent_video(portrait, frames, video.visemes, recording, sampling.chunk_size)
                     videos.append(video)
@@ -123,13 +129,73 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames."""
         raise NotImplementedError
 
+    def _mouth(self, portrait: Portrait, noise: Any, sampling: Sampling) -> Mouth:
+        """Latents of some frames at a time, for methods whose frames need no more of the speech than what is around them."""
+        raise InvalidInputError(f"{type(self).__name__} listens to a whole recording before it speaks: it cannot speak live")
+
+    def session(
+        self, image: ImageInput, num_inference_steps: int = live.STEPS, generator: torch.Generator | None = None, face_index: int = 0,
+        mouth_amplitude: float | None = None, chunk_size: int = live.CHUNK_SIZE, look_ahead: int = live.LOOK_AHEAD,
+        max_size: int = MAX_SIZE, **options: Any,
+    ) -> LiveSession:
+        """Speech as it is spoken: `push` sound into the session as it comes, and it returns frames.
+
+        A frame comes when the sound of its chunk of `chunk_size` frames and of `look_ahead` frames more has been pushed: with the default,
+        and 25 frames a second, 240 to 320 ms after its beginning, and the time it takes to make it.
+
+        ```python
+        session = pipe.session("portrait.jpg")
+        for samples in microphone:  # float32 [n]
+            for frame in session.push(samples, 16_000):
+                show(frame.picture, frame.time)
+        ```
+
+        Raises InvalidInputError as `__call__` does, and for a method that cannot speak live.
+        """
+        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
+        return self._session(image, sampling, generator, face_index, max_size, look_ahead)
+
     @torch.inference_mode()
+    def _session(
+        self, image: ImageInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int, look_ahead: int
+    ) -> LiveSession:
+        portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
+        mouth = self._mouth(portrait, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
+        return LiveSession(self, portrait, mouth, sampling.chunk_size, look_ahead)
+
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
-        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE, **options: Any,
+        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE,
+        look_ahead: int | None = None, **options: Any,
     ) -> Iterator[np.ndarray]:
-        """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
+        """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made.
+
+        With `look_ahead` they are, to the bit, those of a `session` of the same arguments that is pushed the recording: no frame knows of
+        sound that comes more than so many frames after its chunk.
+        """
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
+        if look_ahead is None:
+            return self._stream(image, audio, sampling, generator, face_index, max_size)
+        return self._stream_live(image, audio, sampling, generator, face_index, max_size, look_ahead)
+
+    @torch.inference_mode()
+    def _stream_live(
+        self, image: ImageInput, audio: AudioInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int,
+        look_ahead: int,
+    ) -> Iterator[np.ndarray]:
+        """`stream` with a `look_ahead`."""
+        with self._returning_models():
+            samples = load_audio(as_audio(audio)).samples
+            session = self._session(image, sampling, generator, face_index, max_size, look_ahead)
+            for start in range(0, len(samples), SAMPLE_RATE):
+                yield from live.stacked(session.push(samples[start:start + SAMPLE_RATE], SAMPLE_RATE), sampling.chunk_size)
+            yield from live.stacked(session.flush(), sampling.chunk_size)
+
+    @torch.inference_mode()
+    def _stream(
+        self, image: ImageInput, audio: AudioInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int
+    ) -> Iterator[np.ndarray]:
+        """`stream` of a recording that is heard as a whole."""
         with self._returning_models():
             speech = self._hear(load_audio(as_audio(audio)))
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
@@ -141,7 +207,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, progress: bool = True, **kwargs,
     ) -> dict[str, float | str]:
-        """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}."""
+        """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}.
+
+        Further arguments are those of `stream_to_file`.
+        """
         stages = self.stream_to_file(image_path, audio_path, output_path, num_inference_steps, generator, **kwargs)
         _, count, total = next(stage for stage in stages if stage[0] == "visemes")
         with self._bar(total, progress) as bar:
@@ -153,15 +222,19 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     def stream_to_file(
         self, image: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
-        max_size: int = MAX_SIZE, **options: Any,
+        max_size: int = MAX_SIZE, provenance: bool | SigningKey = True, **options: Any,
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
 
         The stages are "listening" (after every few seconds of sound), "visemes", "portrait", "frames" (after every chunk) and "video",
         the finished file. Closing the generator before its end stops the work where it is and leaves no file.
+
+        `provenance` marks the video as generated, see `TempoSyncPipelineOutput.save`.
         """
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         check_video_name(output_path, (".mp4",))
+        check_not_input(output_path, image, audio_path)
+        credentials = choose_credentials(provenance)
         audio = as_audio(audio_path)
         with self._returning_models():
             for speech in self._listen(load_audio(audio)):
@@ -171,8 +244,9 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             yield "portrait", 0, len(speech)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
-            planes = StillPlanes(portrait.photo)
-            with VideoWriter(output_path, fps=self.config.fps, audio_path=audio) as writer:
+            origin = self._origin(portrait.photo, portrait.matrix)
+            planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
+            with VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials)) as writer:
                 for latents in self._latent_chunks(portrait, speech, noise, sampling):
                     for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition)):
                         writer.write_planes(planes.with_change(*patch))
@@ -199,6 +273,9 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             photo=photo, matrix=matrix, composition=composition,
             renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16, composition), latents=latents,
             parted=share_to_close(float(lip_opening(landmarks))), **self._conditions(crop, latents))
+
+    def _origin(self, photo: np.ndarray, matrix: np.ndarray) -> Origin:
+        return Origin(self.model_name, self.model_revision, photo, matrix)
 
     def _latent_video(
         self, portrait: Portrait, latents: torch.Tensor, visemes: np.ndarray, audio: AudioSource, chunk_size: int
@@ -238,6 +315,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     ) -> dict[str, float | str]:
         """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
+        check_not_input(output_path, image_path, audio_path)
         audio = as_audio(audio_path)
         with self._returning_models():
             speech = self._hear(load_audio(audio))
@@ -249,16 +327,24 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         count = len(latents)
         return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
 
-    def decode_to_file(self, latents_path: str | PathLike, output_path: str | PathLike) -> dict[str, float | str]:
-        """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns."""
+    def decode_to_file(
+        self, latents_path: str | PathLike, output_path: str | PathLike, provenance: bool | SigningKey = True
+    ) -> dict[str, float | str]:
+        """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns.
+
+        `provenance` marks the video as generated, see `TempoSyncPipelineOutput.save`.
+        """
         check_video_name(output_path, (".mp4",))
+        check_not_input(output_path, latents_path)
+        credentials = choose_credentials(provenance)
         video = LatentVideo.load(latents_path)
         with TemporaryDirectory() as folder:
             audio_path = Path(folder) / "audio"
             audio_path.write_bytes(audio_bytes(video.audio))
             load_audio(audio_path)
-            planes = StillPlanes(video.photo)
-            with VideoWriter(output_path, fps=video.fps, audio_path=audio_path) as writer:
+            origin = self._origin(video.photo, video.matrix)
+            planes = StillPlanes(video.photo, origin.watermark() if provenance else None)
+            with VideoWriter(output_path, video.fps, audio_path, origin.tags(), origin.signing(credentials)) as writer:
                 for chunk in self._decoded_chunks(video):
                     for patch in chunk:
                         writer.write_planes(planes.with_change(*patch))
@@ -300,10 +386,15 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
                 warn_without_speech(recording.name, hearing.visemes)
             yield None if hearing is None else self._to_speech(hearing)
 
+    def _hear_samples(self, samples: np.ndarray, count: int) -> Speech:
+        """What the lips follow in `count` frames of samples float32 [N] at 16 kHz."""
+        *_, hearing = self.viseme_classifier.listen(samples, count, self.config.fps)
+        return self._to_speech(hearing)
+
     def _encode(self, crop: np.ndarray) -> torch.Tensor:
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
-        return self.vae.encode(pixels).to(self._execution_device)
+        return self.vae.encode(pixels).latent.to(self._execution_device)
 
     def _bar(self, total: int, shown: bool = True) -> tqdm:
         """A bar as `set_progress_bar_config` wants it; not to show one concerns this call alone."""

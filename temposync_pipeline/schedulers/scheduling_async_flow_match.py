@@ -48,6 +48,8 @@ class AsyncFlowMatchScheduler(SchedulerMixin, ConfigMixin):
 
     @register_to_config
     def __init__(self, shift: float = 2.0):
+        if not shift > 0:
+            raise ValueError(f"shift must be above 0, got {shift}.")
         self.timesteps = self.levels(8)[:-1]
 
     def levels(self, num_steps: int, device: str | torch.device | None = None) -> torch.Tensor:

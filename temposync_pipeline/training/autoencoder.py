@@ -87,7 +87,7 @@ def reconstruction_psnr(vae: AutoencoderTempoSync, crops: torch.Tensor) -> dict[
     mask = torch.from_numpy(mouth_mask() > 0)
     whole, mouth = [], []
     for crop in crops.split(8):
-        error = ((vae(crop.to(vae.device, vae.dtype)).float().cpu().clamp(-1, 1) - crop) / 2).square()
+        error = ((vae(crop.to(vae.device, vae.dtype)).sample.float().cpu().clamp(-1, 1) - crop) / 2).square()
         whole += (-10 * error.mean((1, 2, 3)).log10()).tolist()
         mouth += (-10 * error[:, :, mask].mean((1, 2)).log10()).tolist()
     return {"psnr": float(np.mean(whole)), "psnr_mouth": float(np.mean(mouth))}
@@ -111,9 +111,9 @@ def train(config: Config) -> dict[str, float]:
 
     def compute_losses(model: torch.nn.Module, progress: float) -> Losses:
         pixels = sampler.draw().to(accelerator.device, memory_format=torch.channels_last)
-        latents = accelerator.unwrap_model(model).encode(pixels)
+        latents = accelerator.unwrap_model(model).encode(pixels).latent
         noise = config.latent_noise * latents.detach().float().std((0, 2, 3), keepdim=True) * torch.randn_like(latents)
-        decoded = accelerator.unwrap_model(model).decode(latents + noise).float()
+        decoded = accelerator.unwrap_model(model).decode(latents + noise).sample.float()
         value, gradient = charbonnier(decoded, pixels), gradient_difference(decoded, pixels)
         return {"loss": value + config.gradient_weight * gradient, "l1": value}
 

@@ -8,20 +8,31 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..files import plain_write_errors
+
 
 def save_checkpoint(folder: Path, state: dict) -> None:
     """Write `state` as `folder`/state.pt.
 
     There is one rename and nothing before or after it matters: at every moment the file is the old state or the new one, complete.
+    Raises OSError where it cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     staged = folder / "state.pt.staged"
-    with open(staged, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, folder / "state.pt")
+    try:
+        with open(staged, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, folder / "state.pt")
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch hides a full disk behind an error of its own
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(folder / "state.pt")) from error
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> dict | None:
@@ -33,16 +44,19 @@ def load_checkpoint(folder: Path) -> dict | None:
 def save_weights(model: nn.Module, folder: Path) -> None:
     """`model.save_pretrained(folder)`, but each file replaces its predecessor when it is complete: readers never see half a file.
 
-    Nor does the configuration tell where its first weights lay.
+    Nor does the configuration tell where its first weights lay.  Raises OSError where they cannot be written.
     """
     folder = Path(folder)
     staged = folder.with_name(f".{folder.name}.staged")
     shutil.rmtree(staged, ignore_errors=True)
-    model.save_pretrained(staged)
-    config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
-    if config.pop("_name_or_path", None) is not None:
-        (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(staged.iterdir()):
-        os.replace(file, folder / file.name)
-    staged.rmdir()
+    try:
+        with plain_write_errors(folder):
+            model.save_pretrained(staged)
+        config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(staged.iterdir()):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

@@ -151,7 +151,7 @@ def train(config: Config) -> dict[str, float]:
         seen = ~batch.is_known
         if seen.any():
             with torch.no_grad():
-                colours = vae.decode(latents[seen]).float()
+                colours = vae.decode(latents[seen]).sample.float()
             references = batch.references.repeat_interleave(len(latents) // len(batch.references), 0)[seen]
             hidden = logit[seen].sigmoid() * mask
             composed = compose(references, colours, full_flow(flow[seen], mask), 1 - hidden)
@@ -193,7 +193,7 @@ def motion_figures(vae: AutoencoderTempoSync, pairs: MotionPairs, count: int = 9
         batch = Batch(*(part.to(vae.device) for part in make_batch(pairs, np.asarray(pairs.owners[indices]), indices)))
         latents = batch.latents.to(vae.dtype)
         flow, visibility = vae.motion(latents, batch.reference_latents.to(vae.dtype))
-        colours = vae.decode(latents).float()
+        colours = vae.decode(latents).sample.float()
         composed = compose(batch.references, colours, full_flow(flow, mask), 1 - (1 - visibility) * mask)
         for name, pictures in (("psnr_composed", composed), ("psnr_colours", colours)):
             error = ((pictures.clamp(-1, 1) - batch.frames) / 2).square().mean(1, keepdim=True)

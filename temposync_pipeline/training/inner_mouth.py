@@ -173,7 +173,7 @@ class MouthLoss:
         """Colours at large are those of the truth, or, where there is none, still more at large those that the decoder sees in the latents:
         mush has no edges to be kept."""
         with torch.no_grad():
-            decoded = F.avg_pool2d(block_of_window(self.vae.decode(latents).float()), MUSH_CELL)
+            decoded = F.avg_pool2d(block_of_window(self.vae.decode(latents).sample.float()), MUSH_CELL)
         against_truth = (F.avg_pool2d(pictures, 4 * SCALE) - F.avg_pool2d(batch.frames, 4 * SCALE)).abs()
         against_mush = (F.avg_pool2d(pictures, MUSH_CELL * SCALE) - decoded).abs()
         return (against_truth * batch.known).mean() + (against_mush * (1 - batch.known)).mean()
@@ -288,4 +288,4 @@ def write_sheet(vae: AutoencoderTempoSync, inner: nn.Module, sampler: TakeSample
 
 def _as_decoded(vae: AutoencoderTempoSync, batch: Batch) -> torch.Tensor:
     """The block as the autoencoder's own decoder sees it, enlarged."""
-    return F.interpolate(block_of_window(vae.decode(batch.latents).float()), scale_factor=SCALE, mode="bicubic")
+    return F.interpolate(block_of_window(vae.decode(batch.latents).sample.float()), scale_factor=SCALE, mode="bicubic")

@@ -79,7 +79,7 @@ class ClipSource:
 
     @torch.no_grad()
     def code(self, clips: FaceClips, noise: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        latents = self.temporal.encode(clips.frames, clips.reference).float()
+        latents = self.temporal.encode(clips.frames, clips.reference).latent.float()
         features = self.speech.normalise(clips.heard)
         codes = self.speech.encode_normalised(features + noise * torch.randn_like(features)).float()
         return latents, clips.reference, codes
@@ -134,7 +134,7 @@ def train(config: Config) -> dict[str, float]:
         level = torch.full(clean.shape[:1] + clean.shape[2:3], 0.7, device=device)
         velocity = average(scheduler.add_noise(clean, noise, level), level, reference, codes).sample.float()
         made = sample_clip(average, scheduler, noise, reference, codes, config.validation_steps)
-        frames, wanted = (temporal.decode(latents, reference) - reference[:, :, None] for latents in (made, clean))
+        frames, wanted = (temporal.decode(latents, reference).sample - reference[:, :, None] for latents in (made, clean))
         return {"velocity": float((velocity - (noise - clean)).square().mean()),
                 "ev": float(1 - (frames - wanted).square().sum() / wanted.square().sum()),
                 "std": float(frames.std() / wanted.std())}

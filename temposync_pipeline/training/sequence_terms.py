@@ -49,9 +49,9 @@ class SequenceTerms:
 
     def _temporal(self, denoiser: nn.Module) -> torch.Tensor:
         sequence, _ = draw_sequence(self.cache, TEMPORAL_FRAMES)
-        generated = self.vae.decode(self._estimate(denoiser, sequence))
+        generated = self.vae.decode(self._estimate(denoiser, sequence)).sample
         with torch.no_grad():
-            flow, mask = frame_flows(self.vae.decode(sequence.target))
+            flow, mask = frame_flows(self.vae.decode(sequence.target).sample)
         return temporal_warp(generated, flow, mask)
 
     def _sync(self, denoiser: nn.Module) -> torch.Tensor:

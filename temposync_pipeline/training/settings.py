@@ -24,7 +24,7 @@ def read_settings(config: Path | None, settings: list[str]) -> dict[str, Any]:
                 raise InvalidInputError(f"--set {setting}: expected KEY=VALUE")
             values[key] = yaml.safe_load(value)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{config.name if config else '--set'}: not YAML: {error}") from error
+        raise InvalidInputError(f"{config.name if config else '--set'}: not YAML: {' '.join(str(error).split())}") from error
     return values
 
 

@@ -67,13 +67,13 @@ def train(config: Config) -> dict[str, float]:
     def reconstruction(speech: SpeechAutoencoder, features: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
         clean = speech.normalise(features)
         codes = speech.encode_normalised(clean + noise * torch.randn_like(clean))
-        return F.mse_loss(speech.decode(codes).float(), clean), codes
+        return F.mse_loss(speech.decode(codes).sample.float(), clean), codes
 
     def compute_losses(model: SpeechModel, progress: float) -> Losses:
         clips = cache.draw(config.batch_size, config.frames)
         error, codes = reconstruction(model.speech, clips.heard, config.feature_noise)
         with torch.no_grad():
-            latents = temporal.encode(clips.frames, clips.reference).transpose(1, 2).flatten(0, 1)
+            latents = temporal.encode(clips.frames, clips.reference).latent.transpose(1, 2).flatten(0, 1)
         contrast = info_nce(model.of_code(codes.flatten(0, 1).flatten(1)), model.of_picture(latents), config.temperature)
         price = codes.float().square().mean()
         loss = config.reconstruction_weight * error + config.contrast_weight * contrast + config.code_price * price

@@ -70,9 +70,9 @@ def pixel_term(vae: AutoencoderTempoSync, made: torch.Tensor, clips: FaceClips, 
         return torch.cat([latents[clip, :, first], latents[clip, :, first + 1]])
 
     with torch.no_grad():
-        truth, still = vae.decode(pairs(clips.frames)).float(), vae.decode(clips.reference[clip]).float()
+        truth, still = vae.decode(pairs(clips.frames)).sample.float(), vae.decode(clips.reference[clip]).sample.float()
         weight = motion_weight(truth - still.repeat(2, 1, 1, 1), config)
-    picture = vae.decode(pairs(made)).float()
+    picture = vae.decode(pairs(made)).sample.float()
     change = (picture[config.pixel_pairs:] - picture[:config.pixel_pairs]) - (truth[config.pixel_pairs:] - truth[:config.pixel_pairs])
     return (weight * huber(picture - truth, PIXEL_KNEE)).mean() + (weight[:config.pixel_pairs] * huber(change, PIXEL_KNEE)).mean()
 
@@ -90,7 +90,7 @@ def temporal_figures(
         again = model.decode_raw(model.encode_raw(frame, reference), reference)
         made.append(again)
         some = slice(frames // 2, frames // 2 + 4)
-        picture, truth = (vae.decode(latents[0, :, some].transpose(0, 1)).float().clamp(-1, 1) for latents in (again, frame))
+        picture, truth = (vae.decode(latents[0, :, some].transpose(0, 1)).sample.float().clamp(-1, 1) for latents in (again, frame))
         for values, part in ((psnr, (slice(None), slice(None))), (mouth, LIPS)):
             error = ((picture - truth)[..., part[0], part[1]] / 2).square().mean()
             values.append(-10 * error.clamp(min=1e-8).log10())

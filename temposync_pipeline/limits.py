@@ -1,0 +1,61 @@
+"""How large an input may be: every limit, in one place.
+
+Each may be set by an environment variable of its name, read once, at the first import: `TEMPOSYNC_MAX_SECONDS=1800 temposync generate …`
+takes recordings of half an hour.  A larger limit costs memory and time, which is what the limits are for; what exceeds one is refused
+with `InvalidInputError`, in a sentence that names the limit and the value found.
+"""
+
+import math
+import os
+from contextlib import suppress
+from typing import TypeVar
+
+from .errors import InvalidInputError
+
+Number = TypeVar("Number", int, float)
+PREFIX = "TEMPOSYNC_"
+
+
+def limit(name: str, default: Number) -> Number:
+    """The number in the variable `TEMPOSYNC_<name>`, else `default`; raises InvalidInputError for anything but a positive number."""
+    text = os.environ.get(PREFIX + name, "")
+    if not text:
+        return default
+    with suppress(ValueError):
+        value = type(default)(text)
+        if 0 < value < math.inf:
+            return value
+    raise InvalidInputError(f"{PREFIX}{name}={text}: expected a {'whole ' * isinstance(default, int)}number above 0")
+
+
+# Recordings. A header may claim 1 Hz, which resampling would blow up 16,000-fold, or 65,535 channels.
+MIN_SECONDS = limit("MIN_SECONDS", 0.1)
+MAX_SECONDS = limit("MAX_SECONDS", 900.0)
+MIN_RATE = limit("MIN_RATE", 4_000)  # Hz
+MAX_RATE = limit("MAX_RATE", 768_000)
+MAX_CHANNELS = limit("MAX_CHANNELS", 64)
+# Files of sound or video: the search for WAV headers reads all of one.
+MAX_MEDIA_BYTES = limit("MAX_MEDIA_BYTES", 4 * 2**30)
+
+# Pictures.
+MIN_SIDE = limit("MIN_SIDE", 32)  # px
+MAX_PIXELS = limit("MAX_PIXELS", 40_000_000)
+MAX_PICTURE_BYTES = limit("MAX_PICTURE_BYTES", 200 * 2**20)
+MAX_FACES = limit("MAX_FACES", 16)  # looked at in each pass over a picture
+
+# Video. A broken time stamp can claim that one frame stays for years.
+MAX_FRAME_PIXELS = limit("MAX_FRAME_PIXELS", 4096 * 4096)
+MIN_FPS = limit("MIN_FPS", 1)
+MAX_FPS = limit("MAX_FPS", 240)
+MAX_STILL_SECONDS = limit("MAX_STILL_SECONDS", 120)
+MAX_FRAMES = limit("MAX_FRAMES", 216_000)  # two hours of 30 a second
+
+# Checkpoints, adapters and files of latents. The format itself allows headers of 100 MB.
+MAX_HEADER_BYTES = limit("MAX_HEADER_BYTES", 5_000_000)
+MAX_CONFIG_BYTES = limit("MAX_CONFIG_BYTES", 1_000_000)
+
+# What a visitor of the page may ask for.
+PAGE_MAX_SECONDS = limit("PAGE_MAX_SECONDS", 60.0)
+PAGE_MAX_UPLOAD_MB = limit("PAGE_MAX_UPLOAD_MB", 20)
+PAGE_MAX_SIZE = limit("PAGE_MAX_SIZE", 1920)  # longer side of the video, px: at full size a photo keeps everybody else waiting
+PAGE_MAX_FACES = limit("PAGE_MAX_FACES", 8)  # to choose from, the largest

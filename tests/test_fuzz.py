@@ -1,0 +1,69 @@
+"""A seeded share of `make fuzz`, and whether it would notice what it looks for."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from temposync_pipeline.errors import InvalidInputError
+
+from . import fuzz
+from .fuzz import Target
+from .fuzz import fuzz as run
+
+
+def test_damaged_files_are_read_or_refused_in_one_sentence(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "--cases", "800", "--seconds", "60", "--seed", "3", "--failures", tmp_path / "kept"],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    kept = "\n".join(path.read_text() for path in tmp_path.rglob("*.txt"))
+    assert result.returncode == 0 and "cases of audio, picture, video, config, weights, latents in" in result.stdout, result.stdout + kept
+
+
+def refuse(path):
+    raise InvalidInputError(f"{path.name}: damaged")
+
+
+def raise_another(path):
+    raise KeyError(path.name)
+
+
+def say_too_much(path):
+    raise InvalidInputError(f"{path}: damaged")
+
+
+def take_memory(path):
+    np.ones(2**26)
+
+
+HARMS = {
+    "KeyError at ?": raise_another, "message": say_too_much, "memory": take_memory, "hang": lambda path: time.sleep(60),
+    "crash": lambda path: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_it_would_notice(tmp_path, monkeypatch, harm):
+    """Every kind of harm is counted, the first inputs are kept as they were, and the cases after it are run."""
+    if harm == "hang":
+        monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr(fuzz, "KEPT_OF_A_KIND", 1)
+    targets = {"good": Target(refuse, {"a.bin": b"good"}, 3), "bad": Target(HARMS[harm], {"b.bin": b"bad"})}
+    count, failures = run(targets, 12, 60, 5, tmp_path / "kept")
+    if harm == "memory":  # a peak is a peak once
+        assert (count, dict(failures)) == (12, {"bad: memory": 1})
+    else:
+        assert (count, dict(failures)) == (12, {f"bad: {harm}": 3})
+    assert (tmp_path / "kept" / "3_b.bin").read_bytes() == fuzz.make_case(targets, 5, 3).content
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_a_case_is_decided_by_seed_and_number():
+    targets = {"a": Target(refuse, {"a.json": b'{"a": [1, 2]}', "b.wav": b"RIFF" * 9})}
+    cases = [fuzz.make_case(targets, 1, number).content for number in range(40)]
+    assert cases == [fuzz.make_case(targets, 1, number).content for number in range(40)] and len(set(cases)) > 30

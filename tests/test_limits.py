@@ -1,0 +1,66 @@
+"""The limits stand in one place, are documented there where users read, and give way to the environment."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from temposync_pipeline import limits
+from temposync_pipeline.errors import InvalidAudioError, InvalidImageError, InvalidVideoError
+from temposync_pipeline.media.audio import load_audio
+from temposync_pipeline.media.image import load_image
+from temposync_pipeline.media.video import VideoWriter, read_video
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(*arguments, **environment):
+    result = subprocess.run([sys.executable, "-m", "temposync_pipeline.cli", *map(str, arguments)], cwd=ROOT, capture_output=True,
+                            text=True, env=os.environ | environment)
+    return result.returncode, result.stderr.splitlines()
+
+
+def test_every_limit_is_documented_with_its_value():
+    table = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) ", (ROOT / "SECURITY.md").read_text(encoding="utf-8"), re.MULTILINE))
+    known = {name: value for name, value in vars(limits).items() if re.search("(^|_)(MIN|MAX)_", name)}
+    assert {name: float(value) for name, value in table.items()} == known
+
+
+def test_the_environment_overrides_a_limit(tmp_path, make_audio):
+    audio = make_audio("a.wav", seconds=0.5)
+    code, errors = command("generate", "--image", audio, "--audio", audio, "--output", tmp_path / "out.mp4",
+                           TEMPOSYNC_MAX_PICTURE_BYTES="100")
+    assert code == 2 and errors == [f"temposync: a.wav: {audio.stat().st_size} bytes, above the limit of 100"]
+    code, errors = command("visemes", "--audio", audio, TEMPOSYNC_MAX_SECONDS="0.25")
+    assert code == 2 and errors == ["temposync: a.wav: longer than the limit of 0.25 s"]
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-3", "nan", "inf"])
+def test_a_limit_that_is_none_is_refused(make_audio, value):
+    code, errors = command("visemes", "--audio", make_audio("a.wav"), TEMPOSYNC_MAX_SECONDS=value)
+    assert code == 2 and errors == [f"temposync: TEMPOSYNC_MAX_SECONDS={value}: expected a number above 0"]
+
+
+def test_files_beyond_the_limit_are_not_read(tmp_path):
+    """Sparse files: they take no room, and would take minutes to search."""
+    for name, size, load, error in (("a.wav", limits.MAX_MEDIA_BYTES, load_audio, InvalidAudioError),
+                                    ("a.mp4", limits.MAX_MEDIA_BYTES, read_video, InvalidVideoError),
+                                    ("a.png", limits.MAX_PICTURE_BYTES, load_image, InvalidImageError)):
+        with open(tmp_path / name, "wb") as file:
+            file.write(b"RIFF\0\0\0\0WAVE")
+            file.truncate(size + 1)
+        with pytest.raises(error, match=f"^{name}: {size + 1} bytes, above the limit of {size}$"):
+            load(tmp_path / name)
+
+
+def test_frames_beyond_the_limit_are_refused(tmp_path, picture, monkeypatch):
+    with VideoWriter(tmp_path / "a.mp4") as writer:
+        for _ in range(4):
+            writer.write(picture)
+    monkeypatch.setattr("temposync_pipeline.media.video.MAX_FRAMES", 3)
+    with pytest.raises(InvalidVideoError, match="^a.mp4: more frames than the limit of 3$"):
+        read_video(tmp_path / "a.mp4")
+    assert len(read_video(tmp_path / "a.mp4", max_frames=3)[0]) == 3
