@@ -71,9 +71,3 @@ def picture() -> np.ndarray:
 def hear_interrupts() -> None:
     """For Popen's `preexec_fn`: a shell's background jobs, and all that they start, would ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the user has compiled must not change what tests measure."""
-    monkeypatch.setenv("TEMPOSYNC_CACHE", str(tmp_path / "cache"))

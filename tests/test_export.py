@@ -48,6 +48,11 @@ def whole_pipeline() -> TempoSyncPipeline:
     return pipeline
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPOSYNC_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A checkpoint's folder with files in both formats, and their errors."""
