@@ -47,3 +47,9 @@ def plain_write_errors(path: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise OSError(f"{path.name}: cannot be written: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Where compiled networks and the test certificate are kept: $TEMPOSYNC_CACHE, else temposync in $XDG_CACHE_HOME or ~/.cache."""
+    own = os.environ.get("TEMPOSYNC_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temposync"

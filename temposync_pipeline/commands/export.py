@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidInputError
-from ..files import example_media
+from ..files import cache_folder, example_media
 from .checks import check_files, check_folder, check_model, write_json
 from .options import JsonFile, Model
 
@@ -32,7 +32,6 @@ def export(
     check_files((image, audio), (json_file,))
     check_model(model)
     from ..export.files import check_format, export_pipeline
-    from ..export.sessions import cache_folder
     from .video import load_pipeline
 
     check_format(form)

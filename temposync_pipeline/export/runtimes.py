@@ -26,12 +26,12 @@ from torch import nn
 
 from ..checkpoints import checkpoint_folder
 from ..face.crop import LATENT_WINDOW
-from ..files import write_whole
+from ..files import cache_folder, write_whole
 from ..models.precision import inference_autocast
 from . import RUNTIMES, check_runtime, installed_runtimes
 from .files import FORMATS, exported_file, write_network
 from .networks import Network, Tensors, fixed_sizes, networks_of, sizes_but_frames, torch_forward, weights_hash
-from .sessions import Session, cache_folder, open_session
+from .sessions import Session, open_session
 
 logger = logging.getLogger(__name__)
 

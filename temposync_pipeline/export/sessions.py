@@ -1,6 +1,5 @@
 """Networks' files, loaded by ONNX Runtime or OpenVINO: torch tensors in, torch tensors out."""
 
-import os
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
+from ..files import cache_folder
 from .networks import Network, Tensors
 
 Session = Callable[[Tensors], tuple[torch.Tensor, ...]]
@@ -17,12 +17,6 @@ Session = Callable[[Tensors], tuple[torch.Tensor, ...]]
 # Frames that OpenVINO computes at once in bfloat16: for a known number it makes faster programs, and so one serves all chunks of a video.
 # (Compiled for a known number in float32, the denoiser crashes OpenVINO 2026.4.)
 SLICE = 8
-
-
-def cache_folder() -> Path:
-    """Where compiled networks, and what was measured of them, are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TEMPOSYNC_CACHE") or Path(home) / "temposync")
 
 
 def open_session(path: Path, network: Network, example: Tensors, bfloat16: bool) -> Session:
