@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 
 from .commands.batch import batch
 from .commands.dub import dub
+from .commands.export import export
 from .commands.live import live
 from .commands.measure import benchmark, evaluate
 from .commands.preview import preview
@@ -33,11 +34,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, dub, live, preview, batch, decode, verify, benchmark, visemes, evaluate, train, manifest):
+for command in (generate, dub, live, preview, batch, decode, verify, benchmark, visemes, evaluate, export, train, manifest):
     app.command()(command)
 
 # What needs no more of diffusers and transformers than `bases.lean` has.
-LEAN_COMMANDS = ("generate", "dub", "preview", "batch", "decode", "visemes")
+LEAN_COMMANDS = ("generate", "dub", "preview", "batch", "decode", "visemes", "export")
 INTERRUPTED, TERMINATED = 130, 143
 # What is wrong with an option's value, by pydantic's name of the error.
 COMPLAINTS = {

@@ -1,4 +1,4 @@
-"""Files that are whole where they exist."""
+"""Files that are whole where they exist, and the examples of the source tree."""
 
 import os
 import secrets
@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 
 from .errors import InvalidInputError
 
+EXAMPLES = Path(__file__).parents[1] / "examples" / "media"
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text` in UTF-8, under a hidden name first: what stood there stays until the new file is complete."""
@@ -21,6 +23,14 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def example_media(image: Path | None, audio: Path | None) -> tuple[Path, Path]:
+    """A portrait and a recording; None takes the example of the source tree. Raises InvalidInputError where there is no such file."""
+    image, audio = (given or EXAMPLES / name for given, name in ((image, "portrait_man.jpg"), (audio, "speech_hello.wav")))
+    if not image.exists() or not audio.exists():
+        raise InvalidInputError(f"{(image if not image.exists() else audio).name}: no such file; name a portrait and a recording")
+    return image, audio
 
 
 def check_not_input(output: str | PathLike, *inputs: Any) -> None:
@@ -37,3 +47,9 @@ def plain_write_errors(path: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise OSError(f"{path.name}: cannot be written: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Where compiled networks and the test certificate are kept: $TEMPOSYNC_CACHE, else temposync in $XDG_CACHE_HOME or ~/.cache."""
+    own = os.environ.get("TEMPOSYNC_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temposync"

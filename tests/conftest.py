@@ -71,4 +71,3 @@ def picture() -> np.ndarray:
 def hear_interrupts() -> None:
     """For Popen's `preexec_fn`: a shell's background jobs, and all that they start, would ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-

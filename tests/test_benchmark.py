@@ -34,10 +34,23 @@ def test_report_adds_up(inputs, tmp_path):
         # Everything before the first chunk, and no more than the whole video.
         before = 15 * (stages["visemes"]["mean_ms"] + stages["encode"]["mean_ms"])
         assert before < result["E1"]["first_frame_ms"] < 15 * result["E1"]["mean_ms"]
+        assert result["gflop"]["denoise"] > 0 and result["gflop"]["decode"] > 0
+        assert result["floor_ms"] == pytest.approx(1000 * sum(result["gflop"].values()) / report["peak_gflops"])
+        assert result["floor_share"] == pytest.approx(result["floor_ms"] / result["total_ms"])
         assert result["E2"]["bytes_per_frame"] >= 32 * 10 * 12 * 4
+    one, two = (result["gflop"] for result in report["results"])
+    assert two["denoise"] >= 1.5 * one["denoise"] and two["decode"] == one["decode"] and report["runtime"] == "torch"
     assert report["reference"]["whole_crop_decode_ms"] > 0 and report["machine"]["threads"] >= 1
     assert Image.open(tmp_path / "quality_latency.png").size[0] > 300
     json.dumps(report, allow_nan=False)
+
+
+def test_the_fastest_runtime_is_reported(inputs, monkeypatch):
+    monkeypatch.setattr(benchmark, "installed_runtimes", lambda: ["torch", "openvino"])
+    monkeypatch.setattr(benchmark, "load_runtime", lambda pipe, runtime, model: setattr(pipe, "runtime", runtime))
+    report = benchmark.compare_runtimes(steps=(1,), chunk_size=8, **inputs)
+    totals = {name: compared["results"][-1]["total_ms"] for name, compared in report["runtimes"].items()}
+    assert set(totals) == {"torch", "openvino"} and report["results"][-1]["total_ms"] == min(totals.values()) == totals[report["runtime"]]
 
 
 def test_a_model_that_moves_the_whole_face_is_timed_too(inputs, tmp_path):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from temposync_pipeline import InvalidInputError, TempoSyncDenoiser, TempoSyncPipeline, VisemeClassifier, cli
 from temposync_pipeline.checkpoints import bundled_path, checkpoint_folder
+from temposync_pipeline.checkpoints.hub import download_checkpoint
 from temposync_pipeline.pipelines.loading import component_classes, place_components
 
 from .fake_hub import FakeHub
@@ -336,3 +337,15 @@ def test_diffusers_ways_to_load_give_the_same_frames(tmp_path, options):
     loaded = TempoSyncPipeline.from_pretrained(tmp_path, **options)
     assert loaded.hf_device_map == ("cpu" if options.get("device_map") == "cpu" else None)
     assert np.array_equal(frames(loaded, pipeline), frames(pipeline, pipeline))
+
+
+def test_exported_networks_are_fetched_for_those_who_ask(hub):
+    hub.commit("org/name", {"openvino/export.json": b"{}", "openvino/decoder.xml": b"<net/>", "onnx/decoder.onnx": b"onnx"})
+    folder = download_checkpoint("org/name", ["vae"])
+    assert not (folder / "openvino").exists()
+    assert not (download_checkpoint("org/name", [], extra=["openvino"], local_files_only=True) / "openvino").exists()
+    folder = download_checkpoint("org/name", [], extra=["openvino", "missing"])
+    assert (folder / "openvino" / "decoder.xml").read_bytes() == b"<net/>" and not (folder / "onnx").exists()
+    (folder / "openvino" / "decoder.xml").resolve().write_bytes(b"<bad/>")
+    with pytest.raises(InvalidInputError, match="openvino/decoder.xml: not the published"):
+        download_checkpoint("org/name", [], extra=["openvino"])

@@ -30,6 +30,7 @@ def download_checkpoint(
     repo_id: str,
     components: Iterable[str],
     *,
+    extra: Iterable[str] = (),
     revision: str | None = None,
     variant: str | None = None,
     cache_dir: str | PathLike | None = None,
@@ -44,6 +45,7 @@ def download_checkpoint(
 
     Args:
         repo_id: "org/name". components: folders to fetch, such as "vae" or "teacher". revision: branch, tag or commit.
+        extra: folders to fetch whole where the repository has them, such as "openvino".
         variant: "fp16" takes `*.fp16.safetensors` where a component has them and the plain weights where it has not.
         cache_dir, token, local_files_only, force_download: as everywhere in huggingface_hub.
 
@@ -53,7 +55,7 @@ def download_checkpoint(
         ConnectionError: the Hub cannot be reached and the cache is incomplete, or the download broke off.
     """
     cache = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-    components = sorted(components)
+    components, extra = sorted(components), set(extra)
     try:
         with _one_sentence(repo_id, revision):
             folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=INDEX, tqdm_class=_NoBar, **cache))
@@ -62,12 +64,14 @@ def download_checkpoint(
             except CachedRepoTreeNotFoundError:
                 return _without_listing(repo_id, folder, components, variant)
             wanted = [name for name in (INDEX,) if name in tree] + select_files(repo_id, tree, components, variant)
+            wanted += [name for name in tree if name.partition("/")[0] in extra and (not local_files_only or (folder / name).exists())]
             snapshot_download(repo_id, revision=folder.name, allow_patterns=wanted, force_download=force_download, **cache)
     except ConnectionError:
         if not local_files_only:
             with suppress(ConnectionError):
                 return download_checkpoint(
-                    repo_id, components, revision=revision, variant=variant, cache_dir=cache_dir, token=token, local_files_only=True)
+                    repo_id, components, extra=extra, revision=revision, variant=variant, cache_dir=cache_dir, token=token,
+                    local_files_only=True)
         raise
     _verify(repo_id, folder, {name: tree[name].lfs.sha256 if tree[name].lfs else tree[name].blob_id for name in wanted})
     return folder

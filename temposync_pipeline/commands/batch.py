@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidInputError
+from ..export import check_runtime
 from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
-from .options import MAX_SEED, Device, JsonFile, Model, Provenance, Seed, SigningCert, SigningKeyFile, Steps
-from .video import load_pipeline
+from .options import MAX_SEED, Device, JsonFile, Model, Provenance, Runtime, Seed, SigningCert, SigningKeyFile, Steps
+from .video import choose_runtime, load_pipeline
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -46,6 +47,7 @@ def batch(
     signing_cert: SigningCert = None,
     signing_key: SigningKeyFile = None,
     device: Device = "auto",
+    runtime: Runtime = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Make the videos of a table, one a line, with models that are loaded once.
@@ -62,12 +64,13 @@ def batch(
     check_files((jobs,), (json_file,))
     rows = read_table(jobs)
     check_model(model)
+    check_runtime(runtime)
     check_steps(model, [num_inference_steps])
     output_dir.mkdir(parents=True, exist_ok=True)
     marking = choose_provenance(provenance, signing_cert, signing_key)
     defaults = {"seed": seed, "num_inference_steps": num_inference_steps, "provenance": marking}
     results = []
-    for result in _run(rows, jobs.parent, output_dir, defaults, model, device):
+    for result in _run(rows, jobs.parent, output_dir, defaults, model, device, runtime):
         results.append(result)
         if result["status"] == "made":
             typer.echo(result["output"])
@@ -106,7 +109,7 @@ def _check_header(name: str, header: list[str]) -> None:
 
 
 def _run(
-    rows: list[tuple[int, dict[str | None, str]]], folder: Path, output_dir: Path, defaults: dict, model: str, device: str
+    rows: list[tuple[int, dict[str | None, str]]], folder: Path, output_dir: Path, defaults: dict, model: str, device: str, runtime: str,
 ) -> Iterator[dict]:
     """What became of each line, in the order of the table; the models are loaded for the first video that is not there yet."""
     from tqdm.auto import tqdm
@@ -126,7 +129,9 @@ def _run(
         if finished:
             yield result | {"status": "existing"}
             continue
-        pipe = pipe or load_pipeline(model, device)
+        if pipe is None:
+            pipe = load_pipeline(model, device)
+            choose_runtime(pipe, model, runtime)
         started = time.monotonic()
         try:
             figures = _make(pipe, job)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidInputError
+from ..export import check_runtime
 from ..progress import hide_loading_bars
 from .checks import (
     check_files,
@@ -31,6 +32,8 @@ def benchmark(
     output: Annotated[Path | None, typer.Option(help="An existing folder for the plot quality_latency.png.")] = None,
     model: Model = "temposync-tiny",
     device: Device = "auto",
+    runtime: Annotated[str, typer.Option(
+        help="What computes on a CPU: torch, openvino, onnxruntime, auto, or all: each that is installed.")] = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Time every stage of a video, and with --manifest measure what fewer steps cost in quality.
@@ -43,14 +46,23 @@ def benchmark(
         check_writable(output, output)
     counts = sorted(set(whole_numbers("--steps", steps)))
     check_model(model)
+    check_runtime("auto" if runtime == "all" else runtime)
     device = choose_device(device)
     check_steps(model, counts)
-    from ..metrics.benchmark import run_benchmark
+    from ..metrics.benchmark import compare_runtimes, run_benchmark
 
     hide_loading_bars()
-    report = run_benchmark(counts, image, audio, model, device, repeats, chunk_size, manifest, limit, output)
+    options = dict(steps=counts, image=image, audio=audio, model=model, device=device, repeats=repeats, chunk_size=chunk_size,
+                   manifest=manifest, limit=limit, output=output)
+    report = compare_runtimes(**options) if runtime == "all" else run_benchmark(runtime=runtime, **options)
     write_json(json_file, report)
     typer.echo(f"{report['frames']} frames, {report['precision']}, {report['machine']['threads']} threads; milliseconds a frame")
+    for name, compared in report.get("runtimes", {}).items():
+        last = compared["results"][-1]
+        typer.echo(f"{name:12s} {last['total_ms']:7.2f} with {last['steps']} steps" + " (the fastest)" * (name == report["runtime"]))
+    last = report["results"][-1]
+    typer.echo(f"{report['runtime']}; {sum(last['gflop'].values()):.2f} GFLOP at {report['peak_gflops']:.0f} GFLOP/s: "
+               f"not below {last['floor_ms']:.2f} with {last['steps']} steps")
     typer.echo("steps  denoise  decode   total     p95     fps  backbone  E1 all   E2 all   first frame")
     for result in report["results"]:
         typer.echo(f"{result['steps']:5d} {result['denoise_ms']:8.2f} {result['decode_ms']:7.2f} {result['total_ms']:7.2f} "

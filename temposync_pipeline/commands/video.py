@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidInputError
+from ..export import check_runtime
 from ..progress import hide_loading_bars
 from ..startup import start_full
 from .checks import check_files, check_model, check_mp4, check_steps, choose_device, choose_provenance, write_json
@@ -24,6 +25,7 @@ from .options import (
     MouthAmplitude,
     OptionalAudioFile,
     Provenance,
+    Runtime,
     Seed,
     SigningCert,
     SigningKeyFile,
@@ -56,6 +58,7 @@ def generate(
     signing_cert: SigningCert = None,
     signing_key: SigningKeyFile = None,
     device: Device = "auto",
+    runtime: Runtime = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Make a portrait speak.  The path of the video is the last line printed.
@@ -74,6 +77,9 @@ def generate(
     if output.suffix.lower() not in (".mp4", ".safetensors"):
         raise InvalidInputError(f"{output}: the output is an mp4, its name must end in .mp4 (or in .safetensors for latents)")
     check_model(model)
+    check_runtime(runtime)
+    if lora is not None and runtime not in ("auto", "torch"):
+        raise InvalidInputError(f"--runtime {runtime}: adapters need torch")
     if lora is not None and not lora.exists():
         raise InvalidInputError(f"{lora}: no such file or folder")
     marking = choose_provenance(provenance, signing_cert, signing_key)
@@ -95,6 +101,8 @@ def generate(
     if lora is not None:
         pipe.load_lora_weights(lora)
         pipe.fuse_lora()
+    else:
+        choose_runtime(pipe, model, runtime)
     import torch
 
     started = time.monotonic()
@@ -139,6 +147,7 @@ def decode(
     signing_cert: SigningCert = None,
     signing_key: SigningKeyFile = None,
     device: Device = "auto",
+    runtime: Runtime = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Turn latents into the video, later or on another machine.  The path of the video is the last line printed.
@@ -148,12 +157,14 @@ def decode(
     check_files((latents,), (output, json_file))
     check_mp4(output)
     check_model(model)
+    check_runtime(runtime)
     marking = choose_provenance(provenance, signing_cert, signing_key)
     from ..pipelines.latent_video import LatentVideo
 
     # What is wrong with the input is said before the models are loaded.
     LatentVideo.load(latents)
     pipe = load_pipeline(model, device)
+    choose_runtime(pipe, model, runtime)
     started = time.monotonic()
     try:
         figures = pipe.decode_to_file(latents, output, marking)
@@ -213,3 +224,10 @@ def load_pipeline(model: str, device: str) -> "TalkingHeadPipeline":
 
     hide_loading_bars()
     return auto.load_pipeline(model).to(device)
+
+
+def choose_runtime(pipe: "TalkingHeadPipeline", model: str, runtime: str) -> None:
+    """Let the pipeline compute with what `--runtime` names."""
+    from ..export.runtimes import load_runtime
+
+    load_runtime(pipe, runtime, model)

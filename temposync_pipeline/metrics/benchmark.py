@@ -4,10 +4,13 @@ The paper (arXiv 2603.06057) reports denoising and decoding, which is what `tota
 A frame's time is its chunk's time divided by the chunk's frames.  The report, which is the JSON:
 
     {"model", "image", "audio", "frames", "seconds", "precision", "chunk_size", "repeats", "load_ms", "machine": {...},
+     "runtime": what computed the large networks, "runtimes": {name: {"results", "peak_memory_mb"}} where all were compared,
+     "peak_gflops": GFLOP a second of one large matrix product, in the same precision,
      "results": [one a number of steps:
         {"steps", "frames", "denoise_ms", "decode_ms", "total_ms": medians a frame, total = denoise + decode; means where chunks are
                                                                    denoised together (READ), so that one pays for several,
          "backbone_ms": mean a frame in the network that denoises, its evaluations alone,
+         "gflop": {"denoise", "decode"}, arithmetic of a frame; "floor_ms": its time at peak_gflops; "floor_share": floor_ms / total_ms,
          "mean_ms", "p95_ms": of that total, "fps": 1000 / total_ms,
          "stages": {stage: {"mean_ms", "p95_ms", "fps", "real_time_factor"}},  a frame; stages are those of `STAGES`
          "E1": {"mean_ms", "fps", "real_time_factor", "peak_memory_mb",   a frame of the mp4, all stages but loading
@@ -29,11 +32,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import InvalidInputError
+from ..export import installed_runtimes
+from ..export.runtimes import load_runtime
+from ..files import example_media
 from ..media.audio import Audio, load_audio
 from ..media.image import load_image
 from ..media.planes import StillPlanes
@@ -47,7 +54,6 @@ from .clip_selection import read_clips
 from .image import psnr
 
 STAGES = ("visemes", "encode", "denoise", "decode", "paste_back", "video_encoding", "save_latents")
-EXAMPLES = Path(__file__).parents[2] / "examples" / "media"
 QUALITY = {"psnr_vae": "PSNR against the VAE reconstruction (dB)", "lip_r": "lip correlation r"}
 
 
@@ -203,6 +209,29 @@ def compare_with_references(pipe: TalkingHeadPipeline, portrait: Portrait, speec
     }
 
 
+@torch.inference_mode()
+def count_arithmetic(pipe: TalkingHeadPipeline, portrait: Portrait, speech: Speech, steps: int, chunk_size: int) -> dict[str, float]:
+    """GFLOP a frame, of a whole chunk, as torch computes it: {"denoise", "decode"}."""
+    size = min(chunk_size, len(speech))
+    noise = pipe.prepare_latents(steps, torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as denoising:
+        latents = next(pipe._latent_chunks(portrait, speech[:size], noise, pipe._sampling(steps, size)))
+    with FlopCounterMode(display=False) as decoding:
+        portrait.renderer.decode(rendered_part(latents, portrait.composition), pipe.use_bfloat16)
+    return {name: counter.get_total_flops() / 1e9 / size for name, counter in (("denoise", denoising), ("decode", decoding))}
+
+
+def measure_peak(pipe: TalkingHeadPipeline, size: int = 2048, rounds: int = 6) -> float:
+    """GFLOP a second of one large matrix product in the pipeline's precision, the best of `rounds`."""
+    bfloat16 = pipe.use_bfloat16 and pipe.device.type == "cpu"
+    matrix = torch.ones(size, size, dtype=torch.bfloat16 if bfloat16 else pipe.vae.dtype, device=pipe.device)
+    clock = StageClock(pipe.device)
+    for _ in range(rounds):
+        with clock.measure("product", 1):
+            matrix @ matrix
+    return 2 * size**3 / 1e6 / min(clock.samples["product"])
+
+
 def run_benchmark(
     steps: Sequence[int] = (1, 2, 4, 8),
     image: Path | None = None,
@@ -214,6 +243,7 @@ def run_benchmark(
     manifest: Path | None = None,
     limit: int | None = None,
     output: Path | None = None,
+    runtime: str = "torch",
 ) -> dict:
     """Time a checkpoint; returns the report described in the module.
 
@@ -222,12 +252,11 @@ def run_benchmark(
         repeats: videos made for each number of steps, after a short one to warm up.
         manifest: clips of talkers to measure quality on (`metrics.evaluate`); None measures none. limit: at most so many of them.
         output: folder for quality_latency.png; None draws nothing.
+        runtime: see `export.runtimes.use_runtime`.
 
     Raises InvalidInputError for files that cannot be used.
     """
-    image, audio = (given or EXAMPLES / name for given, name in ((image, "portrait_man.jpg"), (audio, "speech_hello.wav")))
-    if not image.exists() or not audio.exists():
-        raise InvalidInputError(f"{(image if not image.exists() else audio).name}: no such file; name a portrait and a recording")
+    image, audio = example_media(image, audio)
     # What is wrong with the inputs is said before the models are loaded and timed.
     load_image(image)
     recording = load_audio(audio)
@@ -239,13 +268,20 @@ def run_benchmark(
     pipe.set_progress_bar_config(disable=True)
     frames = max(1, round(recording.duration * pipe.config.fps))
     with torch.inference_mode():
-        reference = compare_with_references(pipe, pipe.prepare_portrait(image), pipe._hear(recording), chunk_size)
+        # By torch, which counts: other runtimes do the same arithmetic.
+        portrait, speech = pipe.prepare_portrait(image), pipe._hear(recording)
+        gflop = {count: count_arithmetic(pipe, portrait, speech, count, chunk_size) for count in steps}
+        peak = measure_peak(pipe)
+        load_runtime(pipe, runtime, model)
+        reference = compare_with_references(pipe, portrait, speech, chunk_size)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for count in steps:
             clocks, sizes = zip(*(time_video(pipe, image, recording, audio, count, chunk_size, Path(folder)) for _ in range(repeats)))
             together = getattr(pipe, "denoises_together", False)
-            results.append(summarise_steps(clocks, count, pipe.config.fps, frames, chunk_size, sizes[-1], together))
+            result = summarise_steps(clocks, count, pipe.config.fps, frames, chunk_size, sizes[-1], together)
+            floor_ms = 1000 * sum(gflop[count].values()) / peak
+            results.append(result | {"gflop": gflop[count], "floor_ms": floor_ms, "floor_share": floor_ms / result["total_ms"]})
     if manifest is not None:
         _add_quality(results, manifest, model, device, limit)
     if output is not None:
@@ -254,9 +290,18 @@ def run_benchmark(
     return {
         "model": Path(model).name if Path(model).is_dir() else model, "image": image.name, "audio": audio.name, "frames": frames,
         "seconds": recording.duration, "precision": "bfloat16" if bfloat16 else str(pipe.vae.dtype).removeprefix("torch."),
-        "chunk_size": chunk_size, "repeats": repeats, "load_ms": load_ms, "machine": describe_machine(pipe.device), "results": results,
+        "chunk_size": chunk_size, "repeats": repeats, "load_ms": load_ms, "runtime": pipe.runtime,
+        "peak_gflops": peak, "machine": describe_machine(pipe.device), "results": results,
         "reference": reference, "peak_memory_mb": peak_memory_mb(),
     }
+
+
+def compare_runtimes(**options: Any) -> dict:
+    """`run_benchmark` with every runtime that is installed: the report of the fastest at the largest number of steps, with "runtimes"."""
+    reports = {name: run_benchmark(runtime=name, **options) for name in installed_runtimes()}
+    fastest = min(reports.values(), key=lambda report: report["results"][-1]["total_ms"])
+    compared = {name: {key: report[key] for key in ("results", "peak_memory_mb")} for name, report in reports.items()}
+    return fastest | {"runtimes": compared}
 
 
 def _add_quality(results: list[dict], manifest: Path, model: str, device: str, limit: int | None) -> None:

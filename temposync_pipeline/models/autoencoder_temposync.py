@@ -91,11 +91,12 @@ class MotionDecoder(nn.Module):
 
     def forward(self, latents: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Flow [B, 2, 8h, 8w] and the logit of being hidden [B, 1, 16h, 16w]; latents [R·k, C, h, w], reference [R, C, h, w]."""
-        frames = len(latents) // len(reference)
+        count = latents.shape[0]
+        frames = count // reference.shape[0]
         each = reference.repeat_interleave(frames, 0)
         moving, still = torch.cat([latents - each, each], 1), torch.cat([torch.zeros_like(reference), reference], 1)
         features = self.layers(torch.cat([moving, still]).contiguous(memory_format=torch.channels_last))
-        flow, hidden = (_minus_still(head(features).float(), len(latents), frames) for head in (self.flow, self.hidden))
+        flow, hidden = (_minus_still(head(features).float(), count, frames) for head in (self.flow, self.hidden))
         return self.FLOW_UNIT * flow, self.STILL_LOGIT + hidden
 
 
@@ -138,7 +139,7 @@ class InnerMouthDecoder(nn.Module):
         self, latents: torch.Tensor, reference: torch.Tensor, hidden: torch.Tensor, seen: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         """Pixels [R·k, 3, 32h, 32w]; latents [R·k, C, h + 2, w + 2], reference [R, C, h + 2, w + 2], hidden [R·k, 1, 16h, 16w]."""
-        frames, edge = len(latents) // len(reference), self.MARGIN
+        frames, edge = latents.shape[0] // reference.shape[0], self.MARGIN
         each = reference.repeat_interleave(frames, 0)
         # A single reference's is broadcast.
         to_middle, to_fine = (part.repeat_interleave(frames, 0) if len(reference) > 1 else part for part in seen)

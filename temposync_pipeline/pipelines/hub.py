@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 class HubPipeline(DiffusionPipeline):
     """A diffusers pipeline that loads safetensors of verified origin only, and that publishes itself with a model card.
 
-    `model_name` and `model_revision` are what videos say of the checkpoint that made them (`checkpoints.public_name`).
+    `model_name` and `model_revision` are what videos say of the checkpoint that made them (`checkpoints.public_name`); `runtime` is what
+    computes its large networks on a CPU: "torch", "openvino" or "onnxruntime".
     """
 
     model_name, model_revision = "custom", ""
+    runtime = "torch"
 
     @classmethod
     def from_pretrained(
@@ -40,6 +42,7 @@ class HubPipeline(DiffusionPipeline):
         device_map: str | None = None,
         max_memory: Mapping[int | str, int | str] | None = None,
         quantization_config: "PipelineQuantizationConfig | None" = None,
+        runtime: str = "torch",
         **overrides: Any,
     ) -> Self:
         """Load a bundled checkpoint by name (`checkpoints.BUNDLED`, no network), else a directory, else org/name from the Hub.
@@ -53,6 +56,7 @@ class HubPipeline(DiffusionPipeline):
             cache_dir, token, local_files_only, force_download: as everywhere in huggingface_hub.
             device_map: "cuda" loads straight there, "balanced" spreads the components over several accelerators, within `max_memory`.
             quantization_config: of diffusers, for the components that it names.
+            runtime: what computes the large networks on a CPU: "torch", "openvino", "onnxruntime" or "auto" (`export.runtimes`).
             overrides: components and settings by name, in place of the checkpoint's (`vae=…`, `mouth_amplitude=1.0`), and diffusers'
                 `low_cpu_mem_usage`, `offload_folder` and `offload_state_dict`.  Of `TempoSyncPipeline`, `denoiser` may name a folder:
                 "denoiser" is the student, "teacher" the teacher, which comes with its own sampler (give it `num_inference_steps=25`).
@@ -79,6 +83,11 @@ class HubPipeline(DiffusionPipeline):
             pipeline.hf_device_map = placed
         if quantization_config is not None:
             pipeline.quantization_config = quantization_config
+        if runtime != "torch":
+            from ..export.runtimes import load_runtime
+
+            load_runtime(pipeline, runtime, pretrained_model_name_or_path, revision=revision, cache_dir=cache_dir, token=token,
+                         local_files_only=local_files_only)
         return pipeline
 
     @classmethod

@@ -72,6 +72,8 @@ class LoraLoaderMixin(LoraBaseMixin):
             InvalidInputError: peft is not installed, or the file is no adapter, damaged, or made for another denoiser.
         """
         check_peft()
+        if self.runtime != "torch":  # type: ignore[attr-defined]
+            raise InvalidInputError('adapters need runtime="torch"')
         source = pretrained_model_name_or_path_or_dict
         label = "the adapter" if isinstance(source, dict) else Path(source).name
         try:

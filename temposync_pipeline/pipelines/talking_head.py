@@ -47,6 +47,8 @@ from .settings import PipelineSettings
 from .speech import Speech
 
 logger = logging.getLogger(__name__)
+# Frames that are decoded at once: more take memory, and no less time.
+DECODED_TOGETHER = 8
 
 
 class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
@@ -399,7 +401,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
 
     def _patches(self, renderer: Renderer, latents: torch.Tensor) -> Iterator[Patch]:
         """What each frame changes in the photo, of latents [n, C, h, w] of the part that is rendered."""
-        return map(renderer.patch, renderer.decode(latents, self.use_bfloat16))
+        for part in latents.split(DECODED_TOGETHER):
+            yield from map(renderer.patch, renderer.decode(part, self.use_bfloat16))
 
     def _hear(self, recording: Audio) -> Speech:
         *_, speech = self._listen(recording)

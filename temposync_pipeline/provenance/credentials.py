@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
 from ..errors import InvalidInputError
+from ..files import cache_folder
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -140,12 +141,6 @@ def _algorithm(private: Any, name: str) -> str:
     if isinstance(private, rsa.RSAPrivateKey) and private.key_size >= 2048:
         return "ps256"
     raise InvalidInputError(f"{name}: neither P-256, P-384, P-521, Ed25519 nor RSA of 2,048 bits or more")
-
-
-def cache_folder() -> Path:
-    """Where the test certificate is kept: $TEMPOSYNC_CACHE, else temposync in $XDG_CACHE_HOME or ~/.cache."""
-    own = os.environ.get("TEMPOSYNC_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temposync"
 
 
 def local_credentials() -> Credentials:

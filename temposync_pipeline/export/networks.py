@@ -1,0 +1,164 @@
+"""Which networks make a video, and what other runtimes have to know of them.
+
+A network is a module that takes tensors by name and returns tensors; what lies between the networks (normalising latents, sampling, moving
+the photo's pixels) is the pipeline's.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from inspect import getfile, signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.denoiser_temposync import TempoSyncDenoiserOutput
+from ..models.viseme_classifier import VisemeOutput
+
+Tensors = dict[str, torch.Tensor]
+
+
+def first(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return values[0]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a pipeline.
+
+    name: of its files. path: of its module from the pipeline on. inputs: arguments of its forward that are used, and which of their
+    dimensions may have any size. outputs: names of the tensors it returns. pack: makes of these what its forward returns.
+    per_frame: whether the first of those dimensions counts frames, of which a video has many.
+    """
+
+    name: str
+    path: str
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: tuple[str, ...]
+    pack: Callable[[tuple[torch.Tensor, ...]], Any] = first
+    per_frame: bool = False
+
+    def module(self, pipeline: Any) -> nn.Module | None:
+        """Its module; None where the pipeline has none."""
+        found = pipeline
+        for part in self.path.split("."):
+            found = getattr(found, part, None)
+        return found
+
+    def named(self, forward: Callable, arguments: tuple, keywords: Mapping[str, Any]) -> Tensors | None:
+        """The inputs of a call by name; None where it has others than `inputs`, or is given no tensor for one of them."""
+        given = signature(forward).bind(*arguments, **keywords).arguments
+        if any(value is not None and not isinstance(value, bool) and name not in self.inputs for name, value in given.items()):
+            return None
+        tensors = {name: given.get(name) for name in self.inputs}
+        return tensors if all(isinstance(value, torch.Tensor) for value in tensors.values()) else None
+
+    def tensors_of(self, output: Any) -> tuple[torch.Tensor, ...]:
+        """What `pack` was given, of what a forward returned."""
+        if isinstance(output, torch.Tensor):
+            return (output,)
+        return output if isinstance(output, tuple) else tuple(getattr(output, field.name) for field in fields(output))
+
+
+def _denoised(values: tuple[torch.Tensor, ...]) -> TempoSyncDenoiserOutput:
+    return TempoSyncDenoiserOutput(sample=values[0])
+
+
+def _heard(values: tuple[torch.Tensor, ...]) -> VisemeOutput:
+    return VisemeOutput(logits=values[0], hidden=values[1])
+
+
+NETWORKS = (
+    Network("viseme_classifier", "viseme_classifier", {"input_values": (0, 1)}, ("logits", "hidden"), _heard),
+    Network("lip_motion", "lip_motion", {"hidden": (0, 1), "loudness": (0, 1), "visemes": (0, 1)}, ("shapes",)),
+    Network("face_detector", "face_aligner.detector", {"x": (0, 2, 3)}, ("cells",)),
+    Network("face_landmarks", "face_aligner.landmark_network", {"x": (0,)}, ("landmarks", "log_error", "logit", "log_heat"), tuple),
+    Network("encoder", "vae.encoder", {"pixels": (0, 2, 3)}, ("latents",)),
+    Network("identity_encoder", "identity_encoder", {"latents": (0,)}, ("identity",)),
+    Network(
+        "denoiser", "denoiser",
+        {"sample": (0,), "timestep": (), "reference": (0,), "context": (0,), "visemes": (0,), "identity": (0,), "lips": (0,)},
+        ("raw",), _denoised, per_frame=True),
+    Network("decoder", "vae.decoder", {"latents": (0, 2, 3)}, ("pixels",), per_frame=True),
+    Network("motion_decoder", "vae.motion_decoder", {"latents": (0,), "reference": ()}, ("flow", "hidden"), tuple, per_frame=True),
+)
+
+
+def networks_of(pipeline: Any) -> Iterator[tuple[Network, nn.Module]]:
+    """Each of `NETWORKS` that the pipeline has, with its module."""
+    for network in NETWORKS:
+        module = network.module(pipeline)
+        if module is not None:
+            yield network, module
+
+
+def torch_forward(module: nn.Module) -> Callable:
+    """A module's own forward, also where another runtime's has taken its place."""
+    return type(module).forward.__get__(module)
+
+
+class TensorsOnly(nn.Module):
+    """A network that takes its inputs in order and returns a tuple of tensors."""
+
+    def __init__(self, network: Network, module: nn.Module):
+        super().__init__()
+        self.network, self.module = network, module
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.network.tensors_of(torch_forward(self.module)(**dict(zip(self.network.inputs, inputs))))
+
+
+def traced(network: Network, module: nn.Module, example: Tensors) -> torch.export.ExportedProgram:
+    """The network's program for inputs of any size in `network.inputs`' dimensions; `example` are inputs of a call."""
+    shapes, inputs = [], []
+    for name, dimensions in network.inputs.items():
+        value = example[name].detach().clone()
+        for dimension in dimensions:
+            if value.shape[dimension] == 1:  # a size of 1 would be taken for the only one
+                value = value.repeat_interleave(2, dimension)
+        inputs.append(value)
+        shapes.append(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC))
+    return torch.export.export(TensorsOnly(network, module).eval(), tuple(inputs), dynamic_shapes=(tuple(shapes),), strict=False)
+
+
+def fixed_sizes(network: Network, inputs: Tensors) -> list[list[int]]:
+    """The sizes of the dimensions that may not have any size, input by input."""
+    return [[size for axis, size in enumerate(value.shape) if axis not in network.inputs[name]] for name, value in inputs.items()]
+
+
+def sizes_but_frames(network: Network, inputs: Tensors) -> list[list[int]]:
+    """All sizes but those of the first dimensions that may have any, input by input; none where the network has no frames."""
+    if not network.per_frame:
+        return []
+    return [list(value.shape[1:] if 0 in network.inputs[name] else value.shape) for name, value in inputs.items()]
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a network's code and weights, the same for float16 and float32 copies of the same checkpoint."""
+    digest = hashlib.sha256(Path(getfile(type(module))).read_bytes())
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def recording(pipeline: Any) -> Iterator[dict[str, Tensors]]:
+    """Within the block, keep the inputs of each network's first call, by the network's name."""
+    calls: dict[str, Tensors] = {}
+    handles = []
+    for network, module in networks_of(pipeline):
+
+        def keep(called: nn.Module, arguments: tuple, keywords: dict, network: Network = network) -> None:
+            inputs = network.named(torch_forward(called), arguments, keywords)
+            if network.name not in calls and inputs is not None:
+                calls[network.name] = {name: value.detach().clone() for name, value in inputs.items()}
+
+        handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,189 @@
+"""A pipeline's large networks computed by OpenVINO or ONNX Runtime instead of torch.
+
+    pipe = TempoSyncPipeline.from_pretrained("temposync-tiny", runtime="openvino")
+
+Which precision runs: OpenVINO multiplies in bfloat16 where the pipeline would in torch (`use_bfloat16`), in float32 otherwise; ONNX Runtime
+always computes in float32.  A network's file is the checkpoint's own (`temposync export`) where it has one of these weights, else it is
+written at the first call, once, into the cache: $TEMPOSYNC_CACHE, or temposync in the user's cache folder.
+"""
+
+import json
+import logging
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checkpoints import checkpoint_folder
+from ..face.crop import LATENT_WINDOW
+from ..files import cache_folder, write_whole
+from ..models.precision import inference_autocast
+from . import RUNTIMES, check_runtime, installed_runtimes
+from .files import FORMATS, exported_file, write_network
+from .networks import Network, Tensors, fixed_sizes, networks_of, sizes_but_frames, torch_forward, weights_hash
+from .sessions import Session, open_session
+
+logger = logging.getLogger(__name__)
+
+# Those of whose time a video is made; the others run once a video.
+COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder")
+
+
+class CompiledForward:
+    """Takes the place of a network's forward: another runtime's, for float32 tensors on the CPU that need no gradients, else torch's.
+
+    Args:
+        network, module: what it computes. runtime: one of `RUNTIMES`.
+        exported: folders of files in the runtime's format (`export.files.export_pipeline`).
+    """
+
+    def __init__(self, network: Network, module: nn.Module, runtime: str, exported: Sequence[Path]):
+        self.network, self.module, self.runtime, self.exported = network, module, runtime, exported
+        self._sessions: dict[tuple, Session] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_sessions", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _sessions={}, _lock=threading.Lock())
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        forward = torch_forward(self.module)
+        inputs = None if torch.is_grad_enabled() else self.network.named(forward, arguments, keywords)
+        if inputs is None or any(value.device.type != "cpu" or value.dtype != torch.float32 for value in inputs.values()):
+            return forward(*arguments, **keywords)
+        return self.network.pack(self._session(inputs)(inputs))
+
+    @cached_property
+    def _hash(self) -> str:
+        return weights_hash(self.module)
+
+    def _exported_file(self, fixed: list[list[int]] | None = None) -> Path | None:
+        # A folder that is not there must not cost the hash.
+        found = (exported_file(folder, self.network, self._hash, fixed) for folder in self.exported if folder.is_dir())
+        return next((path for path in found if path is not None), None)
+
+    def _session(self, inputs: Tensors) -> Session:
+        """For tensors of these shapes, in the precision that torch would use."""
+        fixed = fixed_sizes(self.network, inputs)
+        key = str(fixed + sizes_but_frames(self.network, inputs)), torch.is_autocast_enabled("cpu")
+        with self._lock:
+            if key not in self._sessions:
+                self._sessions[key] = open_session(self._file(inputs, fixed), self.network, inputs, bfloat16=key[1])
+            return self._sessions[key]
+
+    def _file(self, inputs: Tensors, fixed: list[list[int]]) -> Path:
+        """The network's file for these shapes, written now where there is none."""
+        form = RUNTIMES[self.runtime]
+        own = self._exported_file(fixed)
+        if own is not None:
+            return own
+        sizes = "_".join("x".join(map(str, shape)) for shape in fixed if shape)
+        folder = cache_folder() / f"{self.network.name}-{self._hash[:16]}"
+        path = folder / f"{self.network.name}-{sizes}-torch{version('torch').split('+')[0]}{FORMATS[form]}"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            logger.info("%s: compiling it for %s, once", self.network.name, self.runtime)
+            temporary = folder / f".{secrets.token_hex(8)}{path.suffix}"
+            try:
+                write_network(self.network, self.module, inputs, temporary)
+                for suffix in (".bin", path.suffix):  # the weights first: where the name is, all is there
+                    if temporary.with_suffix(suffix).exists():
+                        os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
+            finally:
+                for suffix in (".bin", path.suffix):
+                    temporary.with_suffix(suffix).unlink(missing_ok=True)
+        return path
+
+    def is_ready(self) -> bool:
+        """Whether a file of the network is at hand, in the checkpoint or in the cache."""
+        if self._exported_file() is not None:
+            return True
+        name, suffix = self.network.name, FORMATS[RUNTIMES[self.runtime]]
+        return any(cache_folder().glob(f"{name}-*/*{suffix}")) and any(cache_folder().glob(f"{name}-{self._hash[:16]}/*{suffix}"))
+
+
+def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> None:
+    """Let a pipeline compute its large networks (`COMPILED`) with a runtime.
+
+    Args:
+        runtime: "torch", "openvino", "onnxruntime", or "auto": the fastest of torch and those whose files are at hand (`temposync export`),
+            measured once and remembered.
+        checkpoint: its folder, which may hold files of its own ("openvino", "onnx").
+
+    Raises InvalidInputError for another name, or a runtime that is not installed.
+    """
+    check_runtime(runtime)
+    if runtime == "auto":
+        runtime = _fastest(pipeline, checkpoint)
+    for forward in _forwards(pipeline, runtime, checkpoint):
+        forward.module.forward = forward
+    if runtime == "torch":
+        for _, module in networks_of(pipeline):
+            vars(module).pop("forward", None)
+    pipeline.runtime = runtime
+
+
+def load_runtime(pipeline: Any, runtime: str, name: str | PathLike, **hub_options: Any) -> None:
+    """`use_runtime` with the files that the checkpoint of that name has; `hub_options`: see `checkpoints.hub.download_checkpoint`."""
+    check_runtime(runtime)
+    names = [runtime] if runtime != "auto" else installed_runtimes()
+    formats = [RUNTIMES[name] for name in names if name in RUNTIMES]
+    use_runtime(pipeline, runtime, checkpoint_folder(name, (), extra=formats, **hub_options) if formats else None)
+
+
+def _forwards(pipeline: Any, runtime: str, checkpoint: Path | None) -> list[CompiledForward]:
+    if runtime == "torch":
+        return []
+    folders = [parent / RUNTIMES[runtime] for parent in (checkpoint, cache_folder()) if parent is not None]
+    return [CompiledForward(network, module, runtime, folders) for network, module in networks_of(pipeline) if network.name in COMPILED]
+
+
+def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
+    """Of those that are ready, by what was measured on this machine, or is measured now."""
+    forwards = {name: _forwards(pipeline, name, checkpoint) for name in installed_runtimes()}
+    ready = [name for name, compiled in forwards.items() if all(forward.is_ready() for forward in compiled)]
+    if ready == ["torch"]:
+        return "torch"
+    path = cache_folder() / "fastest.json"
+    hashes = [forward._hash[:8] for forward in forwards[ready[-1]]]
+    setting = [platform.processor() or platform.machine(), torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
+    setting += [f"{name} {version(name)}" for name in ready]
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    key = " ".join(map(str, setting))
+    if known.get(key) not in ready:
+        times = time_runtimes(pipeline, {name: forwards[name] for name in ready})
+        known[key] = min(times, key=times.get)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(known, indent=2) + "\n")
+    return known[key]
+
+
+@torch.inference_mode()
+def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]], rounds: int = 5) -> dict[str, float]:
+    """Seconds that each runtime takes to decode 16 mouths, the shortest of `rounds` in turns."""
+    vae = pipeline.vae
+    latents = torch.randn(16, vae.config.latent_channels, *LATENT_WINDOW[2:], generator=torch.Generator().manual_seed(0))
+    times = dict.fromkeys(forwards, float("inf"))
+    for _ in range(rounds):
+        for name, compiled in forwards.items():
+            decode = next((forward for forward in compiled if forward.module is vae.decoder), torch_forward(vae.decoder))
+            with inference_autocast(latents, pipeline.use_bfloat16):
+                started = time.perf_counter()
+                decode(latents.contiguous(memory_format=torch.channels_last))
+                times[name] = min(times[name], time.perf_counter() - started)
+    return times

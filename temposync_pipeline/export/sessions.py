@@ -1,0 +1,91 @@
+"""Networks' files, loaded by ONNX Runtime or OpenVINO: torch tensors in, torch tensors out."""
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+
+from ..files import cache_folder
+from .networks import Network, Tensors
+
+Session = Callable[[Tensors], tuple[torch.Tensor, ...]]
+
+# Frames that OpenVINO computes at once in bfloat16: for a known number it makes faster programs, and so one serves all chunks of a video.
+# (Compiled for a known number in float32, the denoiser crashes OpenVINO 2026.4.)
+SLICE = 8
+
+
+def open_session(path: Path, network: Network, example: Tensors, bfloat16: bool) -> Session:
+    """A function of inputs by name, float32 on the CPU, that returns the outputs in order; an .onnx file by ONNX Runtime, .xml by OpenVINO.
+
+    Both use as many threads as torch does.
+
+    Args:
+        example: inputs of the sizes to come, but for the number of frames and the dimensions that are free where there are no frames.
+        bfloat16: whether OpenVINO multiplies in it; ONNX Runtime always computes in float32.
+    """
+    if path.suffix == ".onnx":
+        return _onnx_session(path, network)
+    sliced = bfloat16 and network.per_frame
+    run = _openvino_session(path, network, example if sliced else None, bfloat16)
+    return _in_slices(run, network) if sliced else run
+
+
+def _arrays(tensors: Tensors, network: Network) -> dict[str, Any]:
+    return {name: tensors[name].detach().contiguous().numpy() for name in network.inputs}
+
+
+def _onnx_session(path: Path, network: Network) -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda tensors: tuple(map(torch.from_numpy, session.run(None, _arrays(tensors, network))))
+
+
+@lru_cache(1)
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _openvino_session(path: Path, network: Network, example: Tensors | None, bfloat16: bool) -> Session:
+    """For inputs of the example's sizes, `SLICE` frames of them; None = of any size."""
+    model = _core().read_model(path)
+    if example is not None:
+        model.reshape({name: [SLICE if axis == 0 and 0 in network.inputs[name] else size for axis, size in enumerate(value.shape)]
+                       for name, value in example.items()})
+    compiled = _core().compile_model(model, "CPU", {
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY", "CACHE_DIR": str(cache_folder() / "compiled")})
+    own = threading.local()  # several threads may call at once
+
+    def run(tensors: Tensors) -> tuple[torch.Tensor, ...]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        results = own.request.infer(_arrays(tensors, network), share_inputs=True)
+        return tuple(torch.from_numpy(results[port]) for port in compiled.outputs)
+
+    return run
+
+
+def _in_slices(run: Session, network: Network) -> Session:
+    """A session for any number of frames of one that takes `SLICE`."""
+    framed = [name for name, dimensions in network.inputs.items() if 0 in dimensions]
+
+    def run_all(tensors: Tensors) -> tuple[torch.Tensor, ...]:
+        count = len(tensors[framed[0]])
+        parts = []
+        for start in range(0, count, SLICE):
+            part = {name: tensors[name][start:start + SLICE] for name in framed}
+            missing = SLICE - len(part[framed[0]])
+            parts.append(run(tensors | {name: pad(value, (0, 0) * (value.ndim - 1) + (0, missing)) for name, value in part.items()}))
+        return tuple(torch.cat(outputs)[:count] for outputs in zip(*parts))
+
+    return run_all

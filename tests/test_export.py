@@ -1,0 +1,203 @@
+"""Networks as ONNX and OpenVINO files, and pipelines that compute with them."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from temposync_pipeline import cli
+from temposync_pipeline.errors import InvalidInputError
+from temposync_pipeline.export import check_runtime, files, runtimes
+from temposync_pipeline.export.networks import NETWORKS, networks_of, weights_hash
+from temposync_pipeline.export.sessions import SLICE, open_session
+from temposync_pipeline.models.lip_motion import LipMotion
+from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+
+from .tiny_components import (
+    picture,
+    spoken,
+    template_face,
+    tiny_denoiser,
+    tiny_face_aligner,
+    tiny_motion_vae,
+    tiny_pipeline,
+    tiny_read_pipeline,
+)
+
+FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}
+
+
+def whole_pipeline() -> TempoSyncPipeline:
+    """With every network that `NETWORKS` lists, each of which is asked."""
+    torch.manual_seed(6)
+    parts = tiny_pipeline().components | {
+        "vae": tiny_motion_vae(), "denoiser": tiny_denoiser(lip_shape_values=6), "face_aligner": tiny_face_aligner(),
+        "lip_motion": LipMotion(hidden_channels=32, channels=8, num_layers=1).eval()}
+    pipeline = TempoSyncPipeline(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    aligner = pipeline.face_aligner
+
+    def detect(image, *arguments):
+        aligner.detector(torch.zeros(1, 3, 64, 96))
+        aligner.landmark_network(torch.randn(1, 3, 64, 64))
+        return template_face(image)
+
+    aligner.detect = detect
+    return pipeline
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPOSYNC_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A checkpoint's folder with files in both formats, and their errors."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    folder, patch = tmp_path_factory.mktemp("checkpoint"), pytest.MonkeyPatch()
+    patch.setenv("TEMPOSYNC_CACHE", str(folder / "cache"))
+    errors = {form: files.export_pipeline(whole_pipeline(), picture(), spoken(), form, folder / form) for form in FORMATS.values()}
+    patch.undo()
+    return folder, errors
+
+
+def frames_of(pipeline: TempoSyncPipeline) -> np.ndarray:
+    """uint8 [15, H, W, 3]."""
+    generator = torch.Generator().manual_seed(0)
+    return np.concatenate(list(pipeline.stream(picture(), spoken(), 2, generator, mouth_amplitude=3.0, chunk_size=10)))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / max(np.square(a.astype(float) - b).mean(), 1e-9))
+
+
+@pytest.mark.parametrize("form", FORMATS.values())
+def test_every_network_is_exported_and_agrees_with_torch(exported, form):
+    folder, errors = exported
+    assert set(errors[form]) == {network.name for network in NETWORKS} and max(errors[form].values()) < 1e-4
+    index = json.loads((folder / form / "export.json").read_text())
+    assert index["format"] == form
+    for network, module in networks_of(whole_pipeline()):
+        assert files.exported_file(folder / form, network, weights_hash(module)).is_file()
+        assert files.exported_file(folder / form, network, "0" * 64) is None  # of other weights
+
+
+@pytest.mark.parametrize("form, suffix", files.FORMATS.items())
+@torch.no_grad()
+def test_batch_and_length_are_free(exported, form, suffix):
+    pipeline, found = whole_pipeline(), {network.name: network for network in NETWORKS}
+    for name, inputs in (
+        ("viseme_classifier", {"input_values": torch.randn(1, 5000)}), ("viseme_classifier", {"input_values": torch.randn(3, 9000)}),
+        ("decoder", {"latents": torch.randn(1, 32, 16, 16)}), ("decoder", {"latents": torch.randn(5, 32, 4, 7)}),
+    ):
+        network = found[name]
+        outputs = open_session(exported[0] / form / f"{name}{suffix}", network, inputs, bfloat16=False)(inputs)
+        for output, wanted in zip(outputs, network.tensors_of(network.module(pipeline)(**inputs)), strict=True):
+            assert torch.allclose(output, wanted, atol=1e-4)
+
+
+def test_a_file_that_computes_something_else_is_an_error(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    write = files.write_network
+
+    def wrong(network, module, example, path):
+        altered = copy.deepcopy(module)
+        next(altered.parameters()).data.mul_(1.5)
+        write(network, altered, example, path)
+
+    lip_motion = [(network, module) for network, module in networks_of(whole_pipeline()) if network.name == "lip_motion"]
+    monkeypatch.setattr(files, "write_network", wrong)
+    monkeypatch.setattr(files, "networks_of", lambda pipeline: lip_motion)
+    with pytest.raises(InvalidInputError, match="lip_motion.xml: computes something else than torch"):
+        files.export_pipeline(whole_pipeline(), picture(), spoken(), "openvino", tmp_path / "wrong")
+    with pytest.raises(InvalidInputError, match="ReadPipeline: its networks cannot be exported yet"):
+        files.export_pipeline(tiny_read_pipeline(), picture(), spoken(), "openvino", tmp_path / "wrong")
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize("runtime", FORMATS)
+def test_runtimes_make_the_same_video(exported, monkeypatch, runtime, bfloat16):
+    monkeypatch.setattr(runtimes, "write_network", None)  # all is there
+    pipeline = whole_pipeline()
+    pipeline.use_bfloat16 = bfloat16
+    expected = frames_of(pipeline)
+    assert np.ptp(expected.astype(int), axis=0).max() > 8  # something moves
+    runtimes.use_runtime(pipeline, runtime, exported[0])
+    assert pipeline.runtime == runtime and isinstance(pipeline.denoiser.forward, runtimes.CompiledForward)
+    frames = frames_of(pipeline)
+    assert psnr(frames, expected) >= 50
+    assert (frames_of(pipeline) == frames).all() and (frames_of(copy.deepcopy(pipeline)) == frames).all()
+    runtimes.use_runtime(pipeline, "torch")
+    assert pipeline.runtime == "torch" and (frames_of(pipeline) == expected).all()
+
+
+@torch.no_grad()
+def test_slices_do_not_show(exported):
+    network = next(network for network in NETWORKS if network.name == "decoder")
+    inputs = {"latents": torch.randn(2 * SLICE + 3, 32, 5, 6)}
+    run = open_session(exported[0] / "openvino" / "decoder.xml", network, inputs, bfloat16=True)
+    whole, = run(inputs)
+    assert whole.shape == (2 * SLICE + 3, 3, 80, 96)
+    for frames in (slice(0, 5), slice(SLICE, 2 * SLICE), slice(SLICE + 2, None)):
+        assert torch.equal(run({"latents": inputs["latents"][frames]})[0], whole[frames])
+
+
+def test_gradients_and_other_formats_stay_with_torch(exported):
+    pipeline = whole_pipeline()
+    runtimes.use_runtime(pipeline, "openvino", exported[0])
+    latents = torch.randn(2, 32, 5, 6)
+    assert pipeline.vae.decoder(latents).requires_grad
+    with torch.no_grad():
+        assert pipeline.vae.decoder.double()(latents.double()).dtype == torch.float64
+
+
+def test_what_is_not_exported_is_compiled_once(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    pipeline, written = whole_pipeline(), []
+    write = runtimes.write_network
+    monkeypatch.setattr(runtimes, "write_network", lambda network, *rest: (written.append(network.name), write(network, *rest)))
+    monkeypatch.setattr(runtimes, "COMPILED", ("decoder",))
+    latents = torch.randn(2, 32, 5, 6)
+    with torch.no_grad():
+        expected = pipeline.vae.decoder(latents)
+        for _ in range(2):
+            runtimes.use_runtime(pipeline, "openvino")
+            assert torch.allclose(pipeline.vae.decoder(latents), expected, atol=1e-4)
+    assert written == ["decoder"] and len(list((tmp_path / "cache").glob("decoder-*/*.xml"))) == 1
+
+
+def test_auto_takes_the_fastest_that_is_there(exported, monkeypatch):
+    pipeline = whole_pipeline()
+    runtimes.use_runtime(pipeline, "auto")
+    assert pipeline.runtime == "torch"  # nothing is exported
+    monkeypatch.setattr(runtimes, "time_runtimes", lambda pipeline, forwards: {name: len(name) for name in forwards} | {"torch": 99})
+    runtimes.use_runtime(pipeline, "auto", exported[0])
+    assert pipeline.runtime == "openvino"
+    monkeypatch.setattr(runtimes, "time_runtimes", None)  # remembered
+    runtimes.use_runtime(pipeline, "auto", exported[0])
+    assert pipeline.runtime == "openvino"
+
+
+def test_timing_asks_every_runtime(exported):
+    pipeline = whole_pipeline()
+    forwards = {name: runtimes._forwards(pipeline, name, exported[0]) for name in ("torch", "openvino")}
+    times = runtimes.time_runtimes(pipeline, forwards, rounds=1)
+    assert set(times) == {"torch", "openvino"} and all(0 < seconds < 60 for seconds in times.values())
+
+
+def test_runtimes_that_are_not_there(monkeypatch, capsys, tmp_path):
+    with pytest.raises(InvalidInputError, match="runtime 'tpu': expected auto, torch, openvino or onnxruntime"):
+        check_runtime("tpu")
+    monkeypatch.setattr("temposync_pipeline.export.find_spec", lambda name: None)
+    with pytest.raises(InvalidInputError, match=r"'onnxruntime': not installed: pip install 'temposync-pipeline\[onnx\]'"):
+        check_runtime("onnxruntime")
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    with pytest.raises(InvalidInputError, match=r"openvino needs openvino: pip install 'temposync-pipeline\[openvino\]'"):
+        files.check_format("openvino")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["export", "--format", "tflite", "--output", str(tmp_path / "out")])
+    assert stopped.value.code == 2 and "'tflite': expected onnx or openvino" in capsys.readouterr().err
