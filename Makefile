@@ -8,7 +8,7 @@ PORTRAIT ?= examples/media/portrait_woman.jpg
 SPEECH ?= examples/media/speech_hello.wav
 OUTPUT ?= outputs/demo.mp4
 
-.PHONY: demo app test test-matrix fuzz clean
+.PHONY: demo app test test-matrix fuzz lock clean
 
 # The last line printed is the path of the video.
 demo: $(VENV)/.installed
@@ -30,17 +30,21 @@ FUZZ ?= --seconds 900
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-# torch first, alone: whatever is installed later then keeps the build chosen here.
-$(VENV)/.installed: requirements.txt pyproject.toml setup.py
+# torch first, alone: whatever is installed later then keeps the build chosen here. Every other file must have a hash of the lock.
+$(VENV)/.installed: requirements.txt requirements.lock pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' requirements.txt)"
-	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --require-hashes -r requirements.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(PIP) -r requirements-dev.txt
 	@touch $@
+
+# Hashes of the versions in requirements.txt; torch, of which there are builds for many machines, is pinned only.
+lock: $(VENV)/.installed-dev
+	$(BIN)/uv pip compile requirements.txt --no-deps --no-emit-package torch --generate-hashes --no-annotate --no-header --quiet -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

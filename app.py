@@ -1,4 +1,4 @@
-"""The demo: a portrait and a voice become a talking video.  Run `python app.py` and open the address it prints."""
+"""The demo: a portrait and a voice become a talking video, and a video is dubbed.  Run `python app.py` and open the address it prints."""
 
 import html
 import logging
@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +43,7 @@ from temposync_pipeline.app.studio import (
 from temposync_pipeline.app.timeline import draw_timeline
 from temposync_pipeline.limits import MAX_PIXELS
 from temposync_pipeline.limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
+from temposync_pipeline.media.footage import ENDS
 
 logger = logging.getLogger("temposync.app")
 
@@ -60,10 +61,10 @@ FONT = (gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui",
 THEME = gr.themes.Default(primary_hue="teal", secondary_hue="teal", radius_size="lg", font=FONT)
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
-#voice .wrap { min-height: 0; padding: 12px 0; line-height: 1.3; }
-#status, #timeline, #status > div, #timeline > div { padding: 0 !important; color: var(--body-text-color); }
+#voice .wrap, #new-voice .wrap { min-height: 0; padding: 12px 0; line-height: 1.3; }
+#status, #dub-status, #timeline, #status > div, #dub-status > div, #timeline > div { padding: 0 !important; color: var(--body-text-color); }
 .status { min-height: 48px; }
-#status .error, #status .clear-status { display: none; }
+#status .error, #status .clear-status, #dub-status .error, #dub-status .clear-status { display: none; }
 .bar { height: 6px; margin: 6px 0; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
 .bar div { height: 100%; border-radius: 3px; background: var(--primary-500); transition: width 0.3s; }
 .track { position: relative; overflow: hidden; }
@@ -131,7 +132,7 @@ def needed(**files: str | None) -> None:
 
 
 def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Blocks:
-    """The page and its three endpoints, /generate, /visemes and /preview.
+    """The page and its endpoints, /generate, /dub, /visemes and /preview.
 
     `under_way` will hold, by visitor, what stops the video that is being made.
     """
@@ -170,18 +171,34 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         with plain_errors():
             yield from studio.generate(*settings)
 
+    @on_gpu
+    def dub_reports(*settings) -> Iterator[Progress]:
+        with plain_errors():
+            yield from studio.dub(*settings)
+
     def generate(portrait: str, recording: str, consent: bool, steps: int = 4, seed: int = 0, amplitude: float = 1.0,
                  face_index: int = 0, max_size: int = MAX_SIZE, request: gr.Request = None):
         """Makes the video; yields (video, timings, status) while it does, of which the last counts."""
+        yield from made(request, consent, {"portrait": portrait, "recording": recording}, lambda output: reports(
+            portrait, recording, output, int(steps), int(seed), amplitude, face_index, int(max_size)))
+
+    def dub(film: str, recording: str, consent: bool, end: str = "loop", face_index: int = 0, steps: int = 4, seed: int = 0,
+            amplitude: float = 1.0, request: gr.Request = None):
+        """Makes the person in a video speak the recording; yields as /generate does. `end` says what follows where that is longer."""
+        yield from made(request, consent, {"video": film, "recording": recording}, lambda output: dub_reports(
+            film, recording, output, int(steps), int(seed), amplitude, int(face_index), end))
+
+    def made(request: gr.Request, consent: bool, files: dict[str, str | None], begin: Callable[[Path], Iterator[Progress]]):
+        """What a visitor is shown while `begin` makes the video, and then the video."""
         # In this order: as long as a visitor can be stopped, the folder may still be there.
         with plain_errors(), stop_of(request) as stopped, TemporaryDirectory() as folder:
             if consent is not True:
                 raise gr.Error("Confirm first that those shown and heard agree.", print_exception=False)
-            needed(portrait=portrait, recording=recording)
+            needed(**files)
             output = Path(folder) / "ai-generated.mp4"
             progress = Progress("visemes")
             try:
-                with closing(reports(portrait, recording, output, int(steps), int(seed), amplitude, face_index, int(max_size))) as running:
+                with closing(begin(output)) as running:
                     for progress in running:
                         if stopped.is_set():
                             break
@@ -212,54 +229,89 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         return uuid4().hex
 
     with gr.Blocks(title="TempoSync", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
-        gr.Markdown("# TempoSync\nOne portrait and one voice recording become a video in which that person speaks.")
-        with gr.Row():
-            with gr.Column():
-                with gr.Row():
-                    portrait = gr.Image(label=f"Portrait, up to {MAX_PIXELS // 10**6} megapixels and {MAX_UPLOAD_MB} MB", type="filepath",
-                                        sources=["upload", "webcam"], height=260, scale=2, elem_id="portrait")
-                    portrait.preprocess = hand_over
-                    crop = gr.Image(label="This will move", interactive=False, height=260, buttons=[], min_width=120, elem_id="crop")
-                overview = gr.Image(label="Faces in the picture", interactive=False, visible=False, height=260, buttons=[], elem_id="faces")
-                face = gr.Radio(FACES, value=0, label="Who speaks?", visible=False, elem_id="face")
-                recording = gr.Audio(label=f"Voice, up to {MAX_SECONDS:g} seconds and {MAX_UPLOAD_MB} MB", sources=["upload", "microphone"],
-                                     type="filepath", buttons=[], elem_id="voice")
-                gr.Examples(EXAMPLES, [portrait, recording], label="Examples, each a portrait and a voice", visible_columns=[0],
-                            elem_id="examples")
-                consent = gr.Checkbox(label=CONSENT, elem_id="consent")
-                with gr.Row():
-                    make = gr.Button("Generate", variant="primary", scale=3)
-                    stop = gr.Button("Stop", scale=1, min_width=80)
-                with gr.Accordion("Settings", open=False):
-                    steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
-                    amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1, label="Mouth amplitude",
-                                          info="0 keeps the mouth still.")
-                    size = gr.Slider(MIN_SIZE, MAX_SIZE, MAX_SIZE, step=160, precision=0, label="Longer side of the video, px",
-                                     info="Larger photos are shrunk to it.")
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, info="The same seed gives the same video.")
-            with gr.Column():
-                video = gr.Video(label="Video", interactive=False, autoplay=True, height=420, buttons=["download"], elem_id="video")
-                gr.Markdown(NOTICE)
-                status = gr.HTML('<div class="status"></div>', label="Status", elem_id="status")
-                timeline = gr.HTML(label="Timeline", elem_id="timeline", js_on_load=FOLLOW_VIDEO)
-        numbers, times = gr.JSON(label="Visemes", visible=False), gr.JSON(label="Timings", visible=False)
-        waiting = gr.Textbox(visible="hidden")
+        gr.Markdown("# TempoSync\nOne portrait and one voice recording become a video in which that person speaks; a video is dubbed.")
+        with gr.Tab("Speaking portrait"):
+            with gr.Row():
+                with gr.Column():
+                    with gr.Row():
+                        portrait = gr.Image(label=f"Portrait, up to {MAX_PIXELS // 10**6} megapixels and {MAX_UPLOAD_MB} MB",
+                                            type="filepath", sources=["upload", "webcam"], height=260, scale=2, elem_id="portrait")
+                        portrait.preprocess = hand_over
+                        crop = gr.Image(label="This will move", interactive=False, height=260, buttons=[], min_width=120, elem_id="crop")
+                    overview = gr.Image(label="Faces in the picture", interactive=False, visible=False, height=260, buttons=[],
+                                        elem_id="faces")
+                    face = gr.Radio(FACES, value=0, label="Who speaks?", visible=False, elem_id="face")
+                    recording = gr.Audio(label=f"Voice, up to {MAX_SECONDS:g} seconds and {MAX_UPLOAD_MB} MB",
+                                         sources=["upload", "microphone"], type="filepath", buttons=[], elem_id="voice")
+                    gr.Examples(EXAMPLES, [portrait, recording], label="Examples, each a portrait and a voice", visible_columns=[0],
+                                elem_id="examples")
+                    consent = gr.Checkbox(label=CONSENT, elem_id="consent")
+                    with gr.Row():
+                        make = gr.Button("Generate", variant="primary", scale=3)
+                        stop = gr.Button("Stop", scale=1, min_width=80)
+                    with gr.Accordion("Settings", open=False):
+                        steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
+                        amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1, label="Mouth amplitude",
+                                              info="0 keeps the mouth still.")
+                        size = gr.Slider(MIN_SIZE, MAX_SIZE, MAX_SIZE, step=160, precision=0, label="Longer side of the video, px",
+                                         info="Larger photos are shrunk to it.")
+                        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED,
+                                         info="The same seed gives the same video.")
+                with gr.Column():
+                    video = gr.Video(label="Video", interactive=False, autoplay=True, height=420, buttons=["download"], elem_id="video")
+                    gr.Markdown(NOTICE)
+                    status = gr.HTML('<div class="status"></div>', label="Status", elem_id="status")
+                    timeline = gr.HTML(label="Timeline", elem_id="timeline", js_on_load=FOLLOW_VIDEO)
+            numbers, times = gr.JSON(label="Visemes", visible=False), gr.JSON(label="Timings", visible=False)
+            waiting = gr.Textbox(visible="hidden")
 
-        portrait.change(look, portrait, [crop, overview, face], api_visibility="private", concurrency_id="look", concurrency_limit=2)
-        face.input(preview, [portrait, face], crop, api_name="preview", concurrency_id="look")
-        recording.change(visemes, recording, [numbers, timeline], api_name="visemes", concurrency_id="look")
-        running = make.click(
-            generate, [portrait, recording, consent, steps, seed, amplitude, face, size], [video, times, status], api_name="generate",
-            show_progress="minimal", show_progress_on=status)
-        # Cancelling a video under way as well would let its progress overtake the "Stopped.".
-        stop.click(stop_video, None, waiting, queue=False, api_visibility="private", show_progress="hidden")
-        waiting.change(lambda: STOPPED, None, status, cancels=running, queue=False, api_visibility="private")
+            portrait.change(look, portrait, [crop, overview, face], api_visibility="private", concurrency_id="look", concurrency_limit=2)
+            face.input(preview, [portrait, face], crop, api_name="preview", concurrency_id="look")
+            recording.change(visemes, recording, [numbers, timeline], api_name="visemes", concurrency_id="look")
+            running = make.click(
+                generate, [portrait, recording, consent, steps, seed, amplitude, face, size], [video, times, status], api_name="generate",
+                show_progress="minimal", show_progress_on=status)
+            # Cancelling a video under way as well would let its progress overtake the "Stopped.".
+            stop.click(stop_video, None, waiting, queue=False, api_visibility="private", show_progress="hidden")
+            waiting.change(lambda: STOPPED, None, status, cancels=running, queue=False, api_visibility="private")
+        with gr.Tab("Dub a video"):
+            with gr.Row():
+                with gr.Column():
+                    film = gr.Video(label=f"Video, up to {MAX_SIZE} pixels a side and {MAX_UPLOAD_MB} MB", sources=["upload", "webcam"],
+                                    height=260, buttons=[], elem_id="film")
+                    new_voice = gr.Audio(label=f"New voice, up to {MAX_SECONDS:g} seconds and {MAX_UPLOAD_MB} MB",
+                                         sources=["upload", "microphone"], type="filepath", buttons=[], elem_id="new-voice")
+                    film_consent = gr.Checkbox(label=CONSENT, elem_id="film-consent")
+                    with gr.Row():
+                        redo = gr.Button("Dub", variant="primary", scale=3)
+                        stop_dub = gr.Button("Stop", scale=1, min_width=80)
+                    with gr.Accordion("Settings", open=False):
+                        end = gr.Radio(ENDS, value="loop", label="Where the voice is longer than the video",
+                                       info="It goes back and forth, stays at its last frame, or the voice ends with it.")
+                        film_face = gr.Radio(FACES, value=0, label="Who speaks?", info="1 is the largest face at the start.")
+                        film_steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
+                        film_amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1,
+                                                   label="Mouth amplitude", info="0 keeps the mouth still.")
+                        film_seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED,
+                                              info="The same seed gives the same video.")
+                with gr.Column():
+                    dubbed = gr.Video(label="Dubbed video", interactive=False, autoplay=True, height=420, buttons=["download"],
+                                      elem_id="dubbed")
+                    gr.Markdown(NOTICE)
+                    dub_status = gr.HTML('<div class="status"></div>', label="Status", elem_id="dub-status")
+            dub_times = gr.JSON(label="Timings", visible=False)
+            dub_waiting = gr.Textbox(visible="hidden")
+            dubbing = redo.click(
+                dub, [film, new_voice, film_consent, end, film_face, film_steps, film_seed, film_amplitude],
+                [dubbed, dub_times, dub_status], api_name="dub", show_progress="minimal", show_progress_on=dub_status)
+            stop_dub.click(stop_video, None, dub_waiting, queue=False, api_visibility="private", show_progress="hidden")
+            dub_waiting.change(lambda: STOPPED, None, dub_status, cancels=dubbing, queue=False, api_visibility="private")
     return page.queue(max_size=16, default_concurrency_limit=1)
 
 
 LAUNCH = {
     "theme": THEME, "css": CSS, "max_file_size": f"{MAX_UPLOAD_MB}mb", "allowed_paths": [], "show_error": False, "strict_cors": True,
-    "run_history": False, "mcp_server": False, "ssr_mode": False, "footer_links": ["api"],
+    "run_history": False, "mcp_server": False, "state_session_capacity": 100, "ssr_mode": False, "footer_links": ["api"],
 }
 
 

@@ -21,23 +21,30 @@ if TYPE_CHECKING:
     from .models.speech_autoencoder import SpeechAutoencoder
     from .models.transformer_talking_head import TalkingHeadTransformer
     from .models.viseme_classifier import VisemeClassifier
+    from .pipelines.pipeline_asymtalker import AsymTalkerPipeline
     from .pipelines.pipeline_output import TempoSyncPipelineOutput
     from .pipelines.pipeline_read import ReadPipeline
     from .pipelines.pipeline_temposync import TempoSyncPipeline
+    from .provenance.credentials import SigningKey
+    from .provenance.verify import verify_video
     from .schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
+    from .schedulers.scheduling_chunked_flow_match import ChunkedFlowMatchScheduler
     from .schedulers.scheduling_temposync import TempoSyncScheduler
 
 __version__ = "0.1.0"
 
 # Loaded on first use: `import temposync_pipeline`, and with it `temposync --help`, must not wait for torch.
 _MODULES = {
+    "AsymTalkerPipeline": "pipelines.pipeline_asymtalker",
     "AsyncFlowMatchScheduler": "schedulers.scheduling_async_flow_match",
     "AutoencoderTempoSync": "models.autoencoder_temposync",
     "AutoencoderTemporal": "models.autoencoder_temporal",
+    "ChunkedFlowMatchScheduler": "schedulers.scheduling_chunked_flow_match",
     "FaceAligner": "models.face_aligner",
     "IdentityEncoder": "models.identity_encoder",
     "LipMotion": "models.lip_motion",
     "ReadPipeline": "pipelines.pipeline_read",
+    "SigningKey": "provenance.credentials",
     "SpeechAutoencoder": "models.speech_autoencoder",
     "TalkingHeadTransformer": "models.transformer_talking_head",
     "TempoSyncDenoiser": "models.denoiser_temposync",
@@ -45,12 +52,15 @@ _MODULES = {
     "TempoSyncPipelineOutput": "pipelines.pipeline_output",
     "TempoSyncScheduler": "schedulers.scheduling_temposync",
     "VisemeClassifier": "models.viseme_classifier",
+    "verify_video": "provenance.verify",
 }
 
 __all__ = [
+    "AsymTalkerPipeline",
     "AsyncFlowMatchScheduler",
     "AutoencoderTempoSync",
     "AutoencoderTemporal",
+    "ChunkedFlowMatchScheduler",
     "FaceAligner",
     "FaceError",
     "IdentityEncoder",
@@ -60,6 +70,7 @@ __all__ = [
     "InvalidVideoError",
     "LipMotion",
     "ReadPipeline",
+    "SigningKey",
     "SpeechAutoencoder",
     "TalkingHeadTransformer",
     "TempoSyncDenoiser",
@@ -67,6 +78,7 @@ __all__ = [
     "TempoSyncPipelineOutput",
     "TempoSyncScheduler",
     "VisemeClassifier",
+    "verify_video",
 ]
 
 

@@ -1,7 +1,8 @@
 """The command `temposync`.
 
-Exit code 0 on success; with one line on stderr 2 for an input that cannot be used, 130 after Ctrl-C, 143 after SIGTERM.  Each
-command (`commands`) imports what it needs when it runs, so that `temposync --help` does not wait for torch.
+Exit code 0 on success (of `verify` 1 where it finds no mark); with one line on stderr 2 for an input that cannot be used, 130 after
+Ctrl-C, 143 after SIGTERM.  Each command (`commands`) imports what it needs when it runs, so that `temposync --help` does not wait for
+torch.
 """
 
 import logging
@@ -16,10 +17,15 @@ import typer
 from typer.exceptions import TyperException
 
 from .commands.batch import batch
+from .commands.dub import dub
+from .commands.live import live
 from .commands.measure import benchmark, evaluate
+from .commands.preview import preview
 from .commands.train import manifest, train
+from .commands.verify import verify
 from .commands.video import decode, generate, visemes
 from .errors import InvalidInputError
+from .startup import start_lean
 
 app = typer.Typer(
     help="Talking heads: a portrait and a speech recording in, a video of that person speaking out.",
@@ -27,9 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (generate, batch, decode, benchmark, visemes, evaluate, train, manifest):
+for command in (generate, dub, live, preview, batch, decode, verify, benchmark, visemes, evaluate, train, manifest):
     app.command()(command)
 
+# What needs no more of diffusers and transformers than `bases.lean` has.
+LEAN_COMMANDS = ("generate", "dub", "preview", "batch", "decode", "visemes")
 INTERRUPTED, TERMINATED = 130, 143
 # What is wrong with an option's value, by pydantic's name of the error.
 COMPLAINTS = {
@@ -44,7 +52,10 @@ class Terminated(BaseException):
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; `arguments` default to the command line's."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:  # the process is the command's own
+        arguments = sys.argv[1:]
+        if arguments[:1] and arguments[0] in LEAN_COMMANDS:
+            start_lean()
     try:
         with _raising_sigterm(), _warning_once():
             code = app(arguments or ["--help"], prog_name="temposync", standalone_mode=False) or 0

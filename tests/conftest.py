@@ -1,12 +1,21 @@
 """Media made on the spot: the tests need no file from elsewhere."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory) -> Iterator[None]:
+    """Test certificates are not kept among the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEMPOSYNC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
 
 CODECS = {
     ".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".m4a": "aac", ".aac": "aac", ".ogg": "libopus", ".opus": "libopus",

@@ -25,6 +25,8 @@ from temposync_pipeline.app.status import draw_status
 from temposync_pipeline.app.studio import STAGES, Progress, Studio
 from temposync_pipeline.app.timeline import draw_timeline
 from temposync_pipeline.errors import FaceError, InvalidAudioError, InvalidInputError
+from temposync_pipeline.media.video import VideoWriter
+from temposync_pipeline.pipelines.preview import LABEL_COLOUR
 
 from .tiny_components import picture, template_face, tiny_pipeline
 
@@ -69,7 +71,7 @@ def couple(tmp_path, studio, monkeypatch):
 def test_faces_are_numbered_and_can_be_chosen(studio, couple, client, make_audio):
     found = studio.preview(couple)
     assert found.num_faces == 2 and found.overview.shape == (320, 640, 3)
-    framed = (found.overview == studio_module.LABEL_COLOUR).all(-1)
+    framed = (found.overview == LABEL_COLOUR).all(-1)
     assert framed[:, :320].any() and framed[:, 320:].any()
     second = studio.preview(couple, face_index=1)
     assert second.crop.mean() < 0.6 * found.crop.mean()
@@ -105,6 +107,7 @@ def test_generate_reports_every_stage(studio, portrait, make_audio, tmp_path):
     assert [report.frames for report in reports] == [0, 0, 0, 0, 8, 16, 20, 20] and reports[-1].finished
     assert list(reports[-1].seconds) == list(STAGES) and all(seconds > 0 for seconds in reports[-1].seconds.values())
     with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.metadata["comment"].startswith("AI-generated")
         assert container.streams.video[0].frames == 20
 
 
@@ -193,12 +196,69 @@ def test_endpoints(client, portrait, make_audio, server):
     assert left == []
 
 
+@pytest.fixture
+def film(tmp_path):
+    with VideoWriter(tmp_path / "film.mp4", 30) as writer:
+        for _ in range(6):
+            writer.write(picture(96, 128))
+    return str(tmp_path / "film.mp4")
+
+
+@pytest.fixture
+def steady_face(studio, monkeypatch):
+    monkeypatch.setattr(studio.pipeline.face_aligner, "read_again", lambda frame, pose: template_face(frame)[0])
+
+
+def test_a_video_is_dubbed(client, film, make_audio, server, steady_face):
+    speech = handle_file(str(make_audio("a.wav", seconds=0.4)))
+    video, timings, status = client.predict(handle_file(film), speech, True, "loop", api_name="/dub")
+    with av.open(video) as container:
+        assert container.streams.video[0].frames == 12 and container.streams.video[0].average_rate == 30
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (128, 96) and len(container.streams.audio) == 1
+    assert timings["frames"] == 12 and timings["duration"] == pytest.approx(0.4) and "0.4 s of video" in status
+    left = [path for path in server[1].rglob("*") if path.is_file() and "gradio" not in path.parts]
+    assert left == []
+
+
+def test_mistakes_in_dubbing_become_one_sentence(client, film, make_audio, tmp_path, monkeypatch):
+    speech = handle_file(str(make_audio("a.wav", seconds=0.4)))
+    (tmp_path / "text.mp4").write_text("no video")
+    for arguments, message in (
+        ((handle_file(film), speech, False), "Confirm first"), ((None, speech, True), "Choose a video first."),
+        ((handle_file(film), None, True), "Choose a recording first."),
+        ((handle_file(str(tmp_path / "text.mp4")), speech, True), "text.mp4: not an audio or video file"),
+    ):
+        with pytest.raises(AppError) as error:
+            client.predict(*arguments, api_name="/dub")
+        assert message in str(error.value)
+    monkeypatch.setattr(studio_module, "MAX_SIZE", 100)
+    monkeypatch.setattr(studio_module, "MIN_SIZE", 50)
+    with pytest.raises(AppError, match="film.mp4: 128×96 px, above the limit of 100"):
+        client.predict(handle_file(film), speech, True, api_name="/dub")
+
+
+def test_dubbing_reports_every_stage_and_stops_without_a_trace(studio, film, make_audio, tmp_path, steady_face):
+    audio, folder = make_audio("a.wav", seconds=2), tmp_path / "folder"
+    folder.mkdir()
+    reports = studio.dub(film, audio, folder / "out.mp4", num_inference_steps=1)
+    stages = []
+    while not (report := next(reports)).frames:
+        stages.append(report.stage)
+    assert list(dict.fromkeys(stages)) == ["visemes", "portrait", "frames"] and (report.frames, report.total) == (8, 60)
+    assert os.listdir(folder)
+    reports.close()
+    assert not os.listdir(folder)
+    with pytest.raises(InvalidInputError, match="end must be one of"):
+        list(studio.dub(film, audio, folder / "out.mp4", 1, end="rewind"))
+
+
 def test_endpoint_names_stay(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     names = {name: [parameter["parameter_name"] for parameter in endpoint["parameters"]] for name, endpoint in endpoints.items()}
     assert names == {
         "/preview": ["portrait", "face_index"], "/visemes": ["recording"],
-        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude", "face_index", "max_size"]}
+        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude", "face_index", "max_size"],
+        "/dub": ["film", "recording", "consent", "end", "face_index", "steps", "seed", "amplitude"]}
 
 
 def test_mistakes_become_one_sentence(client, portrait, make_audio, tmp_path, server):

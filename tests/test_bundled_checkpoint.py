@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from temposync_pipeline import TempoSyncPipeline
+from temposync_pipeline import TempoSyncPipeline, __version__
 from temposync_pipeline.checkpoints import bundled_path
 from temposync_pipeline.face.landmarks import lip_opening
 from temposync_pipeline.media.audio import load_audio
@@ -23,6 +23,7 @@ MEDIA = Path(__file__).parent.parent / "examples" / "media"
 @pytest.fixture(scope="module")
 def pipeline() -> TempoSyncPipeline:
     pipeline = TempoSyncPipeline.from_pretrained("temposync-tiny")
+    assert (pipeline.model_name, pipeline.model_revision) == ("temposync-tiny", __version__)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -53,11 +53,12 @@ def test_help_needs_no_torch():
     code = "import sys, temposync_pipeline.cli as cli; assert not {'torch', 'av', 'cv2'} & set(sys.modules); cli.main(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("generate", "batch", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"):
+    for command in ("generate", "live", "dub", "preview", "batch", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"):
         assert command in result.stdout
 
 
-@pytest.mark.parametrize("command", ["generate", "batch", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"])
+@pytest.mark.parametrize("command", [
+    "generate", "live", "dub", "preview", "batch", "decode", "benchmark", "visemes", "evaluate", "train", "manifest"])
 def test_every_command_shows_an_example(temposync, command):
     code, out, _ = temposync(command, "--help")
     assert code == 0 and f"Example: temposync {command}" in "\n".join(out)
@@ -263,8 +264,8 @@ def test_training_settings(tmp_path, temposync):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("nothing",), "nothing: not a stage (aligner, autoencoder, decoder, inner_mouth, visemes, ear, identity, sync, lips, teacher, "
-                   "student, temporal, speech, read)"),
+    (("nothing",), "nothing: not a stage (aligner, autoencoder, decoder, inner_mouth, voice, visemes, ear, identity, sync, lips, "
+                   "teacher, student, temporal, speech, read, asym_teacher, asym_student)"),
     (("autoencoder", "--set", "zzz=3"), "zzz: not a setting of this stage; there are batch_size, "),
     (("autoencoder", "--set", "max_step=3"), "max_step: not a setting of this stage; did you mean 'max_steps'?"),
     (("student", "--init", "temposync-tiny"), "train student needs data to train on; say where it is with --data"),

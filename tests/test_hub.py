@@ -107,7 +107,8 @@ def test_teacher_revision_and_single_components(published):
     assert teacher.denoiser.config.mid_layers == 2 and teacher.scheduler.config.prediction == "sde"
     assert np.isfinite(frames(teacher, pipeline, steps=3)).all()
     assert TempoSyncPipeline.from_pretrained("me/tiny").config.mouth_amplitude == 2.0
-    assert TempoSyncPipeline.from_pretrained("me/tiny", revision=first_commit).config.mouth_amplitude == 1.0
+    first = TempoSyncPipeline.from_pretrained("me/tiny", revision=first_commit)
+    assert first.config.mouth_amplitude == 1.0 and (first.model_name, first.model_revision) == ("me/tiny", first_commit)
     alone = TempoSyncDenoiser.from_pretrained("me/tiny", subfolder="teacher")
     for name, weight in alone.state_dict().items():
         assert torch.equal(weight, teacher.denoiser.state_dict()[name])
@@ -304,6 +305,7 @@ def test_folders_load_with_plain_diffusers_too(tmp_path):
     for folder, kind in ((tmp_path / "mine", "tiny"), (bundled_path("temposync-tiny"), "bundled")):
         loaded = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
         own = TempoSyncPipeline.from_pretrained(folder)
+        assert (own.model_name, own.model_revision) == ("local", "")  # a folder's name may be a person's
         assert type(loaded) is TempoSyncPipeline and {name: loaded.config[name] for name in loaded.SETTINGS} == {
             name: own.config[name] for name in own.SETTINGS}
         if kind == "tiny":

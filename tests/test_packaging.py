@@ -1,6 +1,8 @@
 """Library manners: what is in the wheel and the source archive, and what an import does not do."""
 
 import ast
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -33,7 +35,7 @@ def run(code: str, cwd: Path = ROOT, **environment: str) -> str:
 
 
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "SECURITY.md", "model_card.md", "LICENSE", "Makefile", "app.py",
-         "requirements.txt", "requirements-dev.txt")
+         "requirements.txt", "requirements.lock", "requirements-dev.txt")
 FOLDERS = ("temposync_pipeline", "tests", "examples")
 
 
@@ -68,6 +70,31 @@ def test_code_weights_and_type_marker_are_packed(archives, kind):
     needed = {path.relative_to(ROOT).as_posix() for path in package}
     assert sum(name.endswith(".safetensors") for name in needed) >= 6 and "temposync_pipeline/py.typed" in needed
     assert needed <= archives[kind]
+
+
+def pinned(name: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / name).read_text(), flags=re.MULTILINE))
+
+
+def test_every_library_but_torch_is_locked_by_its_hash():
+    entry = re.compile(r"^([\w.-]+)==([\w.]+)((?: \\\n    --hash=sha256:[0-9a-f]{64})*)$", re.MULTILINE)
+    locked = entry.findall((ROOT / "requirements.lock").read_text())
+    wanted = pinned("requirements.txt")
+    assert wanted.pop("torch") and {name: version for name, version, _ in locked} == wanted
+    assert all(hashes for *_, hashes in locked)
+    assert "--require-hashes -r requirements.lock" in (ROOT / "Makefile").read_text()
+
+
+def test_the_bill_of_materials_names_all_that_is_in_the_wheel(built, archives):
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        bill = json.loads(wheel.read("temposync_pipeline/sbom.cdx.json"))
+    parts = {part["name"]: part for part in bill["components"]}
+    assert bill["bomFormat"] == "CycloneDX" and bill["metadata"]["component"]["name"] == "temposync-pipeline"
+    assert {name: parts[name]["version"] for name in pinned("requirements.txt")} == pinned("requirements.txt")
+    weights = {name for name in archives["wheel"] if name.endswith(".safetensors")}
+    assert weights == {name for name, part in parts.items() if part["type"] == "machine-learning-model"}
+    of_a_copy = hashlib.sha256(b"weights").hexdigest()
+    assert {parts[name]["hashes"][0]["content"] for name in weights} == {of_a_copy}
 
 
 def test_the_wheel_has_nothing_beside_the_package(archives):

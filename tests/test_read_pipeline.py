@@ -73,6 +73,10 @@ def test_latents_are_decoded_later_from_a_file(pipeline, tmp_path, still):
     assert np.array_equal(np.concatenate(list(pipeline.decode_latents(video))), wanted)
 
 
+def test_joints_are_where_clips_begin(pipeline):
+    assert pipeline.joints(30).tolist() == [9, 17, 25] and not len(pipeline.joints(9))
+
+
 def test_a_still_head_changes_at_the_mouth_alone(pipeline):
     still = as_bytes(run(pipeline, still=True).frames)
     matrix = align_matrix(template_face(PHOTO)[0].landmarks)

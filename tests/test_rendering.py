@@ -48,9 +48,11 @@ def test_files_hold_what_whole_frames_would(pipeline, tmp_path):
     frames = np.concatenate(list(pipeline.stream(PHOTO, generator=generator(), **ARGUMENTS)))
     *_, last = pipeline.stream_to_file(tmp_path / "photo.png", spoken(), tmp_path / "a.mp4", 2, generator(), chunk_size=4)
     assert last == ("video", len(frames), len(frames))
+    portrait = pipeline.prepare_portrait(PHOTO)
+    mark = pipeline._origin(portrait.photo, portrait.matrix).watermark()
     with VideoWriter(tmp_path / "b.mp4", audio_path=spoken()) as writer:
         for frame in frames:
-            writer.write_planes(to_planes(frame))
+            writer.write_planes(to_planes(frame, mark))
     assert np.array_equal(read_video(tmp_path / "a.mp4")[0], read_video(tmp_path / "b.mp4")[0])
 
 

@@ -11,7 +11,7 @@ from temposync_pipeline.media.video import VideoWriter
 from temposync_pipeline.metrics.crop_video import VideoMaker
 from temposync_pipeline.metrics.protocols import Evaluator
 from temposync_pipeline.metrics.report import markdown, summarise
-from temposync_pipeline.metrics.whole_face import coding_figures, joints, motion_figures, mouth_boxes, seam, steadied, whole_face_figures
+from temposync_pipeline.metrics.whole_face import coding_figures, motion_figures, mouth_boxes, seam, steadied, whole_face_figures
 
 from .tiny_components import MEDIA, picture, tiny_read_pipeline
 
@@ -47,16 +47,15 @@ def test_blinks_are_counted_by_the_minute():
     assert motion_figures(points)["blinks"] == 30
 
 
-def test_joints_are_where_clips_begin_and_a_jump_there_shows():
-    first = joints(100, 5)
-    assert first.tolist() == [33, 65, 97] and joints(33, 5).size == 0
+def test_a_jump_where_clips_begin_shows():
+    first = np.array([33, 65, 97])
     steady = np.arange(100, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2).repeat(3, 3)
     assert seam(steady, first) == pytest.approx(1.0)
     jumping = steady.copy()
     for joint in first:
         jumping[joint:] += 2
     assert seam(jumping, first) == pytest.approx(3.0)
-    assert seam(steady, joints(20, 5)) is None
+    assert seam(steady, np.arange(0)) is None
 
 
 def test_a_head_that_is_held_stays():

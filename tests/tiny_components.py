@@ -18,9 +18,11 @@ from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.models.speech_autoencoder import SpeechAutoencoder
 from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer
 from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifier, VisemeClassifierConfig
+from temposync_pipeline.pipelines.pipeline_asymtalker import AsymTalkerPipeline
 from temposync_pipeline.pipelines.pipeline_read import ReadPipeline
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
+from temposync_pipeline.schedulers.scheduling_chunked_flow_match import ChunkedFlowMatchScheduler
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 
 MEDIA = Path(__file__).parent.parent / "examples" / "media"
@@ -99,18 +101,30 @@ def tiny_pipeline() -> TempoSyncPipeline:
     return pipeline
 
 
-def tiny_read_pipeline() -> ReadPipeline:
-    """Output layers that start at zero are random here, so that faces move."""
+def tiny_whole_face_parts(portrait_channels: int = 0) -> dict[str, torch.nn.Module]:
+    """What the methods need that move the whole face; output layers that start at zero are random here, so that faces move."""
     torch.manual_seed(5)
-    transformer = TalkingHeadTransformer(latent_channels=8, channels=16, num_layers=1, num_heads=2, speech_channels=4)
+    transformer = TalkingHeadTransformer(latent_channels=8, channels=16, num_layers=1, num_heads=2, speech_channels=4,
+                                         portrait_channels=portrait_channels)
     for layer in (transformer.leave, transformer.blocks[0].heard):
         torch.nn.init.normal_(layer.weight, std=0.5)
-    pipeline = ReadPipeline(
-        vae=tiny_vae(), temporal_vae=AutoencoderTemporal(latent_channels=8, frame_channels=8, width=8).eval(),
-        speech_autoencoder=SpeechAutoencoder(features=32 + 6 + 15, channels=8, tokens=2, code_channels=4).eval(),
-        transformer=transformer.eval(), viseme_classifier=tiny_viseme_classifier(),
-        lip_motion=LipMotion(hidden_channels=32, channels=8, num_layers=1).eval(), face_aligner=tiny_face_aligner(),
-        scheduler=AsyncFlowMatchScheduler(), clip_frames=2)
+    return {
+        "vae": tiny_vae(), "temporal_vae": AutoencoderTemporal(latent_channels=8, frame_channels=8, width=8).eval(),
+        "speech_autoencoder": SpeechAutoencoder(features=32 + 6 + 15, channels=8, tokens=2, code_channels=4).eval(),
+        "transformer": transformer.eval(), "viseme_classifier": tiny_viseme_classifier(),
+        "lip_motion": LipMotion(hidden_channels=32, channels=8, num_layers=1).eval(), "face_aligner": tiny_face_aligner()}
+
+
+def tiny_read_pipeline() -> ReadPipeline:
+    pipeline = ReadPipeline(**tiny_whole_face_parts(), scheduler=AsyncFlowMatchScheduler(), clip_frames=2)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_asymtalker_pipeline() -> AsymTalkerPipeline:
+    """Chunks of one new latent frame, eight frames of video, after a kernel of two."""
+    scheduler = ChunkedFlowMatchScheduler(kernel_frames=2)
+    pipeline = AsymTalkerPipeline(**tiny_whole_face_parts(portrait_channels=8), scheduler=scheduler, chunk_frames=3)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

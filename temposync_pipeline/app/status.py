@@ -5,6 +5,7 @@ from .studio import STAGES, Progress
 
 def draw_status(progress: Progress, fps: float) -> str:
     """A bar while the video is made, a line of times when it is finished."""
+    fps = progress.fps or fps
     if progress.finished:
         parts = " · ".join(f"{STAGES[stage].lower()} {seconds:.1f} s" for stage, seconds in progress.seconds.items())
         title = f"{progress.total / fps:.1f} s of video in {sum(progress.seconds.values()):.1f} s"
@@ -20,4 +21,5 @@ def draw_status(progress: Progress, fps: float) -> str:
 def timings(progress: Progress, fps: float) -> dict[str, float]:
     """The same for programs: {"frames", "duration" of the video, "total_seconds" it took, and "<stage>_seconds"}."""
     seconds = {f"{stage}_seconds": round(value, 3) for stage, value in progress.seconds.items()}
-    return {"frames": progress.frames, "duration": progress.frames / fps, "total_seconds": round(sum(seconds.values()), 3), **seconds}
+    duration = progress.frames / (progress.fps or fps)
+    return {"frames": progress.frames, "duration": duration, "total_seconds": round(sum(seconds.values()), 3), **seconds}

@@ -3,35 +3,34 @@
 import errno
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import cv2
 import numpy as np
 import torch
 
 from ..errors import InvalidInputError
-from ..face.crop import align_matrix, crop_face, mouth_mask
 from ..limits import PAGE_MAX_FACES as MAX_FACES
 from ..limits import PAGE_MAX_SECONDS as MAX_SECONDS
 from ..limits import PAGE_MAX_SIZE as MAX_SIZE
 from ..media.audio import Audio, load_audio
+from ..media.footage import Footage
 from ..media.image import load_image
 from ..models.viseme_classifier import warn_without_speech
 from ..models.visemes import VISEMES
 from ..pipelines.face_search import choose_face, find_faces
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
+from ..pipelines.preview import dim_what_stays, number_faces
 
 MAX_STEPS = 8
 MAX_AMPLITUDE = 2.0
 MAX_SEED = 2**32 - 1
 MIN_SIZE = 320  # of the video's longer side, px
 MIN_FREE_BYTES = 200 * 2**20
-LABEL_COLOUR = (13, 148, 136)  # the page's teal
 # Frames between two signs of life, and between a cancel and the end of the work.
 CHUNK_SIZE = 8
 # What the visitor is told while the pipeline is at each of its stages.
@@ -40,13 +39,15 @@ STAGES = {"visemes": "Listening", "portrait": "Finding the face", "frames": "Mov
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a video stands: the stage at work, frames written, frames in all (0 = not yet known), and seconds of each stage so far."""
+    """Where a video stands: the stage at work, frames written, frames in all (0 = not yet known), seconds of each stage so far, and its
+    frame rate, None = the pipeline's."""
 
     stage: str
     frames: int = 0
     total: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     finished: bool = False
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,9 @@ class Studio:
         with torch.inference_mode():
             photo, faces = find_faces(self.pipeline.face_aligner, photo, "the picture")
         face = choose_face(photo, faces, "the picture", face_index)
-        crop = crop_face(photo, align_matrix(face.landmarks))
-        brightness = 0.55 + 0.45 * mouth_mask()[..., None]
         faces = faces[:MAX_FACES]
         overview = number_faces(photo, [face.landmarks for face in faces]) if len(faces) > 1 else None
-        return Preview(np.rint(crop * brightness).astype(np.uint8), len(faces), overview)
+        return Preview(dim_what_stays(photo, face), len(faces), overview)
 
     def visemes(self, audio: str | PathLike) -> tuple[np.ndarray, Audio]:
         """Probabilities of the 15 mouth shapes, float32 [T, 15], one row a video frame, and the recording."""
@@ -99,20 +98,38 @@ class Studio:
     ) -> Iterator[Progress]:
         """Write the video, reporting before every stage and after every few frames. Closing the generator stops the work."""
         check_limits(num_inference_steps, seed, mouth_amplitude, face_index, max_size)
-        if shutil.disk_usage(Path(output).absolute().parent).free < MIN_FREE_BYTES:
-            raise OSError(errno.ENOSPC, "less than 200 MB free")
+        check_space(output)
+        yield from self._reported(audio, lambda: self.pipeline.stream_to_file(
+            image, audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
+            mouth_amplitude=mouth_amplitude, face_index=face_index, max_size=max_size, chunk_size=CHUNK_SIZE))
+
+    def dub(
+        self, video: str | PathLike, audio: str | PathLike, output: str | PathLike, num_inference_steps: int = 4, seed: int = 0,
+        mouth_amplitude: float | None = None, face_index: int = 0, end: str = "loop",
+    ) -> Iterator[Progress]:
+        """The same for a video whose person speaks another recording, of at most `MAX_SIZE` pixels a side."""
+        check_limits(num_inference_steps, seed, mouth_amplitude, face_index, MIN_SIZE)
+        check_space(output)
+        footage = Footage(video)
+        if max(footage.width, footage.height) > MAX_SIZE:
+            raise InvalidInputError(f"{footage.name}: {footage.width}×{footage.height} px, above the limit of {MAX_SIZE} a side")
+        yield from self._reported(audio, lambda: self.pipeline.stream_dub_to_file(
+            video, audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
+            mouth_amplitude=mouth_amplitude, face_index=face_index, end=end, chunk_size=CHUNK_SIZE), float(footage.rate))
+
+    def _reported(
+        self, audio: str | PathLike, begin: Callable[[], Iterator[tuple[str, int, int]]], fps: float | None = None
+    ) -> Iterator[Progress]:
+        """The pipeline's stages as a visitor is told of them."""
         yield Progress("visemes")
         load_audio(audio, max_seconds=MAX_SECONDS)  # refuses a long recording before any work is done
         seconds = dict.fromkeys(STAGES, 0.0)
         following = {"listening": "visemes", "visemes": "portrait", "portrait": "frames"}
         started = time.perf_counter()
-        steps = self.pipeline.stream_to_file(
-            image, audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
-            mouth_amplitude=mouth_amplitude, face_index=face_index, max_size=max_size, chunk_size=CHUNK_SIZE)
-        with closing(steps):
+        with closing(begin()) as steps:
             for stage, frames, total in steps:
                 seconds["visemes" if stage == "listening" else stage] += time.perf_counter() - started
-                yield Progress(following.get(stage, stage), frames, total, dict(seconds), finished=stage == "video")
+                yield Progress(following.get(stage, stage), frames, total, dict(seconds), stage == "video", fps)
                 started = time.perf_counter()
 
     def warm_up(self, image: str | PathLike, audio: str | PathLike) -> None:
@@ -123,17 +140,10 @@ class Studio:
                     break
 
 
-def number_faces(photo: np.ndarray, landmarks: list[np.ndarray], longer_side: int = 640) -> np.ndarray:
-    """The picture, enlarged or shrunk to `longer_side` px, with a frame and a number, from 1, at each face's landmarks [N, 2]."""
-    scale = longer_side / max(photo.shape[:2])
-    picture = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    for number, points in enumerate(landmarks, 1):
-        left, top = (points.min(0) * scale).astype(int).tolist()
-        right, bottom = (points.max(0) * scale).astype(int).tolist()
-        cv2.rectangle(picture, (left, top), (right, bottom), LABEL_COLOUR, 3)
-        cv2.rectangle(picture, (left, top), (left + 30, top + 34), LABEL_COLOUR, cv2.FILLED)
-        cv2.putText(picture, str(number), (left + 6, top + 26), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (255, 255, 255), 2, cv2.LINE_AA)
-    return picture
+def check_space(output: str | PathLike) -> None:
+    """Raises OSError where the output's disk is nearly full."""
+    if shutil.disk_usage(Path(output).absolute().parent).free < MIN_FREE_BYTES:
+        raise OSError(errno.ENOSPC, "less than 200 MB free")
 
 
 def check_limits(num_inference_steps: int, seed: int, mouth_amplitude: float | None, face_index: int, max_size: int) -> None:

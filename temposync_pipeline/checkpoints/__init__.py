@@ -42,3 +42,16 @@ def checkpoint_folder(name: str | PathLike, components: Iterable[str], **hub_opt
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)):
         raise InvalidInputError(f"{name}: not a bundled checkpoint ({', '.join(BUNDLED)}), a directory or org/name on the Hub")
     return download_checkpoint(str(name), components, **hub_options)
+
+
+def public_name(name: str | PathLike, folder: Path) -> tuple[str, str]:
+    """Name and revision of a checkpoint for everybody to read: a bundled one's and the package's, a repository's and its commit, of any
+    other ("local", ""), since the name of a folder is nobody's business.
+
+    `folder` is what `checkpoint_folder` found under the name.
+    """
+    if str(name) in BUNDLED:
+        from .. import __version__
+
+        return str(name), __version__
+    return ("local", "") if Path(name).is_dir() else (str(name), folder.name)

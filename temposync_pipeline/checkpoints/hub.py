@@ -20,9 +20,9 @@ from huggingface_hub.errors import (
 from tqdm.auto import tqdm
 
 from ..errors import InvalidInputError
+from .files import INDEX, weight_files
 from .schema import read_json
 
-INDEX = "model_index.json"
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
@@ -110,12 +110,6 @@ def select_files(source: str, names: Iterable[str], components: Iterable[str], v
     if not found_variant:
         raise InvalidInputError(f"{source}: no component has weights of the variant {variant!r}")
     return selected
-
-
-def weight_files(names: Iterable[str], variant: str | None = None) -> list[str]:
-    """The safetensors of one component, whole or in shards, of this variant alone."""
-    suffix = f".{re.escape(variant)}" if variant else ""
-    return [name for name in names if re.search(rf"(^|/)(diffusion_pytorch_)?model{suffix}(-\d+-of-\d+)?\.safetensors$", name)]
 
 
 def _verify(repo_id: str, folder: Path, published: Mapping[str, str]) -> None:

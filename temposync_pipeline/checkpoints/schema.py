@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from safetensors import safe_open
 
+from .. import startup
 from ..errors import InvalidInputError
 from ..limits import MAX_CONFIG_BYTES, MAX_HEADER_BYTES
 
@@ -81,9 +82,10 @@ def _check_transformers_config(part_class: Any, config: dict[str, Any], name: st
 
     # Versions of transformers differ in what they write: the bundled checkpoint's keys are known, too.
     bundled = json.loads((bundled_path(BUNDLED[0]) / "viseme_classifier" / name).read_text(encoding="utf-8"))
-    known = {key for key in {*part_class.config_class().to_dict(), *bundled} if not key.startswith("_")}
+    # Where transformers is done without (`startup.lean`), nothing acts on a key but ours.
+    known = config if startup.lean else {key for key in {*part_class.config_class().to_dict(), *bundled} if not key.startswith("_")}
     for key, value in config.items():
-        if key not in known | _WRITTEN | _WRITTEN_BY_TRANSFORMERS:
+        if key not in {*known} | _WRITTEN | _WRITTEN_BY_TRANSFORMERS:
             raise InvalidInputError(f"{name}: {_shown(key)}, which {part_class.__name__} does not know; a newer version may")
         if not _is_plain(value):
             raise InvalidInputError(f"{name}: {key!r} is {_shown(value)}, which is no plain value")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidInputError
-from .checks import check_files, check_model, check_mp4, check_steps, write_json
-from .options import MAX_SEED, Device, JsonFile, Model, Seed, Steps
+from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
+from .options import MAX_SEED, Device, JsonFile, Model, Provenance, Seed, SigningCert, SigningKeyFile, Steps
 from .video import load_pipeline
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 COLUMNS = ("image", "audio", "output")
 # Settings that a line may have of its own: their names in Python, kinds and limits.
 SETTINGS = {"steps": ("num_inference_steps", int, 1, 1000), "seed": ("seed", int, 0, MAX_SEED), "face_index": ("face_index", int, 0, 1000),
-            "mouth_amplitude": ("mouth_amplitude", float, 0, 3), "max_size": ("max_size", int, 0, 10**5)}
+            "mouth_amplitude": ("mouth_amplitude", float, 0, 3), "blink_rate": ("blink_rate", float, 0, 2),
+            "head_motion": ("head_motion", float, 0, 2), "max_size": ("max_size", int, 0, 10**5)}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ def batch(
     seed: Seed = 0,
     num_inference_steps: Steps = None,
     model: Model = "temposync-tiny",
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -49,7 +53,8 @@ def batch(
     Example: temposync batch jobs.csv --output_dir videos --json report.json
 
     The table's first line names its columns: image, audio and output, and where lines differ in them steps, seed, face_index,
-    mouth_amplitude and max_size (an empty field takes the option's value). Images and recordings are looked for beside the table.
+    mouth_amplitude, blink_rate, head_motion and max_size (an empty field takes the option's value). Images and recordings are looked for
+    beside the table.
 
     A line that fails is reported on stderr and the next one goes on; the exit code is then 2. Videos that exist are left as they are: run
     the same command again to go on after an interruption. The JSON has each line's "status": made, existing or failed with its "error".
@@ -59,7 +64,8 @@ def batch(
     check_model(model)
     check_steps(model, [num_inference_steps])
     output_dir.mkdir(parents=True, exist_ok=True)
-    defaults = {"seed": seed, "num_inference_steps": num_inference_steps}
+    marking = choose_provenance(provenance, signing_cert, signing_key)
+    defaults = {"seed": seed, "num_inference_steps": num_inference_steps, "provenance": marking}
     results = []
     for result in _run(rows, jobs.parent, output_dir, defaults, model, device):
         results.append(result)

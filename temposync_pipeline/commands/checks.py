@@ -4,10 +4,13 @@ import json
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInputError
 from ..files import write_whole
+
+if TYPE_CHECKING:
+    from ..provenance.credentials import SigningKey
 
 
 def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = ()) -> None:
@@ -97,6 +100,22 @@ def choose_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InvalidInputError(f"--device {name}: not available here") from error
     return name
+
+
+def choose_provenance(provenance: bool, certificate: Path | None, key: Path | None) -> "bool | SigningKey":
+    """What the pipelines' `provenance` is to be; raises InvalidInputError for options that exclude each other and keys that do not fit."""
+    if certificate is None and key is None:
+        return provenance
+    if certificate is None or key is None:
+        raise InvalidInputError("--signing-cert and --signing-key go together")
+    if not provenance:
+        raise InvalidInputError("--no-provenance: nothing is signed, so --signing-cert cannot be used")
+    check_files((certificate, key))
+    from ..provenance.credentials import SigningKey, choose_credentials
+
+    signing = SigningKey(certificate, key)
+    choose_credentials(signing)
+    return signing
 
 
 def write_json(path: Path | None, results: dict[str, Any]) -> None:

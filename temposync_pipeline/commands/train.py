@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..data.manifest import Clip
     from ..training.loop import LoopConfig
 
-STAGES = ("aligner", "autoencoder", "decoder", "inner_mouth", "visemes", "ear", "identity", "sync", "lips", "teacher", "student",
-          "temporal", "speech", "read")
+STAGES = ("aligner", "autoencoder", "decoder", "inner_mouth", "voice", "visemes", "ear", "identity", "sync", "lips", "teacher", "student",
+          "temporal", "speech", "read", "asym_teacher", "asym_student")
 
 
 def train(

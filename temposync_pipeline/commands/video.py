@@ -9,8 +9,26 @@ import typer
 
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
-from .checks import check_files, check_model, check_mp4, check_steps, choose_device, write_json
-from .options import MAX_SIZE, AudioFile, Device, FaceIndex, JsonFile, MaxSize, Model, Seed, Steps
+from ..startup import start_full
+from .checks import check_files, check_model, check_mp4, check_steps, choose_device, choose_provenance, write_json
+from .options import (
+    MAX_SIZE,
+    AudioFile,
+    BlinkRate,
+    Device,
+    FaceIndex,
+    HeadMotion,
+    JsonFile,
+    MaxSize,
+    Model,
+    MouthAmplitude,
+    OptionalAudioFile,
+    Provenance,
+    Seed,
+    SigningCert,
+    SigningKeyFile,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -18,40 +36,60 @@ if TYPE_CHECKING:
 
 def generate(
     image: Annotated[Path, typer.Option("--image", "--source_image", help="The portrait, a picture file.")],
-    audio: AudioFile,
+    audio: OptionalAudioFile = None,
+    speaker: Annotated[list[str] | None, typer.Option(metavar="FACE=AUDIO", help=(
+        "Instead of --audio, repeated: a face's number, 0 = the largest, and what it says; they speak in turn."))] = None,
     output: Annotated[Path, typer.Option(
         help="The mp4 to write; a name ending in .safetensors keeps latents for `temposync decode`.")] = Path("talking.mp4"),
     seed: Seed = 0,
     num_inference_steps: Steps = None,
     face_index: FaceIndex = 0,
-    mouth_amplitude: Annotated[float | None, typer.Option(
-        "--mouth_amplitude", min=0, max=3, help="Scales the motion; default: the checkpoint's own value.")] = None,
-    still: Annotated[bool, typer.Option("--still", help="Keep to the mouth where the model moves the whole face.")] = False,
+    mouth_amplitude: MouthAmplitude = None,
+    blink_rate: BlinkRate = 0,
+    head_motion: HeadMotion = 0,
+    still: Annotated[bool, typer.Option("--still", help="Keep to the mouth, whatever else the model would move.")] = False,
     max_size: MaxSize = MAX_SIZE,
     model: Model = "temposync-tiny",
     lora: Annotated[Path | None, typer.Option(
         help="An adapter that `temposync train student --set lora_rank=8` wrote: its folder or file.")] = None,
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Make a portrait speak.  The path of the video is the last line printed.
 
     Example: temposync generate --image portrait.jpg --audio speech.wav --output talking.mp4
+
+    Two people: temposync generate --image couple.jpg --speaker 0=question.wav --speaker 1=answer.wav --output talk.mp4
     """
-    check_files((image, audio), (output, json_file))
+    turns = read_turns(speaker or [])
+    if (audio is None) == (not turns):
+        raise InvalidInputError("--audio and --speaker exclude each other" if turns else "--audio (or --speaker FACE=AUDIO) is missing")
+    recordings = [recording for _, recording in turns] if audio is None else [audio]
+    check_files((image, *recordings), (output, json_file))
+    if turns and output.suffix.lower() != ".mp4":
+        raise InvalidInputError(f"{output}: with --speaker the output is an mp4")
     if output.suffix.lower() not in (".mp4", ".safetensors"):
         raise InvalidInputError(f"{output}: the output is an mp4, its name must end in .mp4 (or in .safetensors for latents)")
     check_model(model)
     if lora is not None and not lora.exists():
         raise InvalidInputError(f"{lora}: no such file or folder")
+    marking = choose_provenance(provenance, signing_cert, signing_key)
+    if lora is not None:
+        start_full()
     from ..media.audio import load_audio
     from ..media.image import load_image
 
     # What is wrong with the inputs is said before the models are loaded.
     load_image(image)
-    load_audio(audio)
+    for recording in recordings:
+        load_audio(recording)
     check_steps(model, [num_inference_steps])
     pipe = load_pipeline(model, device)
+    if turns and not hasattr(pipe, "dialogue_to_file"):
+        raise InvalidInputError(f"{model}: lets one person speak; temposync-tiny takes --speaker")
     if lora is not None and not hasattr(pipe, "load_lora_weights"):
         raise InvalidInputError(f"{model}: takes no adapter")
     if lora is not None:
@@ -61,18 +99,20 @@ def generate(
 
     started = time.monotonic()
     try:
-        make = pipe.generate_to_file if output.suffix.lower() == ".mp4" else pipe.latents_to_file
-        figures = make(
+        is_video = output.suffix.lower() == ".mp4"
+        kind = "dialogue_to_file" if turns else "generate_to_file" if is_video else "latents_to_file"
+        figures = getattr(pipe, kind)(
             image,
-            audio,
+            turns or audio,
             output,
             num_inference_steps=num_inference_steps,
             generator=torch.Generator().manual_seed(seed),
             progress=sys.stderr.isatty(),
-            face_index=face_index,
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
-            **({"still": True} if still else {}),
+            **({} if turns else {"face_index": face_index}),
+            **life_options(blink_rate, head_motion, still),
+            **({"provenance": marking} if is_video else {}),
         )
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
@@ -80,10 +120,24 @@ def generate(
     typer.echo(output)
 
 
+def read_turns(speakers: list[str]) -> list[tuple[int, Path]]:
+    """(face, recording) of each "FACE=AUDIO"; raises InvalidInputError for anything else."""
+    turns = []
+    for text in speakers:
+        face, sign, recording = text.partition("=")
+        if not (sign and recording and face.strip().isdecimal()):
+            raise InvalidInputError(f"--speaker {text}: expected a face's number and a recording, such as 0=hello.wav")
+        turns.append((int(face), Path(recording)))
+    return turns
+
+
 def decode(
     latents: Annotated[Path, typer.Option(help="A file that `temposync generate --output FILE.safetensors` wrote.")],
     output: Annotated[Path, typer.Option(help="The mp4 to write.")] = Path("talking.mp4"),
     model: Model = "temposync-tiny",
+    provenance: Provenance = True,
+    signing_cert: SigningCert = None,
+    signing_key: SigningKeyFile = None,
     device: Device = "auto",
     json_file: JsonFile = None,
 ) -> None:
@@ -94,6 +148,7 @@ def decode(
     check_files((latents,), (output, json_file))
     check_mp4(output)
     check_model(model)
+    marking = choose_provenance(provenance, signing_cert, signing_key)
     from ..pipelines.latent_video import LatentVideo
 
     # What is wrong with the input is said before the models are loaded.
@@ -101,7 +156,7 @@ def decode(
     pipe = load_pipeline(model, device)
     started = time.monotonic()
     try:
-        figures = pipe.decode_to_file(latents, output)
+        figures = pipe.decode_to_file(latents, output, marking)
     except OSError as error:
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})
@@ -144,6 +199,11 @@ def visemes(
         end = frame + len(list(run))
         typer.echo(f"{frame / FPS:8.2f} {end / FPS:8.2f}  {names[viseme]}")
         frame = end
+
+
+def life_options(blink_rate: float, head_motion: float, still: bool = False) -> dict[str, float | bool]:
+    """Those that were asked for: not every method has all of them."""
+    return {name: value for name, value in (("blink_rate", blink_rate), ("head_motion", head_motion), ("still", still)) if value}
 
 
 def load_pipeline(model: str, device: str) -> "TalkingHeadPipeline":

@@ -67,15 +67,23 @@ def crop_face(image: np.ndarray, matrix: np.ndarray, size: int = CROP_SIZE) -> n
     Large faces are shrunk by area averaging first, so that they don't alias; beyond the picture's
     edge its border is repeated.
     """
-    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))) * size / CROP_SIZE
     matrix = matrix * (size / CROP_SIZE)
-    if scale < 0.6:
-        image, matrix = _shrink(image, matrix, scale)
+    scale = scale_of(matrix)
+    image, matrix = shrink_large(image, matrix)
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR,
                           borderMode=cv2.BORDER_REPLICATE)
 
 
-def _shrink(image: np.ndarray, matrix: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def scale_of(matrix: np.ndarray) -> float:
+    """Crop pixels for one of the picture, of a matrix [2, 3]."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+
+
+def shrink_large(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A picture [H, W, ...] so small that its crop does not alias, and the matrix from there to the crop; of a small face, as it is."""
+    scale = scale_of(matrix)
+    if scale >= 0.6:
+        return image, matrix
     height, width = image.shape[:2]
     small = cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
     factor_x, factor_y = small.shape[1] / width, small.shape[0] / height

@@ -162,7 +162,7 @@ def _decode_file(file: BinaryIO, name: str, start: Fraction | None, report: bool
         stream = next((s for s in container.streams.audio if s.codec_context is not None), None)
         if stream is None:
             raise InvalidAudioError(f"{name}: no audio in this file")
-        _check_format(name, stream.codec_context.sample_rate or MIN_RATE, stream.codec_context.channels or 1)
+        check_format(name, stream.codec_context.sample_rate or MIN_RATE, stream.codec_context.channels or 1)
         length, rate, missing, late = 0, 0, 0, Fraction(0)
         frames = decode_frames(container, stream, name if report else "")
         head = list(islice(frames, 2))
@@ -171,7 +171,7 @@ def _decode_file(file: BinaryIO, name: str, start: Fraction | None, report: bool
         if late > MAX_SECONDS:
             raise InvalidAudioError(f"{name}: the sound begins {float(late):.0f} s late, the limit is {MAX_SECONDS:g} s")
         for chunk, rate, is_gap in _begin_at(late, _by_time_stamps(chain(head, frames))):
-            _check_format(name, rate, len(chunk))
+            check_format(name, rate, len(chunk))
             length += chunk.shape[1]
             missing += is_gap * chunk.shape[1]
             yield chunk, rate
@@ -202,7 +202,7 @@ def _by_time_stamps(frames: Iterable[av.AudioFrame]) -> Iterator[tuple[np.ndarra
                 place += silence.shape[1]
                 yield silence, rate, True
             place += frame.samples
-        yield _to_float(chunk), rate, False
+        yield to_float(chunk), rate, False
 
 
 def _beginning(head: list[av.AudioFrame]) -> Fraction:
@@ -240,7 +240,8 @@ def _warn_if_cut(name: str, format_name: str, stream: av.AudioStream, seconds: f
             logger.warning("%s: truncated; %.2f s of the announced %.2f s could be decoded", name, seconds, promised)
 
 
-def _check_format(name: str, rate: int, channels: int) -> None:
+def check_format(name: str, rate: int, channels: int) -> None:
+    """Raises InvalidAudioError for a sampling rate in Hz or a number of channels that no sound has."""
     if not MIN_RATE <= rate <= MAX_RATE:
         raise InvalidAudioError(f"{name}: sampling rate {rate} Hz, outside the limits of {MIN_RATE} to {MAX_RATE} Hz")
     if not 1 <= channels <= MAX_CHANNELS:
@@ -254,11 +255,11 @@ def _check_array(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
     samples = np.atleast_2d(samples)
     if samples.shape[0] > samples.shape[1]:
         samples = samples.T
-    _check_format(_ARRAY_NAME, int(rate), len(samples))
-    return _to_float(samples), int(rate)
+    check_format(_ARRAY_NAME, int(rate), len(samples))
+    return to_float(samples), int(rate)
 
 
-def _to_float(samples: np.ndarray) -> np.ndarray:
+def to_float(samples: np.ndarray) -> np.ndarray:
     """Integer samples to [-1, 1]; unsigned ones are centred at half of their range."""
     if samples.dtype.kind == "f":
         # Doubles beyond the range of float32 become infinite and are handled as such.

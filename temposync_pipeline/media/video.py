@@ -3,7 +3,8 @@
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from os import PathLike
@@ -27,8 +28,26 @@ logger = logging.getLogger(__name__)
 FPS = 25
 CRF = 18
 # The sampling rates AAC knows; sound of any other rate is resampled to 48 kHz.
-_AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
+AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
 _BT709 = 1
+
+
+def mark_bt709(context: av.VideoCodecContext) -> None:
+    """Say what colours the planes of `media.planes` hold: BT.709, in limited range."""
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = ColorRange.MPEG
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures are labelled, by the numbers of ISO/IEC 23091-2: matrix, primaries, transfer, and range (1 = limited, 2 = full, 0 = not
+    said); `aspect` is a pixel's width by its height."""
+
+    matrix: int = _BT709
+    primaries: int = _BT709
+    transfer: int = _BT709
+    range: int = int(ColorRange.MPEG)
+    aspect: Fraction = Fraction(1)
 
 
 class VideoWriter:
@@ -45,13 +64,24 @@ class VideoWriter:
     last row and column. The file is written beside its target under a hidden name and renamed when complete: on any exception
     it is removed and an existing target stays as it was.
 
-    `audio_path` is a path or a pair `(samples, rate)`. Raises OSError on entering where the folder cannot be written to.
+    `audio_path` is a path or a pair `(samples, rate)`; `tags` are metadata of the file, such as "title" and "comment"; `complete` is called
+    with the path of the finished file, which it may change, before that takes its name. `look` says how pictures are labelled that are
+    given as planes; `tick` is the clock, in seconds, of frames that say when they appear, 1 / `fps` unless given.
+
+    Raises OSError on entering where the folder cannot be written to.
     """
 
-    def __init__(self, path: str | PathLike, fps: float = FPS, audio_path: AudioSource | None = None):
+    def __init__(
+        self, path: str | PathLike, fps: float | Fraction = FPS, audio_path: AudioSource | None = None,
+        tags: Mapping[str, str] | None = None, complete: Callable[[Path], None] | None = None, look: Look = Look(),
+        tick: Fraction | None = None,
+    ):
         self.path = Path(path)
         self.fps = Fraction(fps).limit_denominator(1001)
         self.audio_path = audio_path
+        self.tags, self.complete = tags or {}, complete
+        self.look = look
+        self.tick = tick or 1 / self.fps
         self.num_frames = 0
 
     def __enter__(self) -> Self:
@@ -63,6 +93,7 @@ class VideoWriter:
         open(self._temporary, "xb").close()
         try:
             self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+            self._container.metadata.update(self.tags)
             self._video: av.VideoStream | None = None
             self._size: tuple[int, int] | None = None
             self._sound: _SoundTrack | None = None
@@ -80,15 +111,18 @@ class VideoWriter:
         self._size = frame.shape[:2]
         self.write_planes(to_planes(frame))
 
-    def write_planes(self, picture: av.VideoFrame) -> None:
-        """`write` for a frame as `media.planes` makes it."""
+    def write_planes(self, picture: av.VideoFrame, appears: Fraction | None = None, stays: Fraction | None = None) -> None:
+        """`write` for a frame as `media.planes` makes it, which may say when it appears and how long it stays, in seconds."""
         if self._video is None:
             self._start(picture.height, picture.width)
-        picture.pts, picture.time_base = self.num_frames, 1 / self.fps
+        appears = self.num_frames / self.fps if appears is None else appears
+        stays = 1 / self.fps if stays is None else stays
+        picture.pts, picture.time_base = round(appears / self.tick), self.tick
+        picture.duration = round((appears + stays) / self.tick) - picture.pts
         self._container.mux(self._video.encode(picture))
         self.num_frames += 1
         if self._sound:
-            self._sound.write_until(self.num_frames / self.fps)
+            self._sound.write_until(appears + stays)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -103,9 +137,12 @@ class VideoWriter:
     def _start(self, height: int, width: int) -> None:
         video = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(CRF), "preset": "veryfast"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        context = video.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = ColorRange.MPEG
+        context, look = video.codec_context, self.look
+        context.time_base = self.tick
+        context.colorspace, context.color_primaries, context.color_trc = look.matrix, look.primaries, look.transfer
+        context.color_range = look.range
+        if look.aspect != 1:
+            context.sample_aspect_ratio = look.aspect
         self._video = video
         if self.audio_path is not None:
             self._sound = _SoundTrack(self._container, self.audio_path)
@@ -117,6 +154,8 @@ class VideoWriter:
         if self._sound:
             self._sound.finish(1 / self.fps)
         self._container.close()
+        if self.complete:
+            self.complete(self._temporary)
         os.replace(self._temporary, self.path)
 
     def _discard(self) -> None:
@@ -139,7 +178,7 @@ class _SoundTrack:
             raise InvalidAudioError("no sound could be decoded")
         # More than two channels are mixed to one.
         self._channels = 2 if len(self._pending) == 2 else 1
-        aac_rate = self.rate if self.rate in _AAC_RATES else 48_000
+        aac_rate = self.rate if self.rate in AAC_RATES else 48_000
         self._layout = "stereo" if self._channels == 2 else "mono"
         self._stream = container.add_stream("aac", rate=aac_rate, layout=self._layout)
         self._stream.bit_rate = 96_000 * self._channels
@@ -202,6 +241,12 @@ def read_video(path: str | PathLike, max_frames: int | None = None, fps: float |
     return np.stack(frames), fps
 
 
+def read_tags(path: str | PathLike) -> dict[str, str]:
+    """Metadata of a video file, names in small letters; raises InvalidVideoError and OSError."""
+    with open_container(Path(path), InvalidVideoError) as container:
+        return {name.lower(): text for name, text in container.metadata.items()}
+
+
 def load_soundtrack(path: str | PathLike) -> Audio:
     """The sound of a video on the pictures' clock: sample n is heard n / 16,000 s after the first frame appears.
 
@@ -209,7 +254,7 @@ def load_soundtrack(path: str | PathLike) -> Audio:
     """
     path = Path(path)
     with open_container(path, InvalidVideoError) as container:
-        stream = _video_stream(container, path.name)
+        stream = video_stream(container, path.name)
         first = next(decode_frames(container, stream, path.name), None)
         if first is None:
             raise InvalidVideoError(f"{path.name}: no frame could be decoded")
@@ -217,7 +262,7 @@ def load_soundtrack(path: str | PathLike) -> Audio:
     return load_audio(path, start=start)
 
 
-def _video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
+def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
     stream = next((s for s in container.streams.video if s.codec_context is not None), None)
     if stream is None:
         raise InvalidVideoError(f"{name}: no video in this file")
@@ -227,16 +272,22 @@ def _video_stream(container: av.container.InputContainer, name: str) -> av.Video
     return stream
 
 
+def mean_rate(stream: av.VideoStream, name: str) -> Fraction:
+    """Frames a second; raises InvalidVideoError for a rate outside the limits."""
+    # Of a Matroska file without a rate of its own, PyAV 19 takes the clock's 1,000 ticks a second for the mean rate.
+    rates = [rate for rate in (stream.average_rate, stream.base_rate) if rate] or [Fraction(0)]
+    rate = next((rate for rate in rates if MIN_FPS <= rate <= MAX_FPS), rates[0])
+    if not MIN_FPS <= rate <= MAX_FPS:
+        raise InvalidVideoError(f"{name}: {float(rate):g} frames a second, outside the limits of {MIN_FPS} to {MAX_FPS}")
+    return rate
+
+
 def _decode_video(path: Path, fps: float | None) -> Iterator:
     """Yields the frame rate first, then the frames."""
     with open_container(path, InvalidVideoError) as container:
-        stream = _video_stream(container, path.name)
+        stream = video_stream(container, path.name)
         width, height = stream.codec_context.width, stream.codec_context.height
-        # Of a Matroska file without a rate of its own, PyAV 19 takes the clock's 1,000 ticks a second for the mean rate.
-        rates = [rate for rate in (stream.average_rate, stream.base_rate) if rate] or [Fraction(0)]
-        rate = next((rate for rate in rates if MIN_FPS <= rate <= MAX_FPS), rates[0])
-        if not MIN_FPS <= rate <= MAX_FPS:
-            raise InvalidVideoError(f"{path.name}: {float(rate):g} frames a second, outside the limits of {MIN_FPS} to {MAX_FPS}")
+        rate = mean_rate(stream, path.name)
         yield float(rate) if fps is None else fps
         stream.thread_type = "AUTO"
         frames = decode_frames(container, stream, path.name)

@@ -66,12 +66,23 @@ def upright_picture(frame: av.VideoFrame) -> np.ndarray:
     """
     if len(frame.format.components) >= 3 and not frame.format.is_rgb:
         frame = frame.reformat(format="yuv444p")
-    picture = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(turned(frame.to_ndarray(format="rgb24"), *display_axes(frame)))
+
+
+def display_axes(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """What a file's display matrix asks for: whether rows become columns, and then whether rows and columns are counted backwards."""
     display = frame.side_data.get("DISPLAYMATRIX")
     if display is None:
-        return picture
+        return False, False, False
     # Column by column of the picture to be shown: (a, b) is where its pixels' x goes, (c, d) where y goes.
     a, b, _, c, d = np.frombuffer(display, np.int32)[:5]
-    if abs(b) > abs(a):
-        picture, a, d = picture.swapaxes(0, 1), c, b
-    return np.ascontiguousarray(picture[::-1 if d < 0 else 1, ::-1 if a < 0 else 1])
+    sideways = bool(abs(b) > abs(a))
+    if sideways:
+        a, d = c, b
+    return sideways, bool(d < 0), bool(a < 0)
+
+
+def turned(picture: np.ndarray, sideways: bool, rows_back: bool, columns_back: bool) -> np.ndarray:
+    """A view of a picture [h, w, ...], turned or mirrored as `display_axes` says."""
+    picture = picture.swapaxes(0, 1) if sideways else picture
+    return picture[::-1 if rows_back else 1, ::-1 if columns_back else 1]

@@ -37,7 +37,7 @@ _WIDEN = 8
 
 def voiced_frames(samples: np.ndarray) -> np.ndarray:
     """Whether somebody speaks, bool [ceil(N / 320)], for each 20 ms of float samples [N] (16 kHz, above 60 Hz: `loudness.high_pass`)."""
-    return _regions(voice_probability(samples))
+    return regions(voice_probability(samples))
 
 
 def voice_probability(samples: np.ndarray) -> np.ndarray:
@@ -46,12 +46,16 @@ def voice_probability(samples: np.ndarray) -> np.ndarray:
     parts = [np.zeros(0, np.float32)]
     for start in range(0, total, _BLOCK):
         first, last = max(0, start - _REACH), min(total, start + _BLOCK + _REACH)
-        spectra = _spectra(samples, first, last)
-        steadiness, steady = _steadiness(spectra)
-        logits = _network(_features(spectra, steadiness), _weights())
+        given, steady = _features(_spectra(samples, first, last))
+        logits = _network(given, _weights())
         logits[_held_notes(steady)] = -30
         parts.append(logits[start - first:start - first + _BLOCK])
     return 1 / (1 + np.exp(-np.clip(np.concatenate(parts), -30, 30)))
+
+
+def features(samples: np.ndarray) -> np.ndarray:
+    """What the network looks at of each 20 ms, float32 [ceil(N / 320), 41]."""
+    return _features(_spectra(samples, 0, -(-len(samples) // FRAME)))[0]
 
 
 def _spectra(samples: np.ndarray, first: int, last: int) -> np.ndarray:
@@ -75,14 +79,16 @@ def _analysis() -> tuple[np.ndarray, np.ndarray]:
     return np.hanning(_WINDOW + 1)[:-1].astype(np.float32), (bands / np.maximum(bands.sum(0), 1e-9)).astype(np.float32)
 
 
-def _features(spectra: np.ndarray, steadiness: np.ndarray) -> np.ndarray:
-    """The shape of each spectrum in bels, how far it is below the loudest within a second, and its `_steadiness`: float32 [T, 41]."""
+def _features(spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shape of each spectrum in bels, how far it is below the loudest within a second, and its `_steadiness` by band: float32 [T, 41];
+    and its steadiness as a whole [T]."""
+    steadiness, steady = _steadiness(spectra)
     decibels = 10 * np.log10((spectra.real**2 + spectra.imag**2) @ _analysis()[1] + 1e-7)
     level = decibels.max(1)
     decibels = np.maximum(decibels, level[:, None] - _RANGE)
     loudest = np.lib.stride_tricks.sliding_window_view(np.pad(level, _LEVEL_REACH, mode="edge"), 2 * _LEVEL_REACH + 1).max(1)
     shape = (decibels - decibels.mean(1, keepdims=True)) / 10
-    return np.column_stack([shape, np.clip((level - loudest) / 20, -3, 0), 2 * steadiness]).astype(np.float32)
+    return np.column_stack([shape, np.clip((level - loudest) / 20, -3, 0), 2 * steadiness]).astype(np.float32), steady
 
 
 def _steadiness(spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,8 +135,8 @@ def _convolve(values: np.ndarray, weight: np.ndarray, bias: np.ndarray, dilation
     return np.concatenate(columns, 1) @ weight.transpose(2, 1, 0).reshape(-1, len(weight)) + bias
 
 
-def _regions(probability: np.ndarray) -> np.ndarray:
-    """Stretches above the lower threshold that reach the upper one somewhere, widened."""
+def regions(probability: np.ndarray) -> np.ndarray:
+    """Where somebody speaks, bool [T], of probabilities [T]: what is above the lower threshold and reaches the upper one, widened."""
     likely = probability > _END
     edges = np.flatnonzero(np.diff(np.concatenate([[False], likely, [False]])))
     voiced = np.zeros(len(probability), bool)

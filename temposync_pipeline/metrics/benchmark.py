@@ -244,7 +244,7 @@ def run_benchmark(
     with tempfile.TemporaryDirectory() as folder:
         for count in steps:
             clocks, sizes = zip(*(time_video(pipe, image, recording, audio, count, chunk_size, Path(folder)) for _ in range(repeats)))
-            together = pipe.default_composition == "face"
+            together = getattr(pipe, "denoises_together", False)
             results.append(summarise_steps(clocks, count, pipe.config.fps, frames, chunk_size, sizes[-1], together))
     if manifest is not None:
         _add_quality(results, manifest, model, device, limit)

@@ -22,7 +22,7 @@ from ..pipelines import rendering
 from ..pipelines.talking_head import TalkingHeadPipeline
 from .optional_components import load_optional
 from .talking_face import generated_block
-from .whole_face import joints, steadied
+from .whole_face import steadied
 
 BATCH = 16
 # Whose networks judge the videos of a checkpoint that has none of its own.
@@ -143,7 +143,7 @@ class VideoMaker:
         """Of crops uint8 [T, 256, 256, 3] in which the head moves."""
         landmarks = self.pipe.face_aligner.track(moving)
         held = moving if not np.isfinite(landmarks).all() else steadied(moving, landmarks)
-        return CropVideo(held, latents, visemes, moving, joints(len(moving), self.pipe.config.clip_frames))
+        return CropVideo(held, latents, visemes, moving, self.pipe.joints(len(moving)))
 
     def in_photo(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> Iterator[np.ndarray]:
         """The student's frames as users get them, pasted into the photo: uint8 [H, W, 3] each."""

@@ -188,7 +188,7 @@ class Evaluator:
             add(f"teacher_{self.teacher_steps}", lambda: maker.speaking_teacher(portrait, voice, self.teacher_steps))
         for steps in self.steps if "student" in self.rows else ():
             add(f"student_{steps}", lambda steps=steps: maker.student(portrait, voice, steps))
-        if "one_by_one" in self.rows and maker.moves_heads:
+        if "one_by_one" in self.rows and getattr(maker.pipe, "denoises_together", False):
             add("one_by_one", lambda: maker.one_by_one(portrait, voice, main))
         if "in_photo" in self.rows:
             rows["in_photo"] = self._timed("in_photo", lambda: self._delivered(portrait, voice, truth, example))

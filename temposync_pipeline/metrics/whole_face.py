@@ -58,12 +58,6 @@ def whole_face_figures(generated: np.ndarray, real: np.ndarray) -> Figures:
     return made | {f"{name}_ratio": made[name] / max(true[name], 1e-6) for name in ("head_shift", "head_roll", "lids")}
 
 
-def joints(frames: int, clip_frames: int, stride: int = 8) -> np.ndarray:
-    """First video frames of all clips but the first: clips have `clip_frames` latent frames of `stride` frames and share one."""
-    length = stride * (clip_frames - 1)
-    return np.arange(length + 1, frames, length)
-
-
 def seam(crops: np.ndarray, first_frames: np.ndarray) -> float | None:
     """Mean |I(t) - I(t - 1)| where a clip begins (`first_frames`) over the median everywhere else, 1 = no jump; None without a joint.
 

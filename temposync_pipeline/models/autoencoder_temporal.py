@@ -6,12 +6,10 @@ exactly 0, and latents of 0 are exactly the reference.
 """
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional as F
 
+from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 from .autoencoder_temposync import ResidualBlock, check_moments
 from .outputs import DecoderOutput, EncoderOutput
 
@@ -155,6 +153,23 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
         mean, std = self._moments(raw)
         latents = (raw - mean) / std
         return EncoderOutput(latent=latents) if return_dict else (latents,)
+
+    @apply_forward_hook
+    def encode_portrait(self, portrait: torch.Tensor, frames: int) -> torch.Tensor:
+        """Temporal reference encoding (AsymTalker, arXiv 2605.02948): what it makes of a portrait that stands still for a whole clip.
+
+        A residual to the portrait itself would be 0, whoever it is: this is the residual to latents of 0, the mean of all faces.  It says
+        who the person is, without any weights of its own, and the first latent frame differs from the later ones as it does in clips.
+
+        Args:
+            portrait: normalised ÷16 latents [B, C, H, W]. frames: of the clip, 8k + 1.
+
+        Returns:
+            [B, c, k + 1, H/2, W/2], of unit deviation in each sample.
+        """
+        still = portrait[:, :, None].expand(-1, -1, frames, -1, -1)
+        coded = self.encode_raw(still, torch.zeros_like(portrait))
+        return coded / coded.std(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-6)
 
     @apply_forward_hook
     def decode(self, latents: torch.Tensor, reference: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:

@@ -13,12 +13,10 @@ photograph, moved.
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional as F
 
+from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 from .outputs import DecoderOutput, EncoderOutput
 
 

@@ -9,14 +9,19 @@ import math
 from dataclasses import dataclass
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import BaseOutput
 from torch import nn
 from torch.nn import functional as F
+
+from ..bases import (
+    AttentionMixin,
+    AttentionModuleMixin,
+    BaseOutput,
+    ConfigMixin,
+    ModelMixin,
+    PeftAdapterMixin,
+    dispatch_attention_fn,
+    register_to_config,
+)
 
 
 @dataclass

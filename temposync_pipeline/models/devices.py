@@ -1,8 +1,9 @@
 """Where models compute."""
 
 import torch
-from diffusers.hooks.group_offloading import _get_group_onload_device, _is_group_offload_enabled
 from torch import nn
+
+from ..bases import group_offload_device
 
 
 def execution_device(model: nn.Module) -> torch.device:
@@ -10,10 +11,11 @@ def execution_device(model: nn.Module) -> torch.device:
 
     `model.device` is then the CPU, or "meta".
     """
-    if _is_group_offload_enabled(model):
-        return _get_group_onload_device(model)
+    if (offloaded_from := group_offload_device(model)) is not None:
+        return offloaded_from
     for module in model.modules():
-        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        # Not asked of the module itself, whose answer to what it has not is slow: every frame asks.
+        device = getattr(vars(module).get("_hf_hook"), "execution_device", None)
         if device is not None:
             return torch.device(device)
     return next(model.parameters()).device

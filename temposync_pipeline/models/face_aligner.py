@@ -16,11 +16,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 from ..face.crop import invert, transform_points
 from ..face.landmarks import NUM_LANDMARKS, interocular_distance
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN, Pyramid, crop_matrix, landmark_pose
@@ -231,14 +229,17 @@ class FaceAligner(ModelMixin, ConfigMixin):
         """Like `track`, one `Face` a frame as the frames come, None where there is no face."""
         pose = None
         for frame in frames:
-            _check_image(frame)
-            faces = []
-            if pose is not None:
-                # Where a face was a moment ago, half a face is still that face.
-                faces = self._fit(Pyramid(frame), pose[None], threshold=0.3)
-            face = (faces or self.detect(frame, max_faces=1) or [None])[0]
-            pose = None if face is None else _steady(pose, landmark_pose(face.landmarks))
+            face = None if pose is None else self.read_again(frame, pose)
+            face = face or (self.detect(frame, max_faces=1) or [None])[0]
+            pose = None if face is None else steady_pose(pose, landmark_pose(face.landmarks))
             yield face
+
+    @torch.inference_mode()
+    def read_again(self, frame: np.ndarray, pose: np.ndarray) -> Face | None:
+        """The face that was at `pose` (`steady_pose`) a moment ago, in the next frame uint8 [H, W, 3]; None where it is not there."""
+        _check_image(frame)
+        # Where a face was a moment ago, half a face is still that face.
+        return (self._fit(Pyramid(frame), pose[None], threshold=0.3) or [None])[0]
 
     def _detector_sides(self, longer_side: int) -> list[int]:
         """Longer sides of the pictures the detector looks at, coarse to fine."""
@@ -335,7 +336,7 @@ def _movement(previous: np.ndarray, pose: np.ndarray) -> float:
     return float((np.abs(pose - previous) / [pose[2], pose[2], pose[2], 1, 1]).max())
 
 
-def _steady(previous: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
+def steady_pose(previous: np.ndarray | None, pose: np.ndarray) -> np.ndarray:
     """The pose for the next frame's crop: unmoved while the head hardly moves, so that a still face is read from identical crops."""
     return pose if previous is None or _movement(previous, pose) > 0.03 else previous
 

@@ -6,10 +6,10 @@ alike for one person in other light, before other backgrounds, with other mouth 
 """
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
+
+from ..bases import ConfigMixin, ModelMixin, register_to_config
 
 
 class IdentityEncoder(ModelMixin, ConfigMixin):

@@ -6,11 +6,10 @@ it is.  Not in the paper (arXiv 2603.06057), whose only condition is the viseme.
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
 
+from ..bases import ConfigMixin, ModelMixin, register_to_config
 from ..face.lip_shape import NUM_LIP_SHAPE, OPENING
 from .devices import execution_device
 from .viseme_classifier import Hearing

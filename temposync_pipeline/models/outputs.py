@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from diffusers.utils import BaseOutput
+
+from ..bases import BaseOutput
 
 
 @dataclass

@@ -3,12 +3,10 @@ arXiv 2508.03457)."""
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional as F
 
+from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 from .autoencoder_temporal import FRAMES, latent_frames, with_lead
 from .outputs import DecoderOutput, EncoderOutput
 from .viseme_classifier import Hearing

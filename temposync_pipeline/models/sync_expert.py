@@ -8,10 +8,10 @@ the viseme classifier, so that a generator driven by visemes is not judged by it
 import math
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 from torch.nn import functional as F
+
+from ..bases import ConfigMixin, ModelMixin, register_to_config
 
 SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = 640  # of video at 25 frames a second

@@ -2,19 +2,21 @@
 
 Tokens are the cells of the reference and of every latent frame.  All attend to one another; the cells of latent frame i then listen to
 code i of the speech and to no other, so that lips follow what is said at that moment.  Each frame has a noise level of its own.
+
+AsymTalker's (arXiv 2605.02948) is the same but for the portrait, which has no tokens: its latents, as long as the clip, join the clip's as
+further channels.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import BaseOutput
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from ..bases import BaseOutput, ConfigMixin, ModelMixin, register_to_config
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
@@ -46,12 +48,13 @@ class TalkingBlock(nn.Module):
         return self.heard(heard).unflatten(0, x.shape[:2])
 
     def forward(self, x: torch.Tensor, speech: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        """x [B, 1 + F, N, C], the reference first; speech [B, F, n, c]; level [B, 1 + F, 6, C]."""
+        """x [B, r + F, N, C], the r = 1 or 0 tokens of the reference first; speech [B, F, n, c]; level [B, r + F, 6, C]."""
+        lead = x.shape[1] - speech.shape[1]
         shift1, scale1, gate1, shift2, scale2, gate2 = (level + self.modulation).unsqueeze(3).unbind(2)
         normal = self.norm1(x) * (1 + scale1) + shift1
         query, key, value = self.qkv(normal.flatten(1, 2)).chunk(3, -1)
         x = x + gate1 * self.out(attend(query, key, value, self.heads)).unflatten(1, x.shape[1:3])
-        x = torch.cat([x[:, :1], x[:, 1:] + self.hear(x[:, 1:], speech)], 1)
+        x = torch.cat([x[:, :lead], x[:, lead:] + self.hear(x[:, lead:], speech)], 1)
         return x + gate2 * self.mlp(self.norm3(x) * (1 + scale2) + shift2)
 
 
@@ -69,6 +72,7 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
         latent_channels: of a latent frame (`AutoencoderTemporal`). reference_channels: of the reference's ÷16 latents.
         sample_size: cells a side. channels, num_layers, num_heads: of the transformer. speech_channels: of a speech token.
         max_frames: latent frames of a clip at most.
+        portrait_channels: of the portrait's latents, where those join the clip's; 0 = the portrait has tokens of its own.
     """
 
     _supports_gradient_checkpointing = True
@@ -78,17 +82,19 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self, latent_channels: int = 128, reference_channels: int = 32, sample_size: int = 8, channels: int = 256, num_layers: int = 4,
-        num_heads: int = 4, speech_channels: int = 32, max_frames: int = 16,
+        num_heads: int = 4, speech_channels: int = 32, max_frames: int = 16, portrait_channels: int = 0,
     ):
         super().__init__()
         self.gradient_checkpointing = False
         cells = sample_size**2
-        self.enter = nn.Linear(latent_channels, channels)
-        self.enter_reference = nn.Linear(4 * reference_channels, channels)
+        self.enter = nn.Linear(latent_channels + portrait_channels, channels)
+        if not portrait_channels:
+            self.enter_reference = nn.Linear(4 * reference_channels, channels)
         self.place = nn.Parameter(0.02 * torch.randn(cells, channels))
         self.moment = nn.Parameter(0.02 * torch.randn(1 + max_frames, channels))
         # What stands for a condition that is not given (classifier-free guidance).
-        self.no_reference = nn.Parameter(torch.zeros(cells, channels))
+        if not portrait_channels:
+            self.no_reference = nn.Parameter(torch.zeros(cells, channels))
         self.no_speech = nn.Parameter(torch.zeros(speech_channels))
         self.level = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 6 * channels))
         self.blocks = nn.ModuleList(TalkingBlock(channels, num_heads, speech_channels) for _ in range(num_layers))
@@ -105,17 +111,15 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
 
         Args:
             sample: latents [B, c, F, h, w], frame i at noise level timestep[:, i]. timestep: [B, F] in [0, 1].
-            reference: ÷16 latents of the portrait, [B, C, 2h, 2w]. speech: codes [B, F, n, d] (`SpeechAutoencoder.encode`).
+            reference: ÷16 latents of the portrait, [B, C, 2h, 2w]; with `portrait_channels` its latents as a clip, [B, p, F, h, w]
+                (`AutoencoderTemporal.encode_portrait`). speech: codes [B, F, n, d] (`SpeechAutoencoder.encode`).
             given_reference, given_speech: bool [B], whether a condition is given at all; None = to all.
         """
-        x = self.enter(sample.permute(0, 2, 3, 4, 1).flatten(2, 3))
-        portrait = self.enter_reference(F.pixel_unshuffle(reference, 2).flatten(2).transpose(1, 2))
-        if given_reference is not None:
-            portrait = torch.where(given_reference[:, None, None], portrait, self.no_reference.to(portrait.dtype))
+        x, lead = self._tokens(sample, reference, given_reference)
         if given_speech is not None:
             speech = torch.where(given_speech[:, None, None, None], speech, self.no_speech.to(speech.dtype))
-        x = torch.cat([portrait[:, None], x], 1) + self.place + self.moment[:x.shape[1] + 1, None]
-        levels = torch.cat([torch.zeros_like(timestep[:, :1]), timestep], 1)
+        x = x + self.place + self.moment[1 - lead:x.shape[1] + 1 - lead, None]
+        levels = torch.cat([torch.zeros_like(timestep[:, :lead]), timestep], 1)
         embedded = get_timestep_embedding(1000 * levels.flatten(), self.config.channels, flip_sin_to_cos=True, downscale_freq_shift=0)
         level = self.level(embedded.to(x.dtype)).unflatten(0, levels.shape).unflatten(-1, (6, -1))
         for block in self.blocks:
@@ -124,5 +128,17 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
             else:
                 x = block(x, speech, level)
         size = math.isqrt(x.shape[2])
-        velocity = self.leave(self.norm(x[:, 1:])).unflatten(2, (size, size)).permute(0, 4, 1, 2, 3)
+        velocity = self.leave(self.norm(x[:, lead:])).unflatten(2, (size, size)).permute(0, 4, 1, 2, 3)
         return TalkingHeadOutput(sample=velocity) if return_dict else (velocity,)
+
+    def _tokens(self, sample: torch.Tensor, reference: torch.Tensor, given: torch.Tensor | None) -> tuple[torch.Tensor, int]:
+        """What the blocks see, [B, r + F, N, C], and r, the tokens of the portrait in front."""
+        if self.config.portrait_channels:
+            if given is not None:
+                reference = torch.where(given[:, None, None, None, None], reference, torch.zeros_like(reference))
+            return self.enter(torch.cat([sample, reference], 1).permute(0, 2, 3, 4, 1).flatten(2, 3)), 0
+        frames = self.enter(sample.permute(0, 2, 3, 4, 1).flatten(2, 3))
+        portrait = self.enter_reference(F.pixel_unshuffle(reference, 2).flatten(2).transpose(1, 2))
+        if given is not None:
+            portrait = torch.where(given[:, None, None], portrait, self.no_reference.to(portrait.dtype))
+        return torch.cat([portrait[:, None], frames], 1), 1

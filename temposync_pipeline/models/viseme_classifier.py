@@ -9,12 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2Model  # PreTrainedModel: diffusers looks for the name
-from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedModel
-from transformers.utils import ModelOutput, cached_file
 
+from ..bases import ModelOutput, PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model, Wav2Vec2PreTrainedModel, strict
 from ..media.loudness import hear_voice, normalize_loudness
 from .devices import execution_device
 from .visemes import NUM_VISEMES, VISEME_INDEX, VISEMES, ipa_parts
@@ -208,10 +205,11 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         for start in range(0, total, chunk):
             first, last = max(0, start - margin), min(total, start + chunk + margin)
             window = signal[first * self.hop : (last - 1) * self.hop + self.receptive_field]
-            was_training = self.training
-            self.eval()
+            if was_training := self.training:
+                self.eval()
             output = self(torch.from_numpy(window)[None].to(execution_device(self), self.dtype))
-            self.train(was_training)
+            if was_training:
+                self.train()
             own = slice(start - first, min(total, start + chunk) - first)
             yield output.logits[0, own].float().softmax(-1), output.hidden[0, own].float()
 
@@ -225,6 +223,9 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         kwargs go to the loaders of transformers and huggingface_hub (`revision`, `cache_dir`, `local_files_only`, ...).
         Raises ValueError where no token of the vocabulary is a phoneme we know.
         """
+        from transformers import Wav2Vec2ForCTC
+        from transformers.utils import cached_file
+
         recogniser = Wav2Vec2ForCTC.from_pretrained(path_or_id, use_safetensors=use_safetensors, **kwargs)
         with open(cached_file(path_or_id, "vocab.json", **kwargs), encoding="utf-8") as file:
             vocabulary: dict[str, int] = json.load(file)

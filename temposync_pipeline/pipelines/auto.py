@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import checkpoint_folder
-from ..checkpoints.hub import INDEX
+from ..checkpoints.files import INDEX
 from ..checkpoints.schema import read_json
 from ..errors import InvalidInputError
 from .talking_head import TalkingHeadPipeline
 
-MODULES = {"TempoSyncPipeline": "pipeline_temposync", "ReadPipeline": "pipeline_read"}
+MODULES = {"TempoSyncPipeline": "pipeline_temposync", "ReadPipeline": "pipeline_read",
+           "AsymTalkerPipeline": "pipeline_asymtalker"}
 
 
 def pipeline_class(name: str | PathLike, **hub_options: Any) -> type[TalkingHeadPipeline]:

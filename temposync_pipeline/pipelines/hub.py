@@ -4,19 +4,26 @@ from collections.abc import Mapping
 from inspect import signature
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin, PipelineQuantizationConfig
 
-from ..checkpoints import checkpoint_folder
+from ..bases import DiffusionPipeline, ModelMixin
+from ..checkpoints import checkpoint_folder, public_name
 from ..errors import InvalidInputError
 from .loading import LOADER_OPTIONS, DTypes, component_classes, load_pipeline_parts
-from .publishing import add_code, clean_configs, push_pipeline
+
+if TYPE_CHECKING:
+    from diffusers import PipelineQuantizationConfig
 
 
 class HubPipeline(DiffusionPipeline):
-    """A diffusers pipeline that loads safetensors of verified origin only, and that publishes itself with a model card."""
+    """A diffusers pipeline that loads safetensors of verified origin only, and that publishes itself with a model card.
+
+    `model_name` and `model_revision` are what videos say of the checkpoint that made them (`checkpoints.public_name`).
+    """
+
+    model_name, model_revision = "custom", ""
 
     @classmethod
     def from_pretrained(
@@ -32,7 +39,7 @@ class HubPipeline(DiffusionPipeline):
         force_download: bool = False,
         device_map: str | None = None,
         max_memory: Mapping[int | str, int | str] | None = None,
-        quantization_config: PipelineQuantizationConfig | None = None,
+        quantization_config: "PipelineQuantizationConfig | None" = None,
         **overrides: Any,
     ) -> Self:
         """Load a bundled checkpoint by name (`checkpoints.BUNDLED`, no network), else a directory, else org/name from the Hub.
@@ -62,11 +69,12 @@ class HubPipeline(DiffusionPipeline):
         if unknown := sorted(set(overrides) - set(signature(cls).parameters)):
             raise InvalidInputError(f"{cls.__name__}.from_pretrained does not know {', '.join(unknown)}")
         subfolders = cls._take_folders(overrides)
-        parts, placed = load_pipeline_parts(
+        parts, placed, folder = load_pipeline_parts(
             cls, pretrained_model_name_or_path, subfolders=subfolders, given=overrides, dtype=dtype, variant=variant,
             revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only, force_download=force_download,
             device_map=device_map, max_memory=max_memory, quantization_config=quantization_config, loader_options=loader_options)
         pipeline = cls(**parts | overrides)
+        pipeline.model_name, pipeline.model_revision = public_name(pretrained_model_name_or_path, folder)
         if placed is not None:
             pipeline.hf_device_map = placed
         if quantization_config is not None:
@@ -98,6 +106,8 @@ class HubPipeline(DiffusionPipeline):
         known = {"repo_id", *signature(self.push_to_hub).parameters} if push_to_hub else set()
         if unknown := sorted(set(hub_options) - known):
             raise InvalidInputError(f"save_pretrained does not know {', '.join(unknown)}" + ("" if push_to_hub else " without push_to_hub"))
+        from .publishing import add_code, clean_configs
+
         super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size)
         clean_configs(Path(save_directory))
         add_code(Path(save_directory))
@@ -126,6 +136,8 @@ class HubPipeline(DiffusionPipeline):
                 has none with a short one.
             variant, commit_message, private, token, create_pr: as everywhere in diffusers.
         """
+        from .publishing import push_pipeline
+
         return push_pipeline(
             self, repo_id, extra_models={"teacher": teacher} if teacher else {}, model_card=model_card, variant=variant,
             commit_message=commit_message, private=private, token=token, create_pr=create_pr)

@@ -26,11 +26,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils.modeling import get_state_dict_offloaded_model
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.io import wavfile
 
 from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
@@ -55,7 +53,12 @@ def autoencoder_hash(vae: AutoencoderTempoSync) -> str:
     """SHA-256 of an autoencoder's weights and normalisation, the same for float16 and float32 copies of the same checkpoint."""
     digest = hashlib.sha256(repr((vae.config.latents_mean, vae.config.latents_std)).encode())
     offloaded = any(weight.is_meta for weight in vae.parameters())
-    weights = get_state_dict_offloaded_model(vae) if offloaded else vae.state_dict()
+    if offloaded:
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        weights = get_state_dict_offloaded_model(vae)
+    else:
+        weights = vae.state_dict()
     for name, weight in sorted(weights.items()):
         digest.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -177,6 +180,8 @@ def audio_bytes(audio: AudioSource | bytes) -> bytes:
         integers = np.rint(np.nan_to_num(32_768 * samples).clip(-32_768, 32_767)).astype(np.int16)
         if np.array_equal(integers / np.float32(32_768), samples):  # half the size, and the same
             samples = integers
+    from scipy.io import wavfile
+
     file = io.BytesIO()
     wavfile.write(file, int(rate), samples)
     return file.getvalue()

@@ -9,18 +9,18 @@ from inspect import Parameter, signature
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args, get_type_hints
 
 import torch
-from accelerate import dispatch_model
-from accelerate.utils import get_max_memory
-from diffusers import ModelMixin, PipelineQuantizationConfig
-from diffusers.pipelines.pipeline_loading_utils import _assign_components_to_devices
 
+from ..bases import ModelMixin
 from ..checkpoints import checkpoint_folder
-from ..checkpoints.hub import INDEX, weight_files
+from ..checkpoints.files import INDEX, weight_files
 from ..checkpoints.schema import check_component, check_header, read_json
 from ..errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from diffusers import PipelineQuantizationConfig
 
 DTypes: TypeAlias = torch.dtype | Mapping[str, torch.dtype]
 # What diffusers' own loaders are told, beside `device_map`, `max_memory` and `quantization_config`.
@@ -38,11 +38,11 @@ def load_pipeline_parts(
     variant: str | None = None,
     device_map: str | None = None,
     max_memory: Mapping[int | str, int | str] | None = None,
-    quantization_config: PipelineQuantizationConfig | None = None,
+    quantization_config: "PipelineQuantizationConfig | None" = None,
     loader_options: Mapping[str, Any] | None = None,
     **hub_options,
-) -> tuple[dict[str, Any], DeviceMap | None]:
-    """What `pipeline_class` is to be called with, and where its components were put.
+) -> tuple[dict[str, Any], DeviceMap | None, Path]:
+    """What `pipeline_class` is to be called with, where its components were put, and the folder that they come from.
 
     What can be wrong with the arguments and the files is found before the first component is loaded.
 
@@ -75,7 +75,7 @@ def load_pipeline_parts(
         options = loader_options | _quantization(quantization_config, part, part_class)
         parts[part] = load_component(
             part_class, folder / subfolders[part], label, part_dtype, variant, (placed or {}).get(part), options)
-    return settings | parts, device_map if device_map != "balanced" else placed
+    return settings | parts, device_map if device_map != "balanced" else placed, folder
 
 
 def load_component(
@@ -102,8 +102,11 @@ def check_loader_options(device_map: str | None, quantization_config: Any, loade
             raise InvalidInputError(f'device_map: {device_map!r}, expected "balanced" or the name of a device') from error
     if device_map is not None and loader_options.get("low_cpu_mem_usage") is False:
         raise InvalidInputError("low_cpu_mem_usage=False cannot go with a device_map")
-    if quantization_config is not None and not isinstance(quantization_config, PipelineQuantizationConfig):
-        raise InvalidInputError(f"quantization_config: a {type(quantization_config).__name__}, expected a PipelineQuantizationConfig")
+    if quantization_config is not None:
+        from diffusers import PipelineQuantizationConfig
+
+        if not isinstance(quantization_config, PipelineQuantizationConfig):
+            raise InvalidInputError(f"quantization_config: a {type(quantization_config).__name__}, expected a PipelineQuantizationConfig")
 
 
 def place_components(
@@ -115,6 +118,9 @@ def place_components(
     sizes = {part: sum(path.stat().st_size for path in folder.glob("*.safetensors")) for part, folder in folders.items()}
     if device_map != "balanced":
         return dict.fromkeys(folders, device_map)
+    from accelerate.utils import get_max_memory
+    from diffusers.pipelines.pipeline_loading_utils import _assign_components_to_devices
+
     memory = {device: size for device, size in get_max_memory(max_memory).items() if device != "cpu"}
     if not memory:
         return None
@@ -125,7 +131,7 @@ def place_components(
     return {part: device for device, parts in devices.items() for part in parts}
 
 
-def _quantization(config: PipelineQuantizationConfig | None, part: str, part_class: type) -> dict[str, Any]:
+def _quantization(config: "PipelineQuantizationConfig | None", part: str, part_class: type) -> dict[str, Any]:
     """What the pipeline's quantization says of one component."""
     if config is None or not issubclass(part_class, torch.nn.Module):
         return {}
@@ -191,5 +197,7 @@ def _load(
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values() if not tensor.is_meta):
         raise ValueError("weights that are not finite")
     if isinstance(device, int):  # of several accelerators: what comes from another one is moved
+        from accelerate import dispatch_model
+
         dispatch_model(model, device_map={"": device}, force_hooks=True)
     return model

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE, LoraBaseMixin, _fetch_state_dict
-from diffusers.utils import is_peft_available
 
+from ..bases import LoraBaseMixin
 from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..files import plain_write_errors
@@ -38,6 +37,8 @@ class LoraLoaderMixin(LoraBaseMixin):
         **hub_options: Any,
     ) -> tuple[dict[str, torch.Tensor], dict | None]:
         """The tensors of an adapter ("denoiser.….lora_A.weight") and its metadata; only safetensors are ever read."""
+        from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE, _fetch_state_dict
+
         source = pretrained_model_name_or_path_or_dict
         if not isinstance(source, dict) and weight_name is None:
             if Path(source).is_file():
@@ -125,6 +126,7 @@ def add_lora(denoiser: TempoSyncDenoiser, rank: int) -> None:
 
 def save_lora(denoiser: TempoSyncDenoiser, folder: str | PathLike) -> None:
     """Write a denoiser's adapter, as `LoraLoaderMixin.load_lora_weights` reads it."""
+    from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
     from peft.utils import get_peft_model_state_dict
 
     config = denoiser.peft_config["default"].to_dict()
@@ -142,5 +144,7 @@ def save_lora(denoiser: TempoSyncDenoiser, folder: str | PathLike) -> None:
 
 def check_peft() -> None:
     """Raises InvalidInputError where peft is not installed."""
+    from diffusers.utils import is_peft_available
+
     if not is_peft_available():
         raise InvalidInputError("LoRA adapters need peft: pip install temposync-pipeline[lora]")

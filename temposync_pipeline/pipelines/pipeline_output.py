@@ -3,23 +3,29 @@
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.utils import BaseOutput
 from PIL import Image
 
+from ..bases import BaseOutput
 from ..errors import InvalidInputError
 from ..media.audio import AudioSource
+from ..media.planes import to_planes
 from ..media.video import VideoWriter
+from ..provenance.credentials import SigningKey, choose_credentials
+from ..provenance.origin import Origin
 from .latent_video import LatentVideo
 
 logger = logging.getLogger(__name__)
 
+# The clock of videos whose frames have times of their own, in seconds.
+TICK = Fraction(1, 90_000)
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -31,9 +37,11 @@ class TempoSyncPipelineOutput(BaseOutput):
         frames: one entry a video frame: list of PIL pictures ("pil"), float32 [T, H, W, 3] in [0, 1] ("np"), float32 [T, 3, H, W] in [0, 1]
             ("pt"), or the generated crop's latents [T, C, 16, 16] ("latent").
         visemes: float32 [T, 15], the probabilities the lips followed.
-        fps: frames a second.
+        fps: frames a second, of a dubbed video in the mean.
+        times: when each frame of a dubbed video appears, in seconds, [T]; None where they follow each other at `fps`.
         audio: the recording as it was given, a path or (samples, rate).
         latent_video: with output_type "latent", everything that decoding needs (`TempoSyncPipeline.decode_latents`).
+        origin: what made the frames, for the marks of a file. The frames here bear none.
     """
 
     frames: list[Image.Image] | np.ndarray | torch.Tensor
@@ -41,19 +49,36 @@ class TempoSyncPipelineOutput(BaseOutput):
     fps: float
     audio: AudioSource | None = None
     latent_video: LatentVideo | None = None
+    times: np.ndarray | None = None
+    origin: Origin | None = None
 
-    def save(self, path: str | PathLike) -> None:
-        """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings."""
+    def save(self, path: str | PathLike, provenance: bool | SigningKey = True) -> None:
+        """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings.
+
+        A line of the metadata says that the video is AI-generated. With `provenance`, an mp4 has an invisible watermark as well, in the
+        face's crop (`provenance.watermark`); everything outside it stays as it is. Where c2pa-python is installed, it also has content
+        credentials, signed with a test certificate or with the `provenance.credentials.SigningKey` that is given instead of True.
+        `temposync verify` finds all of these.
+        """
         check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
-        frames = map(_to_uint8, self.frames)
+        frames, origin, count = map(_to_uint8, self.frames), self.origin, len(self.frames)
+        tags = origin.tags() if origin else {}
+        starts = np.arange(count) / self.fps if self.times is None else self.times
+        ends = [*starts[1:], starts[-1] + 1 / self.fps]
         if Path(path).suffix.lower() == ".gif":
-            _write_gif(Path(path), frames, self.fps)
+            _write_gif(Path(path), frames, ends, tags.get("comment", ""))
             return
-        with VideoWriter(path, fps=self.fps, audio_path=self.audio) as writer:
-            for frame in frames:
-                writer.write(frame)
+        credentials = choose_credentials(provenance)
+        mark, signing = (origin.watermark() if provenance else None, origin.signing(credentials)) if origin else (None, None)
+        with VideoWriter(path, self.fps, self.audio, tags, signing, tick=None if self.times is None else TICK) as writer:
+            for frame, start, end in zip(frames, starts, ends):
+                if self.times is None:
+                    writer.write_planes(to_planes(frame, mark))
+                else:
+                    start, end = (Fraction(float(moment)).limit_denominator(10**6) for moment in (start, end))
+                    writer.write_planes(to_planes(frame), start, end - start)
 
     def save_latents(self, path: str | PathLike) -> None:
         """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
@@ -71,12 +96,12 @@ class TempoSyncBatchOutput(BaseOutput):
     fps: float
     videos: list[TempoSyncPipelineOutput]
 
-    def save(self, paths: list[str | PathLike]) -> None:
+    def save(self, paths: list[str | PathLike], provenance: bool | SigningKey = True) -> None:
         """`TempoSyncPipelineOutput.save`, each video to its own path; InvalidInputError for fewer or more paths than videos."""
         if isinstance(paths, (str, PathLike)) or len(paths) != len(self.videos):
             raise InvalidInputError(f"{len(self.videos)} videos need a list of {len(self.videos)} paths")
         for video, path in zip(self.videos, paths):
-            video.save(path)
+            video.save(path, provenance)
 
 
 def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
@@ -86,15 +111,15 @@ def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
         raise InvalidInputError(f"{Path(path).name}: videos are written as {' or '.join(suffixes)}, not as {suffix}")
 
 
-def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+def _write_gif(path: Path, frames: Iterator[np.ndarray], ends: Sequence[float], comment: str) -> None:
     """An endless loop in the frames' own palettes; under a hidden name first, so that a file of this name is always whole."""
     logger.warning("%s: a GIF has no sound", path.name)
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
     # A GIF counts hundredths of a second: rounding each frame's end, not its length, keeps the time.
-    ends = [round(100 * count / fps) for count in range(len(pictures) + 1)]
+    ends = [0, *(round(100 * end) for end in ends)]
     temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.gif")
     try:
-        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0,
+        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0, comment=comment.encode(),
                          duration=[10 * (end - start) for start, end in zip(ends, ends[1:])])
         os.replace(temporary, path)
     finally:

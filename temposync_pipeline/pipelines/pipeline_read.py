@@ -1,6 +1,6 @@
 """Audio + portrait -> frames of a whole face that moves: inference of READ (arXiv 2508.03457)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -8,30 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InvalidInputError
 from ..models.autoencoder_temporal import FRAMES, AutoencoderTemporal
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.precision import has_fast_bfloat16, inference_autocast
-from ..models.speech_autoencoder import SpeechAutoencoder, speech_features
+from ..models.speech_autoencoder import SpeechAutoencoder
 from ..models.transformer_talking_head import TalkingHeadTransformer
-from ..models.viseme_classifier import Hearing, VisemeClassifier
+from ..models.viseme_classifier import VisemeClassifier
 from ..schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
 from .inputs import AudioInput, ImageInput
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
-from .portrait import MAX_SIZE, Portrait
+from .portrait import MAX_SIZE
 from .read_sampling import Guidance, clip_count, denoise_clips
 from .sampling import Sampling, StepCallback
 from .settings import Setting
 from .speech import Speech
-from .talking_head import TalkingHeadPipeline
-
-# A clip's unit noise, [1, c, clip_frames, h, w], drawn when the clip begins.
-NoiseSource = Callable[[], torch.Tensor]
+from .whole_face import NoiseSource, WholeFacePipeline
 
 
-class ReadPipeline(TalkingHeadPipeline):
+class ReadPipeline(WholeFacePipeline):
     """Makes the whole face in a portrait move with a recording: lips and jaw, lids, brows, and small motions of the head.
 
     Latents of eight frames each are denoised in clips of `clip_frames`, all clips of the recording together, each joined to the one before
@@ -57,10 +53,8 @@ class ReadPipeline(TalkingHeadPipeline):
         "fps": Setting(25, least=25, most=25), "mouth_amplitude": Setting(1.0, most=3), "clip_frames": Setting(5, least=2, most=16),
         "portrait_guidance": Setting(1.0, most=20), "speech_guidance": Setting(1.0, most=20)}
     model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->speech_autoencoder->transformer->temporal_vae->vae"
-    backbone = "transformer"
-    _callback_tensor_inputs = ["latents"]
     default_steps = 8
-    default_composition = "face"
+    denoises_together = True
 
     def __init__(
         self,
@@ -156,35 +150,11 @@ class ReadPipeline(TalkingHeadPipeline):
 
         Raises InvalidInputError where it has another shape.
         """
-        config = self.transformer.config
-        shape = (1, config.latent_channels, self.config.clip_frames, config.sample_size, config.sample_size)
-        if latents is not None and tuple(latents.shape) != shape:
-            raise InvalidInputError(f"latents: {list(latents.shape)}, expected {list(shape)}, or one of them a video")
+        return self._noise_source(self.config.clip_frames, generator, latents)
 
-        def draw() -> torch.Tensor:
-            if latents is not None:
-                return latents.to(self._execution_device, torch.float32, copy=True)
-            noise = torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
-            return noise.to(self._execution_device)
-
-        return draw
-
-    def _to_speech(self, hearing: Hearing) -> Speech:
-        lips = self.lip_motion.predict(hearing)
-        return Speech(hearing.visemes, lips, speech_features(hearing, lips))
-
-    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: NoiseSource, sampling: Sampling) -> Iterator[torch.Tensor]:
-        """Generated latents on the crop's full grid, [n, C, 16, 16], n = `chunk_size` but for the last."""
-        amplitude = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
-        waiting, done = portrait.latents[:0], 0
-        for frames in self._frames(portrait.latents, speech, noise, sampling):
-            moved = portrait.latents + amplitude * (frames - portrait.latents)
-            waiting = torch.cat([waiting, moved.to(portrait.latents.dtype)])[:len(speech) - done]
-            while len(waiting) >= sampling.chunk_size:
-                yield waiting[:sampling.chunk_size]
-                waiting, done = waiting[sampling.chunk_size:], done + sampling.chunk_size
-        if len(waiting):
-            yield waiting
+    def joints(self, frames: int) -> np.ndarray:
+        length = FRAMES * (self.config.clip_frames - 1)
+        return np.arange(length + 1, frames, length)
 
     def _frames(self, reference: torch.Tensor, speech: Speech, noise: NoiseSource, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Latents of consecutive frames, [n, C, 16, 16], clip by clip; the recording's last clip may end after the recording."""

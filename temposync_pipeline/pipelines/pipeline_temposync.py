@@ -27,6 +27,8 @@ from ..models.lip_motion import LipMotion
 from ..models.precision import has_fast_bfloat16, inference_autocast
 from ..models.viseme_classifier import Hearing, VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
+from .dialogue import DialoguePipeline
+from .dubbing import DubbingPipeline
 from .inputs import AudioInput, ImageInput
 from .lora import LoraLoaderMixin
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
@@ -34,10 +36,10 @@ from .portrait import MAX_SIZE, Portrait
 from .sampling import Sampling, StepCallback
 from .settings import Setting
 from .speech import Speech
-from .talking_head import TalkingHeadPipeline
+from .talking_head import Mouth
 
 
-class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
+class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
     """Makes the person in a portrait speak a recording.
 
     Only the lower face is generated, in the aligned crop; it is put back into the photo at the photo's own resolution, and
@@ -123,6 +125,9 @@ class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
         latents: torch.Tensor | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        blink_rate: float = 0.0,
+        head_motion: float = 0.0,
+        still: bool = False,
     ) -> TempoSyncPipelineOutput | TempoSyncBatchOutput | tuple:
         """Generate the whole video, or, where portraits or recordings come as a list, as many videos as the longer list.
 
@@ -144,19 +149,27 @@ class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
                 `callback_on_step_end_tensor_inputs` (`_callback_tensor_inputs` are to be had); what it returns, in the same shape, replaces
                 them. A student's include the frames that `chunk_size` speaks of. Where it sets `pipeline._interrupt`, the frames so far
                 are returned, those of the current chunk from the estimate as it stands.
+            blink_rate, head_motion: 0 to 2; 1 = as talkers blink and move their heads (`face.life`), drawn with the `generator`.
+            still: neither, whatever the two say: nothing but the lower face changes.
 
         Raises:
             InvalidInputError: a file that cannot be used, no such face in the picture, or more steps than the student takes.
         """
         # 1. Check inputs
         sampling = self._sampling(
-            num_inference_steps, chunk_size, mouth_amplitude, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            num_inference_steps, chunk_size, mouth_amplitude, output_type, callback_on_step_end, callback_on_step_end_tensor_inputs,
+            blink_rate=blink_rate, head_motion=head_motion, still=still)
         return self._make_videos(image, audio, sampling, generator, latents, output_type, return_dict, face_index, max_size)
 
-    def _sampling(self, *arguments: Any, **options: Any) -> Sampling:
+    def _sampling(
+        self, *arguments: Any, blink_rate: float = 0.0, head_motion: float = 0.0, still: bool = False, **options: Any
+    ) -> Sampling:
         sampling = super()._sampling(*arguments, **options)
         self.scheduler.check_steps(sampling.num_inference_steps)
-        return sampling
+        for name, value in (("blink_rate", blink_rate), ("head_motion", head_motion)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2:
+                raise ValueError(f"{name} must lie in [0, 2], got {value!r}.")
+        return sampling if still else replace(sampling, blink_rate=blink_rate, head_motion=head_motion)
 
     def _to_speech(self, hearing: Hearing) -> Speech:
         lips = self.lip_motion.predict(hearing) if self.lip_motion else None
@@ -179,41 +192,49 @@ class TempoSyncPipeline(LoraLoaderMixin, TalkingHeadPipeline):
         return noise.to(self._execution_device, self.denoiser.dtype)
 
     def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: torch.Tensor, sampling: Sampling) -> Iterator[torch.Tensor]:
-        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk.
+        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk."""
+        mouth = self._mouth(portrait, noise, sampling)
+        for start in range(0, len(speech), sampling.chunk_size):
+            yield mouth(speech, range(start, min(start + sampling.chunk_size, len(speech))))
+            if sampling.interrupted:
+                return
 
-        Motion counts from the mouth's shape in silence.  That of a closed mouth is the photo's own, to the pixel; only lips that the
+    def _mouth(self, portrait: Portrait, noise: torch.Tensor, sampling: Sampling) -> Mouth:
+        """Motion counts from the mouth's shape in silence.  That of a closed mouth is the photo's own, to the pixel; only lips that the
         photo shows parted are closed by the denoiser first.
         """
         config = self.denoiser.config
         wanted = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
         amplitude = config.motion_scale * wanted
         reference = latent_window(portrait.latents)
-        # Beyond the ends of the recording its end frames go on.
-        margin = self._smoothing_radius(len(noise))
+        margin, neighbours = self._smoothing_radius(len(noise)), config.viseme_window // 2
 
-        def residual(windows: np.ndarray, lips: np.ndarray, sampling: Sampling) -> torch.Tensor:
+        def residual(windows: np.ndarray, lips: np.ndarray | None, sampling: Sampling) -> torch.Tensor:
             count = len(windows)
+            if lips is None:
+                lips = np.full((count, NUM_LIP_SHAPE), np.nan, np.float32)
             given = {
                 "reference": reference.expand(count, -1, -1, -1), "context": portrait.context.expand(count, -1, -1, -1),
                 "visemes": torch.from_numpy(windows.copy()).to(noise), "lips": torch.from_numpy(lips).to(noise),
                 "identity": portrait.identity.expand(count, -1)}
             return self._denoise(noise, given, sampling)
 
-        spoken = speech.extended(margin)
-        lips = np.full((len(spoken), NUM_LIP_SHAPE), np.nan, np.float32) if spoken.lips is None else spoken.lips
-        at_rest = np.repeat(0 * lips[:1], 1 + 2 * margin, axis=0)  # not known stays not known
-        in_silence = residual(silent_windows(1 + 2 * margin, config.viseme_window), at_rest, replace(sampling, callback=None))
+        rest = 1 + 2 * margin
+        at_rest = None if self.lip_motion is None else np.zeros((rest, NUM_LIP_SHAPE), np.float32)
+        in_silence = residual(silent_windows(rest, config.viseme_window), at_rest, replace(sampling, callback=None))
         closing = portrait.parted * in_silence  # whole: it does not change over time, and without its faint parts lips stay ajar
-        windows = viseme_windows(spoken.visemes, config.viseme_window)
-        for start in range(0, len(speech), sampling.chunk_size):
-            frames = slice(start, start + sampling.chunk_size + 2 * margin)
-            motion = residual(windows[frames], lips[frames], sampling) - in_silence
+
+        def latents_of(speech: Speech, frames: range) -> torch.Tensor:
+            near = speech.around(frames, margin + neighbours)
+            own = slice(neighbours, len(near) - neighbours)
+            windows = viseme_windows(near.visemes, config.viseme_window)[own]
+            motion = residual(windows, None if near.lips is None else near.lips[own], sampling) - in_silence
             moved = closing + amplitude * quiet_faint_motion(motion, self.config.motion_floor)
             latents = portrait.latents.repeat(len(moved), 1, 1, 1)
             latent_window(latents).add_(config.residual_scale * moved)
-            yield latents
-            if sampling.interrupted:
-                return
+            return latents
+
+        return latents_of
 
     def _denoise(self, noise: torch.Tensor, given: dict[str, torch.Tensor], sampling: Sampling) -> torch.Tensor:
         """Clean residual in units of its standard deviation, [n, C, h, w], of the n frames that have all their neighbours in `given`.

@@ -27,7 +27,8 @@ class Portrait:
     [1, C, 16, 16] of the crop; and, for methods that ask for them, `context` [1, C, h, w], its mouth's block with the mouth painted out,
     and `identity` [1, D].
 
-    `parted` is the share of the way to a closed mouth that the denoiser has to go in silence, of `share_to_close`.
+    `parted` is the share of the way to a closed mouth that the denoiser has to go in silence, of `share_to_close`; `landmarks` [131, 2] and
+    `sureness` [131], for life, are the photo's, as the face aligner sees them.
     """
 
     photo: np.ndarray
@@ -38,6 +39,8 @@ class Portrait:
     parted: float
     context: torch.Tensor | None = None
     identity: torch.Tensor | None = None
+    landmarks: np.ndarray | None = None
+    sureness: np.ndarray | None = None
 
 
 def share_to_close(opening: float) -> float:

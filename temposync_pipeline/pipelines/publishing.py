@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from diffusers import DiffusionPipeline, ModelMixin
 from huggingface_hub import HfApi, ModelCard
 
-from ..checkpoints.hub import INDEX
+from ..checkpoints.files import INDEX
 from ..errors import InvalidInputError
 
 CARD = """\

@@ -1,6 +1,6 @@
 """Latents to frames: the photo with that mouth or that face, as the patches by which each frame differs from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
 from ..face.inner_mouth import block_of_window, cells_around
+from ..face.life import Life, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
 from ..face.tone import known_crop
@@ -129,6 +130,23 @@ class FaceRenderer:
 
     def patch(self, decoded: np.ndarray) -> Patch:
         return self._photo.patch(decoded)
+
+
+class LivingRenderer:
+    """What another renderer makes, in a photo that lives: every patch is one frame later than the one before.
+
+    Args:
+        renderer: of the mouth. photo: whose lids and head move. life: of each frame.
+    """
+
+    def __init__(self, renderer: Renderer, photo: LivingPhoto, life: Iterator[Life]):
+        self._renderer, self._photo, self._life = renderer, photo, life
+
+    def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[Any]:
+        return self._renderer.decode(latents, use_bfloat16)
+
+    def patch(self, decoded: Any) -> Patch:
+        return self._photo.patch(self._renderer.patch(decoded), next(self._life))
 
 
 def rendered_part(latents: torch.Tensor, composition: str) -> torch.Tensor:

@@ -17,7 +17,8 @@ class Sampling:
     """How a call samples; `mouth_amplitude` None stands for the pipeline's own.
 
     `scheduler` is the call's own copy, whose step counter nobody else moves. `composition` is one of `rendering.COMPOSITIONS`,
-    `guidance` the method's own, `together` whether clips are denoised so. `callback` is given the tensors named in `tensor_inputs`.
+    `guidance` the method's own, `together` whether clips are denoised so. `blink_rate` and `head_motion` are shares of what talkers do, for
+    methods that move the mouth alone. `callback` is given the tensors named in `tensor_inputs`.
     """
 
     scheduler: Any
@@ -27,6 +28,8 @@ class Sampling:
     composition: str
     guidance: Any = None
     together: bool = True
+    blink_rate: float = 0.0
+    head_motion: float = 0.0
     callback: StepCallback | None = None
     tensor_inputs: Sequence[str] = ("latents",)
     interrupted: bool = False

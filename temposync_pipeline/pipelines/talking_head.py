@@ -1,8 +1,11 @@
 """What every talking-head method needs: inputs, listening, the portrait, frames into the photo, streams and files."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from tqdm.auto import tqdm
 
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
+from ..face.life import LifeTracks, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.tone import known_crop
 from ..files import check_not_input
-from ..media.audio import Audio, AudioSource, load_audio
+from ..media.audio import SAMPLE_RATE, Audio, AudioSource, load_audio
 from ..media.image import load_image
 from ..media.planes import StillPlanes
 from ..media.video import VideoWriter
@@ -28,16 +31,22 @@ from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
+from ..provenance.credentials import SigningKey, choose_credentials
+from ..provenance.origin import Origin
+from . import live
 from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import AudioInput, ImageInput, as_audio, as_batch, as_image
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
+from .live import LiveSession, Mouth
 from .pipeline_output import OUTPUT_TYPES, TempoSyncBatchOutput, TempoSyncPipelineOutput, check_video_name, convert_frames
 from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_close
-from .rendering import Renderer, make_renderer, rendered_part
+from .rendering import LivingRenderer, Renderer, make_renderer, rendered_part
 from .sampling import RunningCalls, Sampling, StepCallback
 from .settings import PipelineSettings
 from .speech import Speech
+
+logger = logging.getLogger(__name__)
 
 
 class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
@@ -90,12 +99,16 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             noises = self._noises(count, sampling.num_inference_steps, generator, latents)
             videos = []
             with self._bar(sum(map(len, speeches))) as bar:
-                for portrait, speech, recording, noise in zip(portraits, speeches, recordings, noises):
+                generators = generator if isinstance(generator, list) else [generator] * count
+                for portrait, speech, recording, noise, source in zip(portraits, speeches, recordings, noises, generators):
+                    if output_type != "latent":
+                        portrait = self._enliven(portrait, sampling, source, speech.spoken)
                     # 4. Denoise chunk by chunk, 5. decode, and put the frames into the photo
                     chunks = self._latent_chunks(portrait, speech, noise, sampling)
                     frames = self._collect(portrait, chunks, len(speech), output_type, bar)
                     video = TempoSyncPipelineOutput(
-                        convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording)
+                        convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording,
+                        origin=self._origin(portrait.photo, portrait.matrix))
                     if output_type == "latent":
                         video.latent_video = self._latent_video(portrait, frames, video.visemes, recording, sampling.chunk_size)
                     videos.append(video)
@@ -122,17 +135,81 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames."""
         raise NotImplementedError
 
+    def _mouth(self, portrait: Portrait, noise: Any, sampling: Sampling) -> Mouth:
+        """Latents of some frames at a time, for methods whose frames need no more of the speech than what is around them."""
+        raise InvalidInputError(f"{type(self).__name__} listens to a whole recording before it speaks: it cannot speak live")
+
+    def session(
+        self, image: ImageInput, num_inference_steps: int = live.STEPS, generator: torch.Generator | None = None, face_index: int = 0,
+        mouth_amplitude: float | None = None, chunk_size: int = live.CHUNK_SIZE, look_ahead: int = live.LOOK_AHEAD,
+        max_size: int = MAX_SIZE, **options: Any,
+    ) -> LiveSession:
+        """Speech as it is spoken: `push` sound into the session as it comes, and it returns frames.
+
+        A frame comes when the sound of its chunk of `chunk_size` frames and of `look_ahead` frames more has been pushed: with the default,
+        and 25 frames a second, 240 to 320 ms after its beginning, and the time it takes to make it.
+
+        ```python
+        session = pipe.session("portrait.jpg")
+        for samples in microphone:  # float32 [n]
+            for frame in session.push(samples, 16_000):
+                show(frame.picture, frame.time)
+        ```
+
+        Raises InvalidInputError as `__call__` does, and for a method that cannot speak live.
+        """
+        sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
+        return self._session(image, sampling, generator, face_index, max_size, look_ahead)
+
     @torch.inference_mode()
+    def _session(
+        self, image: ImageInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int, look_ahead: int
+    ) -> LiveSession:
+        portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
+        mouth = self._mouth(portrait, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
+        spoken: deque[float] = deque()
+        portrait = self._enliven(portrait, sampling, generator, iter(spoken.popleft, None))
+        return LiveSession(
+            self, portrait, mouth, sampling.chunk_size, look_ahead, spoken, self._origin(portrait.photo, portrait.matrix))
+
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
-        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE, **options: Any,
+        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE,
+        look_ahead: int | None = None, **options: Any,
     ) -> Iterator[np.ndarray]:
-        """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made."""
+        """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made.
+
+        With `look_ahead` they are, to the bit, those of a `session` of the same arguments that is pushed the recording: no frame knows of
+        sound that comes more than so many frames after its chunk.
+        """
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
+        if look_ahead is None:
+            return self._stream(image, audio, sampling, generator, face_index, max_size)
+        return self._stream_live(image, audio, sampling, generator, face_index, max_size, look_ahead)
+
+    @torch.inference_mode()
+    def _stream_live(
+        self, image: ImageInput, audio: AudioInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int,
+        look_ahead: int,
+    ) -> Iterator[np.ndarray]:
+        """`stream` with a `look_ahead`."""
+        with self._returning_models():
+            samples = load_audio(as_audio(audio)).samples
+            session = self._session(image, sampling, generator, face_index, max_size, look_ahead)
+            for start in range(0, len(samples), SAMPLE_RATE):
+                yield from live.stacked(session.push(samples[start:start + SAMPLE_RATE], SAMPLE_RATE), sampling.chunk_size)
+            yield from live.stacked(session.flush(), sampling.chunk_size)
+
+    @torch.inference_mode()
+    def _stream(
+        self, image: ImageInput, audio: AudioInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int
+    ) -> Iterator[np.ndarray]:
+        """`stream` of a recording that is heard as a whole."""
         with self._returning_models():
             speech = self._hear(load_audio(as_audio(audio)))
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
+            portrait = self._enliven(portrait, sampling, generator, speech.spoken)
             for latents in self._latent_chunks(portrait, speech, noise, sampling):
                 yield np.stack(self._render(portrait, latents))
 
@@ -140,7 +217,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, progress: bool = True, **kwargs,
     ) -> dict[str, float | str]:
-        """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}."""
+        """Stream the video straight into an mp4 with the original audio; returns {"output", "frames", "fps", "seconds"}.
+
+        Further arguments are those of `stream_to_file`.
+        """
         stages = self.stream_to_file(image_path, audio_path, output_path, num_inference_steps, generator, **kwargs)
         _, count, total = next(stage for stage in stages if stage[0] == "visemes")
         with self._bar(total, progress) as bar:
@@ -152,16 +232,19 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     def stream_to_file(
         self, image: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
-        max_size: int = MAX_SIZE, **options: Any,
+        max_size: int = MAX_SIZE, provenance: bool | SigningKey = True, **options: Any,
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
 
         The stages are "listening" (after every few seconds of sound), "visemes", "portrait", "frames" (after every chunk) and "video",
         the finished file. Closing the generator before its end stops the work where it is and leaves no file.
+
+        `provenance` marks the video as generated, see `TempoSyncPipelineOutput.save`.
         """
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         check_video_name(output_path, (".mp4",))
         check_not_input(output_path, image, audio_path)
+        credentials = choose_credentials(provenance)
         audio = as_audio(audio_path)
         with self._returning_models():
             for speech in self._listen(load_audio(audio)):
@@ -171,8 +254,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             yield "portrait", 0, len(speech)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
-            planes = StillPlanes(portrait.photo)
-            with VideoWriter(output_path, fps=self.config.fps, audio_path=audio) as writer:
+            portrait = self._enliven(portrait, sampling, generator, speech.spoken)
+            origin = self._origin(portrait.photo, portrait.matrix)
+            planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
+            with VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials)) as writer:
                 for latents in self._latent_chunks(portrait, speech, noise, sampling):
                     for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition)):
                         writer.write_planes(planes.with_change(*patch))
@@ -196,9 +281,27 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         crop = known_crop(photo, matrix)
         latents, composition = self._encode(crop), composition or self.default_composition
         return Portrait(
-            photo=photo, matrix=matrix, composition=composition,
+            landmarks=landmarks, sureness=face.confidence, photo=photo, matrix=matrix, composition=composition,
             renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16, composition), latents=latents,
             parted=share_to_close(float(lip_opening(landmarks))), **self._conditions(crop, latents))
+
+    def _origin(self, photo: np.ndarray, matrix: np.ndarray) -> Origin:
+        return Origin(self.model_name, self.model_revision, photo, matrix)
+
+    def _enliven(
+        self, portrait: Portrait, sampling: Sampling, generator: torch.Generator | None, spoken: Iterable[float]
+    ) -> Portrait:
+        """The portrait with lids and a head that move; `spoken` is the share of speech in each frame.  It is drawn last from the generator,
+        so that the mouth is the same with and without."""
+        if not sampling.blink_rate and not sampling.head_motion:
+            return portrait
+        device = generator.device if generator else "cpu"
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
+        tracks = LifeTracks(seed, self.config.fps, sampling.blink_rate, sampling.head_motion)
+        photo = LivingPhoto(portrait.photo, portrait.matrix, portrait.landmarks, portrait.sureness)
+        if sampling.blink_rate and not photo.can_blink:
+            logger.warning("the eyes are not open and certain enough to blink; they stay as they are")
+        return replace(portrait, renderer=LivingRenderer(portrait.renderer, photo, tracks.frames(spoken)))
 
     def _latent_video(
         self, portrait: Portrait, latents: torch.Tensor, visemes: np.ndarray, audio: AudioSource, chunk_size: int
@@ -239,6 +342,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
         check_not_input(output_path, image_path, audio_path)
+        if sampling.blink_rate or sampling.head_motion:
+            raise InvalidInputError("latents hold the mouth alone: ask for blinks and the head's motion where the video is made at once")
         audio = as_audio(audio_path)
         with self._returning_models():
             speech = self._hear(load_audio(audio))
@@ -250,17 +355,24 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         count = len(latents)
         return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
 
-    def decode_to_file(self, latents_path: str | PathLike, output_path: str | PathLike) -> dict[str, float | str]:
-        """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns."""
+    def decode_to_file(
+        self, latents_path: str | PathLike, output_path: str | PathLike, provenance: bool | SigningKey = True
+    ) -> dict[str, float | str]:
+        """A file of `TempoSyncPipelineOutput.save_latents` to an mp4 with the original audio; returns what `generate_to_file` returns.
+
+        `provenance` marks the video as generated, see `TempoSyncPipelineOutput.save`.
+        """
         check_video_name(output_path, (".mp4",))
         check_not_input(output_path, latents_path)
+        credentials = choose_credentials(provenance)
         video = LatentVideo.load(latents_path)
         with TemporaryDirectory() as folder:
             audio_path = Path(folder) / "audio"
             audio_path.write_bytes(audio_bytes(video.audio))
             load_audio(audio_path)
-            planes = StillPlanes(video.photo)
-            with VideoWriter(output_path, fps=video.fps, audio_path=audio_path) as writer:
+            origin = self._origin(video.photo, video.matrix)
+            planes = StillPlanes(video.photo, origin.watermark() if provenance else None)
+            with VideoWriter(output_path, video.fps, audio_path, origin.tags(), origin.signing(credentials)) as writer:
                 for chunk in self._decoded_chunks(video):
                     for patch in chunk:
                         writer.write_planes(planes.with_change(*patch))
@@ -301,6 +413,11 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
                 warn_without_speech(recording.name, hearing.visemes)
             yield None if hearing is None else self._to_speech(hearing)
 
+    def _hear_samples(self, samples: np.ndarray, count: int) -> Speech:
+        """What the lips follow in `count` frames of samples float32 [N] at 16 kHz."""
+        *_, hearing = self.viseme_classifier.listen(samples, count, self.config.fps)
+        return self._to_speech(hearing)
+
     def _encode(self, crop: np.ndarray) -> torch.Tensor:
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
@@ -333,8 +450,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
         if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
             raise ValueError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
-        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
-            tensor_inputs = callback.tensor_inputs
+        tensor_inputs = getattr(callback, "tensor_inputs", tensor_inputs)  # diffusers' own callbacks say what they want
         unknown = set(tensor_inputs or []) - set(self._callback_tensor_inputs)
         if unknown:
             known = ", ".join(self._callback_tensor_inputs)

@@ -13,10 +13,8 @@ so that f(z̃, 0) = z̃.  The noise prediction of equations 4-6 is ε_θ = (z̃ 
 from dataclasses import dataclass
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
 
+from ..bases import BaseOutput, ConfigMixin, SchedulerMixin, register_to_config
 from ..errors import InvalidInputError
 
 

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoints import checkpoint_folder
-from ..checkpoints.hub import INDEX
+from ..checkpoints.files import INDEX
 from ..data.clips import frames_with_sound, load_landmarks, load_sound
 from ..data.manifest import Clip, hold_out_clips, read_manifest, split_by_talker, usable_clips, write_manifest
 from ..data.speaking_portraits import Drivers, load_portraits, speak

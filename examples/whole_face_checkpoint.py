@@ -1,8 +1,9 @@
-"""A checkpoint of the method that moves whole faces (READ), out of what its three stages trained and another checkpoint's networks.
+"""A checkpoint of a method that moves whole faces, out of what its stages trained and another checkpoint's networks.
 
-    python examples/read_checkpoint.py --temporal runs/temporal --speech runs/speech --read runs/read --output runs/whole_face
+    python examples/whole_face_checkpoint.py --temporal runs/temporal --speech runs/speech --read runs/read --output runs/whole_face
 
-`temposync generate --model runs/whole_face …` then uses it.  Weights are written in half precision.
+makes one of READ; `--asym runs/asym_student` in the place of `--read` one of AsymTalker.  `temposync generate --model runs/whole_face …`
+then uses it.  Weights are written in half precision.
 """
 
 import argparse
@@ -10,24 +11,36 @@ from pathlib import Path
 
 import torch
 
-from temposync_pipeline import AsyncFlowMatchScheduler, AutoencoderTemporal, ReadPipeline, TempoSyncPipeline
+from temposync_pipeline import (
+    AsymTalkerPipeline,
+    AsyncFlowMatchScheduler,
+    AutoencoderTemporal,
+    ChunkedFlowMatchScheduler,
+    ReadPipeline,
+    TempoSyncPipeline,
+)
 from temposync_pipeline.models.speech_autoencoder import SpeechAutoencoder
 from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("temporal", "speech", "read", "output"):
+    for name in ("temporal", "speech", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    method = parser.add_mutually_exclusive_group(required=True)
+    for name in ("read", "asym"):
+        method.add_argument(f"--{name}", type=Path, help="run of the stage that trained the transformer")
     parser.add_argument("--base", default="temposync-tiny", help="checkpoint with the picture autoencoder, the ear and the aligner")
     arguments = parser.parse_args()
     base = TempoSyncPipeline.from_pretrained(arguments.base)
-    pipe = ReadPipeline(
+    run = arguments.read or arguments.asym
+    pipeline, scheduler = (ReadPipeline, AsyncFlowMatchScheduler) if arguments.read else (AsymTalkerPipeline, ChunkedFlowMatchScheduler)
+    pipe = pipeline(
         vae=base.vae, viseme_classifier=base.viseme_classifier, lip_motion=base.lip_motion, face_aligner=base.face_aligner,
         temporal_vae=AutoencoderTemporal.from_pretrained(arguments.temporal / "temporal_vae"),
         speech_autoencoder=SpeechAutoencoder.from_pretrained(arguments.speech / "speech_autoencoder"),
-        transformer=TalkingHeadTransformer.from_pretrained(arguments.read / "transformer"),
-        scheduler=AsyncFlowMatchScheduler.from_pretrained(arguments.read / "scheduler"))
+        transformer=TalkingHeadTransformer.from_pretrained(run / "transformer"),
+        scheduler=scheduler.from_pretrained(run / "scheduler"))
     networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     for network in networks:
         network.half()

@@ -1,0 +1,209 @@
+"""Sounds in which nobody speaks, for the stage `voice`: music of a sound font, loops of sampled drums, rings, birds, sirens, noise.
+
+    pip install mido
+    python examples/train/sounds_without_voice.py --soundfont FluidR3_GM.sf2 --samples DRUMKITS --output OTHER
+
+Needs FluidSynth's command. `--samples` is a folder of single drum strokes in any sound format, searched with its subfolders. Each file
+written is a WAV of 20 s at 16 kHz; a number belongs to one sound for ever, so that a longer run goes on where a shorter one ended.
+"""
+
+import argparse
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mido
+import numpy as np
+from scipy.io import wavfile
+from tqdm import tqdm
+
+from temposync_pipeline.data.speech_augmentation import coloured_noise
+from temposync_pipeline.errors import InvalidAudioError
+from temposync_pipeline.media.audio import load_audio
+
+RATE, SECONDS = 16_000, 20
+SCALES = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), (0, 3, 5, 6, 7, 10)
+DRUM_CHANNEL, DRUM_KITS = 9, (0, 8, 16, 24, 25, 32, 40, 48)
+# Choirs and breath: closer to a voice than what should be silence.
+SUNG = {52, 53, 54, 85, 91, 121}
+PROGRAMS = [program for program in range(128) if program not in SUNG]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--soundfont", type=Path, required=True)
+    parser.add_argument("--samples", type=Path, help="folder of single drum strokes")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--pieces", type=int, default=200, help="of the sound font; a third of them drums alone")
+    parser.add_argument("--loops", type=int, default=100, help="of sampled drums")
+    parser.add_argument("--signals", type=int, default=100, help="rings, birds, sirens and noise")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of each; others are other sounds")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    def numbers(count: int) -> range:
+        return range(args.first, args.first + count)
+
+    for number in tqdm(numbers(args.pieces), desc="pieces"):
+        write(args.output / f"piece_{number:04d}.wav", partial(piece, args.soundfont, number % 3 == 0), number)
+    strokes = kits_of(args.samples) if args.samples else []
+    for number in tqdm(numbers(args.loops if strokes else 0), desc="loops"):
+        write(args.output / f"loop_{number:04d}.wav", partial(drum_loop, strokes), number)
+    for number in tqdm(numbers(args.signals), desc="signals"):
+        kind = (rings, birds, siren, bells, bursts)[number % 5]
+        write(args.output / f"{kind.__name__}_{number:04d}.wav", kind, number)
+
+
+def write(path: Path, make: Callable[[np.random.Generator], np.ndarray], seed: int) -> None:
+    if not path.exists():
+        sound = make(np.random.default_rng(seed))[:RATE * SECONDS]
+        wavfile.write(path, RATE, np.int16(0.7 * 32767 * sound / max(1e-6, np.abs(sound).max())))
+
+
+def piece(soundfont: Path, drums_alone: bool, rng: np.random.Generator) -> np.ndarray:
+    return render(compose(rng, drums_alone), soundfont)
+
+
+def compose(rng: np.random.Generator, drums_alone: bool) -> mido.MidiFile:
+    """A tune, its chords and drums, each there by chance, of random instruments, scale and speed."""
+    piece = mido.MidiFile(ticks_per_beat=480)
+    tempo = mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(rng.uniform(60, 180)))
+    piece.tracks.append(mido.MidiTrack([tempo]))
+    scale, root = np.array(SCALES[rng.integers(len(SCALES))]), int(rng.integers(40, 62))
+    if not drums_alone:
+        piece.tracks.append(tune(rng, 0, root + 12, scale))
+        if rng.random() < 0.6:
+            piece.tracks.append(tune(rng, 1, root, scale, together=int(rng.integers(2, 5)), shortest=1.0))
+    if drums_alone or rng.random() < 0.5:
+        piece.tracks.append(beat(rng))
+    return piece
+
+
+def tune(rng: np.random.Generator, channel: int, root: int, scale: np.ndarray, together: int = 1, shortest: float = 0.25) -> mido.MidiTrack:
+    """Notes one after the other, `together` at a time, of at least so many beats, with rests and bends."""
+    track = mido.MidiTrack([mido.Message("program_change", channel=channel, program=int(rng.choice(PROGRAMS)))])
+    place, bends, beats, rest = int(rng.integers(len(scale))), rng.random() < 0.3, 0.0, 0
+    while beats < 64:
+        length = shortest * 2 ** int(rng.integers(0, 3))
+        place = int(np.clip(place + rng.integers(-2, 3), -len(scale), 2 * len(scale)))
+        notes = [int(np.clip(root + 12 * ((place + 2 * k) // len(scale)) + scale[(place + 2 * k) % len(scale)], 24, 100))
+                 for k in range(together)]
+        loud = int(rng.integers(50, 120))
+        for index, note in enumerate(notes):
+            track.append(mido.Message("note_on", channel=channel, note=note, velocity=loud, time=rest if index == 0 else 0))
+        ticks, steps = int(480 * length * rng.uniform(0.5, 1)), 8 if bends else 1
+        for step in range(steps):
+            bend = int(2000 * np.sin(2 * np.pi * step / steps)) if bends else 0
+            track.append(mido.Message("pitchwheel", channel=channel, pitch=bend, time=ticks // steps))
+        track += [mido.Message("note_off", channel=channel, note=note) for note in notes]
+        rest = max(0, int(480 * length) - ticks) + (int(480 * length) if rng.random() < 0.1 else 0)
+        beats += length + rest / 480
+    return track
+
+
+def beat(rng: np.random.Generator) -> mido.MidiTrack:
+    """A pattern of two bars, now and then broken."""
+    track = mido.MidiTrack([mido.Message("program_change", channel=DRUM_CHANNEL, program=int(rng.choice(DRUM_KITS)))])
+    drums = rng.choice(np.arange(35, 82), size=int(rng.integers(2, 6)), replace=False)
+    pattern = rng.random((32, len(drums))) < rng.uniform(0.05, 0.5, len(drums))
+    waited = 0
+    for step in range(32 * 8):
+        struck = pattern[step % 32] if rng.random() < 0.9 else rng.random(len(drums)) < 0.4
+        for drum in drums[struck]:
+            track.append(mido.Message("note_on", channel=DRUM_CHANNEL, note=int(drum), velocity=int(rng.integers(40, 127)), time=waited))
+            waited = 0
+        waited += 120
+    return track
+
+
+def render(piece: mido.MidiFile, soundfont: Path) -> np.ndarray:
+    with TemporaryDirectory() as folder:
+        score, sound = Path(folder) / "piece.mid", Path(folder) / "piece.wav"
+        piece.save(score)
+        subprocess.run(["fluidsynth", "-ni", "-F", sound, "-r", str(RATE), "-g", "0.5", soundfont, score], check=True, capture_output=True)
+        return load_audio(sound).samples
+
+
+def kits_of(folder: Path) -> list[list[Path]]:
+    """Files of single strokes, by the folder they are in."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".flac", ".wav", ".ogg", ".aiff"))
+    kits: dict[Path, list[Path]] = {}
+    for file in files:
+        kits.setdefault(file.parent, []).append(file)
+    return [kit for kit in kits.values() if len(kit) > 3]
+
+
+def drum_loop(kits: list[list[Path]], rng: np.random.Generator) -> np.ndarray:
+    kit = kits[rng.integers(len(kits))]
+    strokes = [read_stroke(kit[index]) for index in rng.choice(len(kit), size=min(len(kit), int(rng.integers(2, 7))), replace=False)]
+    sound, step = np.zeros(RATE * SECONDS, np.float32), RATE * 60 / rng.uniform(60, 180) / 4
+    pattern = rng.random((32, len(strokes))) < rng.uniform(0.05, 0.5, len(strokes))
+    for index, start in enumerate(np.arange(0, len(sound), step).astype(int)):
+        for stroke in np.flatnonzero(pattern[index % 32]):
+            piece = strokes[stroke][:len(sound) - start]
+            sound[start:start + len(piece)] += rng.uniform(0.3, 1) * piece
+    return sound
+
+
+def read_stroke(path: Path) -> np.ndarray:
+    try:
+        return load_audio(path).samples
+    except InvalidAudioError:  # too short to be a recording
+        return np.zeros(1, np.float32)
+
+
+def rings(rng: np.random.Generator) -> np.ndarray:
+    """Two tones or a warble, on and off."""
+    time = np.arange(RATE * SECONDS) / RATE
+    low, ratio, on = rng.uniform(300, 1500), rng.uniform(1.05, 1.5), rng.uniform(0.2, 2)
+    if rng.random() < 0.5:
+        tone = np.sin(2 * np.pi * low * time) + np.sin(2 * np.pi * low * ratio * time)
+    else:
+        tone = np.sin(2 * np.pi * low * np.where(time * rng.uniform(8, 30) % 1 < 0.5, 1, ratio) * time)
+    return tone * (time % (on * rng.uniform(1.2, 3)) < on)
+
+
+def birds(rng: np.random.Generator) -> np.ndarray:
+    """Chirps whose pitch wanders."""
+    sound = np.zeros(RATE * SECONDS)
+    start = 0
+    while start < len(sound) - RATE:
+        time = np.arange(int(RATE * rng.uniform(0.05, 0.5))) / RATE
+        pitch = rng.uniform(1500, 5000) + rng.uniform(0, 1200) * np.sin(2 * np.pi * rng.uniform(2, 30) * time + rng.uniform(0, 6))
+        sound[start:start + len(time)] += np.sin(2 * np.pi * np.cumsum(pitch) / RATE) * np.hanning(len(time))
+        start += len(time) + int(RATE * rng.exponential(0.2))
+    return sound
+
+
+def siren(rng: np.random.Generator) -> np.ndarray:
+    """A tone with partials that rises and falls."""
+    time = np.arange(RATE * SECONDS) / RATE
+    pitch = rng.uniform(400, 900) * (1 + rng.uniform(0.1, 0.5) * np.sin(2 * np.pi * rng.uniform(0.1, 4) * time))
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    return sum(np.sin(k * phase) / k ** rng.uniform(0.5, 2) for k in range(1, int(rng.integers(2, 8))))
+
+
+def bells(rng: np.random.Generator) -> np.ndarray:
+    """Strokes with partials that do not harmonise."""
+    sound = np.zeros(RATE * SECONDS)
+    ratios = np.sort(rng.uniform(1, 8, 6))
+    for start in np.arange(0, len(sound), RATE * rng.uniform(0.15, 1.5)).astype(int):
+        time, base = np.arange(min(2 * RATE, len(sound) - start)) / RATE, rng.uniform(200, 1200)
+        sound[start:start + len(time)] += sum(np.sin(2 * np.pi * base * r * time) * np.exp(-time * r / rng.uniform(0.2, 2)) for r in ratios)
+    return sound
+
+
+def bursts(rng: np.random.Generator) -> np.ndarray:
+    """Noise that swells, knocks, claps and rustles."""
+    time = np.arange(RATE * SECONDS) / RATE
+    noise = coloured_noise(len(time) - 1, rng.uniform(0, 2.5), rng)
+    noise = np.append(noise, noise[-1])
+    if rng.random() < 0.6:
+        return noise * np.exp(-(time % rng.uniform(0.1, 2)) / rng.uniform(0.01, 0.5))
+    return noise * (1 + np.sin(rng.uniform(0.5, 20) * time))
+
+
+if __name__ == "__main__":
+    main()

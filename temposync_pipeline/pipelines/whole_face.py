@@ -1,0 +1,81 @@
+"""What the methods have in common that make the whole face move: they follow features of the speech, and their latents are residuals."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InvalidInputError
+from ..models.autoencoder_temporal import AutoencoderTemporal
+from ..models.speech_autoencoder import SpeechAutoencoder, speech_features
+from ..models.transformer_talking_head import TalkingHeadTransformer
+from ..models.viseme_classifier import Hearing
+from .portrait import Portrait
+from .sampling import Sampling
+from .speech import Speech
+from .talking_head import TalkingHeadPipeline
+
+# Unit noise, [1, c, frames, h, w]: the next piece at every call.
+NoiseSource = Callable[[], torch.Tensor]
+
+
+class WholeFacePipeline(TalkingHeadPipeline):
+    """Base of the pipelines with a temporal autoencoder: a method adds its constructor, `__call__`, `_frames` and `joints`."""
+
+    temporal_vae: AutoencoderTemporal
+    speech_autoencoder: SpeechAutoencoder
+    transformer: TalkingHeadTransformer
+    backbone = "transformer"
+    default_composition = "face"
+    _callback_tensor_inputs = ["latents"]
+    # Whether several clips are denoised at the same time.
+    denoises_together = False
+
+    def _frames(self, reference: torch.Tensor, speech: Speech, noise: Any, sampling: Sampling) -> Iterator[torch.Tensor]:
+        """Latents of consecutive frames, [n, C, 16, 16]; more of them than the speech is long do no harm."""
+        raise NotImplementedError
+
+    def _sampling(self, *arguments: Any, blink_rate: float = 0.0, head_motion: float = 0.0, **options: Any) -> Sampling:
+        if blink_rate or head_motion:
+            raise InvalidInputError("this model moves lids and head by itself: it has no blink_rate and no head_motion")
+        return super()._sampling(*arguments, **options)
+
+    def joints(self, frames: int) -> np.ndarray:
+        """Of so many video frames, those with which what is made together begins, but for the first of all."""
+        raise NotImplementedError
+
+    def _to_speech(self, hearing: Hearing) -> Speech:
+        lips = self.lip_motion.predict(hearing)
+        return Speech(hearing.visemes, lips, speech_features(hearing, lips))
+
+    def _noise_source(self, frames: int, generator: torch.Generator | None, latents: torch.Tensor | None) -> NoiseSource:
+        """Draws unit noise of `frames` latent frames; `latents`, of that shape, is all there is.
+
+        Raises InvalidInputError where it has another shape.
+        """
+        config = self.transformer.config
+        shape = (1, config.latent_channels, frames, config.sample_size, config.sample_size)
+        if latents is not None and tuple(latents.shape) != shape:
+            raise InvalidInputError(f"latents: {list(latents.shape)}, expected {list(shape)}, or one of them a video")
+
+        def draw() -> torch.Tensor:
+            if latents is not None:
+                return latents.to(self._execution_device, torch.float32, copy=True)
+            noise = torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
+            return noise.to(self._execution_device)
+
+        return draw
+
+    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling) -> Iterator[torch.Tensor]:
+        """Generated latents on the crop's full grid, [n, C, 16, 16], n = `chunk_size` but for the last."""
+        amplitude = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
+        waiting, done = portrait.latents[:0], 0
+        for frames in self._frames(portrait.latents, speech, noise, sampling):
+            moved = portrait.latents + amplitude * (frames - portrait.latents)
+            waiting = torch.cat([waiting, moved.to(portrait.latents.dtype)])[:len(speech) - done]
+            while len(waiting) >= sampling.chunk_size:
+                yield waiting[:sampling.chunk_size]
+                waiting, done = waiting[sampling.chunk_size:], done + sampling.chunk_size
+        if len(waiting):
+            yield waiting

@@ -1,0 +1,269 @@
+"""Content credentials (C2PA): a signed statement inside the mp4 that says who made it and with what; a re-encoding loses it.
+
+They need `pip install 'temposync-pipeline[provenance]'` (c2pa-python and cryptography). Nothing is fetched, and no thumbnail is made: it
+would be the user's face. Without a certificate of one's own the statement is signed with a test certificate, made on first use and kept in
+the user's cache folder: it proves that the file was not changed since, not who made it.
+"""
+
+import importlib.util
+import logging
+import os
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import __version__
+from ..errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from .origin import Origin
+
+logger = logging.getLogger(__name__)
+
+PRODUCT = "temposync-pipeline"
+TEST_NAME = "TempoSync test certificate"
+_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+# What a video's credentials may say of how it came about that makes it AI-generated: as a whole, or in part, as where a video was dubbed.
+GENERATED, EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+_SETTINGS = {"version": 1, "builder": {"thumbnail": {"enabled": False}}, "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+_TEST_DAYS = 3650
+_CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+
+
+class SigningKey(NamedTuple):
+    """Files in PEM: a certificate, followed by those that it was issued by, and its private key without a password."""
+
+    certificate: str | PathLike
+    key: str | PathLike
+
+
+class Credentials(NamedTuple):
+    """What signs: certificates and private key in PEM, and the algorithm by C2PA's name."""
+
+    certificates: bytes
+    key: bytes
+    algorithm: str
+
+    def sign(self, path: Path, origin: "Origin", source: Path | None = None) -> None:
+        """Put content credentials into an mp4.
+
+        The signed copy takes the file's place once it has been read back; on any error the file stays as it was.
+
+        Args:
+            source: the video that this one was made from, if any: its own credentials stay readable inside.
+
+        Raises OSError where that fails.
+        """
+        import c2pa
+
+        signed = path.with_name(f".{secrets.token_hex(8)}.mp4")
+        try:
+            with c2pa.Signer.from_info(c2pa.C2paSignerInfo(self.algorithm.encode(), self.certificates, self.key, None)) as signer, \
+                    _builder(origin, source) as builder:
+                builder.sign_file(path, signed, signer)
+            if not (report := read_credentials(signed))["found"]:
+                raise OSError(f"the content credentials read back as {report['state']}")
+            os.replace(signed, path)
+        except c2pa.C2paError as error:
+            raise OSError(f"the video cannot be signed: {error}") from error
+        finally:
+            signed.unlink(missing_ok=True)
+
+
+def is_available() -> bool:
+    """Whether the libraries are installed that content credentials need."""
+    return all(importlib.util.find_spec(name) is not None for name in ("c2pa", "cryptography"))
+
+
+def choose_credentials(provenance: bool | SigningKey) -> Credentials | None:
+    """What signs a video: a certificate of the user's own, or the test certificate; None where nothing is to be signed, or nothing can be.
+
+    Raises InvalidInputError for a certificate or key that cannot be used, or where the libraries are missing that would use them.
+    """
+    if not is_available():
+        if isinstance(provenance, SigningKey):
+            raise InvalidInputError("signing needs c2pa-python and cryptography: pip install 'temposync-pipeline[provenance]'")
+        return None
+    if isinstance(provenance, SigningKey):
+        return load_credentials(provenance)
+    return local_credentials() if provenance else None
+
+
+def load_credentials(files: SigningKey) -> Credentials:
+    """Read and check a certificate and its key; raises InvalidInputError and OSError."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    certificate, key = Path(files.certificate), Path(files.key)
+    written, secret = certificate.read_bytes(), key.read_bytes()
+    try:
+        chain = x509.load_pem_x509_certificates(written)
+    except ValueError as error:
+        raise InvalidInputError(f"{certificate.name}: not a certificate in PEM") from error
+    try:
+        private = load_pem_private_key(secret, None)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"{key.name}: not a private key in PEM without a password") from error
+    if private.public_key() != chain[0].public_key():
+        raise InvalidInputError(f"{key.name}: not the key of {certificate.name}")
+    _check_validity(chain[0], certificate.name)
+    return _credentials(chain, private, _algorithm(private, key.name))
+
+
+def _credentials(chain: "list[Certificate]", private: Any, algorithm: str) -> Credentials:
+    """In the one form of PEM that c2pa reads."""
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return Credentials(b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain),
+                       private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), algorithm)
+
+
+def _check_validity(certificate: "Certificate", name: str) -> None:
+    now, begins, ends = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begins <= now <= ends:
+        raise InvalidInputError(f"{name}: valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d}, today is {now:%Y-%m-%d}")
+
+
+def _algorithm(private: Any, name: str) -> str:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    if isinstance(private, ec.EllipticCurvePrivateKey) and private.curve.name in _CURVES:
+        return _CURVES[private.curve.name]
+    if isinstance(private, ed25519.Ed25519PrivateKey):
+        return "ed25519"
+    if isinstance(private, rsa.RSAPrivateKey) and private.key_size >= 2048:
+        return "ps256"
+    raise InvalidInputError(f"{name}: neither P-256, P-384, P-521, Ed25519 nor RSA of 2,048 bits or more")
+
+
+def cache_folder() -> Path:
+    """Where the test certificate is kept: $TEMPOSYNC_CACHE, else temposync in $XDG_CACHE_HOME or ~/.cache."""
+    own = os.environ.get("TEMPOSYNC_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temposync"
+
+
+def local_credentials() -> Credentials:
+    """The test certificate, made where there is none or where it has expired; where it cannot be kept, one for this process alone."""
+    try:
+        path = cache_folder() / "test-certificate.pem"
+    except RuntimeError:  # no home
+        return _make_test_credentials()
+    try:
+        return load_credentials(SigningKey(path, path))
+    except (InvalidInputError, OSError):
+        made = _make_test_credentials()
+    temporary = path.with_name(f".{secrets.token_hex(8)}.pem")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(made.key + made.certificates)
+        os.replace(temporary, path)
+    except OSError as error:
+        logger.debug("the test certificate is not kept: %s", error)
+        with suppress(OSError):
+            temporary.unlink()
+    return made
+
+
+@lru_cache(maxsize=1)
+def _make_test_credentials() -> Credentials:
+    """A root and a leaf that name nobody, as C2PA wants them: P-256, for signatures and e-mail protection."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    root, leaf = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    return _credentials([_certificate(TEST_NAME, leaf, root), _certificate(f"{TEST_NAME}, root", root, root)], leaf, "es256")
+
+
+def _certificate(name: str, key: Any, root: Any) -> "Certificate":
+    """A certificate of `key`, issued by `root`, which may be the same."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    def called(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "TempoSync"), x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    is_root, now = key is root, datetime.now(UTC)
+    usage = x509.KeyUsage(digital_signature=not is_root, key_cert_sign=is_root, crl_sign=False, content_commitment=False,
+                          key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False)
+    builder = (
+        x509.CertificateBuilder(called(f"{TEST_NAME}, root"), called(name), key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=_TEST_DAYS))
+        .add_extension(x509.BasicConstraints(ca=is_root, path_length=0 if is_root else None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), critical=False))
+    if not is_root:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+    return builder.sign(root, SHA256())
+
+
+def _context() -> Any:
+    import c2pa
+
+    return c2pa.Context.from_dict(_SETTINGS)
+
+
+def _builder(origin: "Origin", source: Path | None) -> Any:
+    """The statement: created by this model, or edited by it out of `source`."""
+    import c2pa
+
+    builder = c2pa.Builder({"claim_generator_info": [{"name": PRODUCT, "version": __version__}]}, context=_context())
+    model = {"name": origin.model} | ({"version": origin.revision} if origin.revision else {})
+    action = {"action": "c2pa.created", "digitalSourceType": _SOURCE_TYPES + GENERATED, "softwareAgent": model}
+    if source is None:
+        builder.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.TRAINED_ALGORITHMIC_MEDIA)
+    else:
+        builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
+        with open(source, "rb") as file:
+            builder.add_ingredient({"title": "source", "relationship": "parentOf"}, "video/mp4", file)
+        action |= {"action": "c2pa.edited", "digitalSourceType": _SOURCE_TYPES + EDITED}
+    builder.add_action(action)
+    return builder
+
+
+def read_credentials(path: str | PathLike) -> dict[str, Any]:
+    """What the content credentials in a video say, without asking any server.
+
+    Returns {"found": whether they are whole and say that the video is AI-generated, "state": "Trusted", "Valid" (whole, by a signer whom
+    this machine does not know), "Invalid" (the file was changed), "none", "unreadable" or "not looked for" (c2pa-python is not installed),
+    and where there are some "signer", "test_certificate", "generator", "model", "source_type" and "sources", how many videos or pictures it
+    was made from}. Raises OSError.
+    """
+    if importlib.util.find_spec("c2pa") is None:
+        return {"found": False, "state": "not looked for"}
+    import c2pa
+
+    try:
+        with open(path, "rb") as file, _context() as context:
+            reader = c2pa.Reader.try_create("video/mp4", file, context=context)
+            if reader is None:
+                return {"found": False, "state": "none"}
+            with reader:
+                return _summary(reader.get_active_manifest() or {}, reader.get_validation_state())
+    except c2pa.C2paError as error:
+        logger.debug("content credentials: %s", error)
+        return {"found": False, "state": "unreadable"}
+
+
+def _summary(manifest: dict[str, Any], state: str) -> dict[str, Any]:
+    actions = [action for assertion in manifest.get("assertions", []) if assertion.get("label", "").startswith("c2pa.actions")
+               for action in assertion.get("data", {}).get("actions", [])]
+    types = [action["digitalSourceType"].rpartition("/")[2] for action in actions if action.get("digitalSourceType")]
+    source_type = next((name for name in types if name in (GENERATED, EDITED)), types[0] if types else None)
+    agents = [action["softwareAgent"] for action in actions if isinstance(action.get("softwareAgent"), dict)]
+    signer = manifest.get("signature_info", {}).get("common_name") or manifest.get("signature_info", {}).get("issuer")
+    return {"found": state in ("Valid", "Trusted") and source_type in (GENERATED, EDITED), "state": state, "signer": signer,
+            "test_certificate": signer == TEST_NAME, "generator": _named(manifest.get("claim_generator_info", [])),
+            "model": _named(agents), "source_type": source_type, "sources": len(manifest.get("ingredients", []))}
+
+
+def _named(programs: list[dict[str, Any]]) -> str | None:
+    """Name and version of the first program in a list of C2PA's."""
+    return f"{programs[0].get('name', '')} {programs[0].get('version', '')}".strip() if programs else None

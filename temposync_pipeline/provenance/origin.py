@@ -1,0 +1,49 @@
+"""What a generated video can say of where it comes from."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..media.planes import luma_of
+from .credentials import PRODUCT, Credentials
+from .watermark import watermark
+
+NOTICE = "AI-generated"
+
+
+def model_identifier(model: str, revision: str) -> int:
+    """32 bits that stand for a model in watermarks: the first ones of the SHA-256 of "model revision"."""
+    return int.from_bytes(hashlib.sha256(f"{model} {revision}".encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which model made a video, and where in it the face is that a mark can go around.
+
+    Attributes:
+        model, revision: see `checkpoints.public_name`.
+        photo: uint8 RGB [H, W, 3], the size of the frames.
+        matrix: from the photo to the aligned crop, [2, 3].
+    """
+
+    model: str
+    revision: str
+    photo: np.ndarray
+    matrix: np.ndarray
+
+    def watermark(self) -> np.ndarray:
+        """What `media.planes` adds to the luma of every frame, int16 [H, W], sides rounded up to even."""
+        return watermark(luma_of(self.photo), self.matrix, model_identifier(self.model, self.revision))
+
+    def signing(self, credentials: Credentials | None) -> Callable[[Path], None] | None:
+        """What puts content credentials into the finished file (`VideoWriter`'s `complete`)."""
+        return None if credentials is None else partial(credentials.sign, origin=self)
+
+    def tags(self) -> dict[str, str]:
+        """Metadata of the file."""
+        return {"comment": f"{NOTICE}: {PRODUCT} {__version__}, model {self.model} {self.revision}".strip()}

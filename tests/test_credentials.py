@@ -1,0 +1,192 @@
+"""Content credentials: what a file says of itself, who signs it, and that nothing is lost or leaked on the way."""
+
+import importlib.util
+import shutil
+import threading
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from temposync_pipeline.cli import main
+from temposync_pipeline.errors import InvalidInputError
+from temposync_pipeline.media.video import VideoWriter
+from temposync_pipeline.provenance import credentials
+from temposync_pipeline.provenance.credentials import Credentials, SigningKey, choose_credentials, local_credentials, read_credentials
+from temposync_pipeline.provenance.origin import Origin
+from temposync_pipeline.provenance.verify import verify_video
+
+from .tiny_components import picture, spoken, tiny_pipeline
+
+c2pa = pytest.importorskip("c2pa")
+ORIGIN = Origin("somebody/model", "0a1b2c", picture(), np.eye(2, 3))
+
+
+def write(path: Path, provenance: bool | SigningKey = True) -> Path:
+    with VideoWriter(path, complete=ORIGIN.signing(choose_credentials(provenance))) as writer:
+        for _ in range(3):
+            writer.write(picture(64, 96))
+    return path
+
+
+@pytest.fixture
+def own_key(tmp_path) -> SigningKey:
+    """What an authority would issue."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    root, leaf = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
+    chain = [credentials._certificate("Anna's studio", leaf, root), credentials._certificate("An authority", root, root)]
+    files = SigningKey(tmp_path / "anna.pem", tmp_path / "anna.key")
+    files.certificate.write_bytes(b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain))
+    files.key.write_bytes(leaf.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
+def test_a_video_says_who_made_it_and_with_what(tmp_path):
+    found = read_credentials(write(tmp_path / "a.mp4"))
+    assert found == {
+        "found": True, "state": "Valid", "signer": "TempoSync test certificate", "test_certificate": True,
+        "generator": f"temposync-pipeline {credentials.__version__}", "model": "somebody/model 0a1b2c",
+        "source_type": "trainedAlgorithmicMedia", "sources": 0}
+    with c2pa.Reader(tmp_path / "a.mp4", context=credentials._context()) as reader:
+        assert "thumbnail" not in reader.detailed_json()
+    assert 0 < (tmp_path / "a.mp4").stat().st_size - write(tmp_path / "b.mp4", False).stat().st_size < 6000
+    assert read_credentials(tmp_path / "b.mp4") == {"found": False, "state": "none"}
+
+
+def test_a_changed_file_is_no_longer_vouched_for(tmp_path):
+    content = bytearray(write(tmp_path / "a.mp4").read_bytes())
+    content[-100] ^= 1
+    (tmp_path / "a.mp4").write_bytes(content)
+    found = read_credentials(tmp_path / "a.mp4")
+    assert (found["found"], found["state"]) == (False, "Invalid")
+    (tmp_path / "text.mp4").write_text("no video")
+    assert read_credentials(tmp_path / "text.mp4") == {"found": False, "state": "unreadable"}
+
+
+def test_the_test_certificate_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPOSYNC_CACHE", str(tmp_path / "new" / "cache"))
+    first = local_credentials()
+    kept = tmp_path / "new" / "cache" / "test-certificate.pem"
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name] and kept.stat().st_mode & 0o777 == 0o600
+    assert local_credentials() == first and first.key in kept.read_bytes()
+    kept.write_text("damaged")
+    credentials._make_test_credentials.cache_clear()
+    assert local_credentials().key != first.key and local_credentials().key in kept.read_bytes()
+    monkeypatch.setenv("TEMPOSYNC_CACHE", "/dev/null/nowhere")
+    assert read_credentials(write(tmp_path / "a.mp4"))["found"]
+
+
+def test_a_key_of_ones_own(own_key, tmp_path):
+    found = read_credentials(write(tmp_path / "a.mp4", own_key))
+    assert found["found"] and found["signer"] == "Anna's studio" and not found["test_certificate"]
+
+
+def test_keys_that_cannot_be_used(own_key, tmp_path, monkeypatch):
+    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
+
+    other = tmp_path / "other.key"
+    other.write_bytes(local_credentials().key)
+    secret = tmp_path / "secret.key"
+    secret.write_bytes(load_pem_private_key(own_key.key.read_bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")))
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    for files, said in ((SigningKey(own_key.certificate, other), "other.key: not the key of anna.pem"),
+                        (SigningKey(own_key.certificate, secret), "secret.key: not a private key in PEM without a password"),
+                        (SigningKey(own_key.certificate, empty), "empty.pem: not a private key"),
+                        (SigningKey(empty, own_key.key), "empty.pem: not a certificate")):
+        with pytest.raises(InvalidInputError, match=said):
+            choose_credentials(files)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, zone):
+            return datetime.now(zone) + timedelta(days=4000)
+
+    monkeypatch.setattr(credentials, "datetime", Later)
+    with pytest.raises(InvalidInputError, match=f"anna.pem: valid from {datetime.now(UTC) - timedelta(days=1):%Y-%m-%d} to "):
+        choose_credentials(own_key)
+
+
+def test_a_video_made_of_a_signed_one_keeps_its_credentials(tmp_path):
+    source, edited = write(tmp_path / "source.mp4"), write(tmp_path / "edited.mp4", False)
+    local_credentials().sign(edited, ORIGIN, source)
+    found = read_credentials(edited)
+    assert found["found"] and found["sources"] == 1 and found["source_type"] == "compositeWithTrainedAlgorithmicMedia"
+    context = credentials._context()
+    with c2pa.Reader(source, context=context) as before, c2pa.Reader(edited, context=context) as after:
+        assert before.get_active_manifest()["label"] in after.json() and "thumbnail" not in after.detailed_json()
+
+
+@pytest.mark.parametrize("fault", ["signing", "reading back"])
+def test_nothing_is_lost_where_signing_fails(fault, tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_text("the old video")
+    if fault == "reading back":
+        monkeypatch.setattr(credentials, "read_credentials", lambda path: {"found": False, "state": "Invalid"})
+    else:
+        whole = local_credentials()
+        monkeypatch.setattr(credentials, "local_credentials", lambda: Credentials(whole.certificates, b"no key", whole.algorithm))
+    with pytest.raises(OSError, match="read back as Invalid" if fault == "reading back" else "cannot be signed"):
+        write(tmp_path / "a.mp4")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the old video"]
+
+
+def test_no_address_in_a_file_is_ever_asked(tmp_path):
+    """A file may say that its credentials are elsewhere: by default, c2pa would fetch them."""
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    plain, own = write(tmp_path / "plain.mp4", False), local_credentials()
+    with credentials._builder(ORIGIN, None) as builder:
+        builder.set_no_embed()
+        builder.set_remote_url(f"http://127.0.0.1:{server.server_port}/a.c2pa")
+        builder.sign_file(plain, tmp_path / "a.mp4", c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", own.certificates, own.key, None)))
+    assert not read_credentials(tmp_path / "a.mp4")["found"]
+    local_credentials().sign(tmp_path / "plain.mp4", ORIGIN, tmp_path / "a.mp4")
+    assert asked == []
+    with pytest.raises(c2pa.C2paError):
+        c2pa.Reader(tmp_path / "a.mp4")
+    assert asked == ["/a.c2pa"]
+    server.shutdown()
+
+
+def test_without_the_libraries_the_other_marks_stay(own_key, tmp_path, monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "c2pa" else found(name, *rest))
+    output = tiny_pipeline()(picture(), spoken(), num_inference_steps=1)
+    output.save(tmp_path / "a.mp4")
+    with pytest.raises(InvalidInputError, match=r"pip install 'temposync-pipeline\[provenance\]'"):
+        output.save(tmp_path / "b.mp4", provenance=own_key)
+    assert verify_video(tmp_path / "a.mp4")["metadata"]["found"]
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(tmp_path / "a.mp4")])
+    assert ended.value.code == 0 and "content credentials: not looked for" in capsys.readouterr().out
+
+
+def test_pipelines_and_commands_sign(own_key, tmp_path, capsys):
+    output = tiny_pipeline()(picture(), spoken(), num_inference_steps=1)
+    output.save(tmp_path / "a.mp4", provenance=own_key)
+    with pytest.raises(SystemExit):
+        main(["verify", str(tmp_path / "a.mp4")])
+    assert "content credentials: valid, signed by Anna's studio: trainedAlgorithmicMedia, temposync-pipeline" in capsys.readouterr().out
+    shutil.copy(tmp_path / "a.mp4", tmp_path / "audio.wav")
+    command = ["generate", "--image", str(own_key.key), "--audio", str(tmp_path / "audio.wav"), "--output", str(tmp_path / "o.mp4")]
+    for options, said in ((["--signing-cert", str(own_key.certificate)], "go together"),
+                          (["--signing-cert", str(own_key.key), "--signing-key", str(own_key.key)], "anna.key: not a certificate"),
+                          (["--signing-cert", "x", "--signing-key", "y", "--no-provenance"], "--no-provenance")):
+        with pytest.raises(SystemExit) as ended:
+            main(command + options)
+        assert ended.value.code == 2 and said in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""`temposync generate` and `visemes` do without diffusers and transformers, and make what they make with them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from temposync_pipeline import cli, startup
+from temposync_pipeline.bases import lean, wav2vec2
+from temposync_pipeline.media.video import read_video
+from temposync_pipeline.models.viseme_classifier import VisemeClassifierConfig
+
+from .tiny_components import MEDIA
+
+HEAVY = ("torch._dynamo", "torch.distributed.tensor", "sympy", "diffusers", "transformers", "accelerate", "peft")
+
+
+def run_command(*arguments: object) -> set[str]:
+    """Run `temposync` as a process of its own; returns which of `HEAVY` it imported."""
+    code = ("import sys, temposync_pipeline.cli as cli\ntry: cli.main()\n"
+            f"finally: print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)")
+    result = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return set(result.stderr.split())
+
+
+@pytest.fixture
+def short_speech(make_speech):
+    return make_speech("short.wav", 0.5)
+
+
+def test_visemes_are_the_same_without_the_libraries(tmp_path, short_speech, capsys):
+    assert not run_command("visemes", "--audio", short_speech, "--json", tmp_path / "lean.json")
+    with pytest.raises(SystemExit):
+        cli.main(["visemes", "--audio", str(short_speech), "--json", str(tmp_path / "full.json")])
+    lean_result, full = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("lean", "full"))
+    assert np.allclose(lean_result["probabilities"], full["probabilities"], atol=1e-4) and np.ptp(full["probabilities"]) > 0.5
+
+
+def test_videos_are_the_same_without_the_libraries(tmp_path, short_speech, capsys):
+    arguments = ["generate", "--image", str(MEDIA / "portrait_man.jpg"), "--audio", str(short_speech), "--steps", "2", "--output"]
+    assert not run_command(*arguments, tmp_path / "lean.mp4")
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, str(tmp_path / "full.mp4")])
+    lean_frames, full = (read_video(tmp_path / f"{name}.mp4")[0].astype(float) for name in ("lean", "full"))
+    assert lean_frames.shape == full.shape and abs(lean_frames - full).mean() < 0.05
+
+
+def test_programs_get_the_classes_of_diffusers():
+    code = ("from temposync_pipeline import TempoSyncPipeline, TempoSyncDenoiser, cli; import diffusers, pickle\n"
+            "assert issubclass(TempoSyncPipeline, diffusers.DiffusionPipeline) and issubclass(TempoSyncDenoiser, diffusers.ModelMixin)")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_choice_is_made_before_the_models(monkeypatch):
+    startup.start_lean()
+    assert not startup.lean  # this process has imported diffusers
+    monkeypatch.setattr(startup, "lean", True)
+    monkeypatch.delitem(sys.modules, "temposync_pipeline.bases")
+    startup.start_full()
+    assert not startup.lean
+
+
+@pytest.mark.parametrize("norm, stable", [("layer", True), ("layer", False), ("group", True), ("group", False)])
+def test_the_lean_wav2vec2_is_that_of_transformers(norm, stable):
+    settings = dict(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, conv_dim=(16, 16, 24), conv_stride=(10, 8, 4),
+        conv_kernel=(20, 16, 8), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, feat_extract_norm=norm,
+        feat_extract_activation="gelu", conv_bias=norm == "layer", do_stable_layer_norm=stable)
+    torch.manual_seed(0)
+    theirs = Wav2Vec2Model(Wav2Vec2Config(**settings, num_feat_extract_layers=3)).eval()
+    for parameter in theirs.parameters():  # biases and norms start at 0 and 1
+        torch.nn.init.normal_(parameter, std=0.2)
+    ours = wav2vec2.Wav2Vec2Model(VisemeClassifierConfig(**settings)).eval()
+    ours.load_state_dict(theirs.state_dict())
+    samples = torch.randn(2, 4000)
+    with torch.no_grad():
+        assert torch.allclose(ours(samples).last_hidden_state, theirs(samples).last_hidden_state, atol=1e-5)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    class Network(lean.ModelMixin, lean.ConfigMixin):
+        @lean.register_to_config
+        def __init__(self, size: int = 2):
+            self.layer = torch.nn.Linear(size, 1)
+
+    from safetensors.torch import save_file
+
+    save_file({"layer.weight": torch.ones(1, 3), "extra": torch.ones(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"size": 2, "_class_name": "Network", "unknown": 1}')
+    _, report = Network.from_pretrained(tmp_path, output_loading_info=True)
+    assert report == {"missing_keys": ["layer.bias"], "unexpected_keys": ["extra"], "mismatched_keys": ["layer.weight"]}
+    with pytest.raises(ValueError, match="do not fit"):
+        Network.from_pretrained(tmp_path)
+    save_file({"layer.weight": torch.ones(1, 2, dtype=torch.float16), "layer.bias": torch.ones(1)}, tmp_path / "model.safetensors")
+    network = Network.from_pretrained(tmp_path)
+    assert network.config.size == 2 and network.dtype == torch.float32 and not network.training
+    assert network.layer(torch.ones(1, 2)).item() == 3

@@ -1,0 +1,196 @@
+"""The invisible watermark: where it lies, what it survives, and what is never taken for one."""
+
+import hashlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from temposync_pipeline import __version__
+from temposync_pipeline.checkpoints import bundled_path
+from temposync_pipeline.cli import main
+from temposync_pipeline.face.crop import align_matrix
+from temposync_pipeline.media.image import load_image
+from temposync_pipeline.media.planes import luma_of, to_planes
+from temposync_pipeline.media.video import VideoWriter, read_tags
+from temposync_pipeline.models.face_aligner import FaceAligner
+from temposync_pipeline.provenance.origin import Origin, model_identifier
+from temposync_pipeline.provenance.reading import FOUND_SCORE, product_score, read_crop, read_watermark
+from temposync_pipeline.provenance.verify import verify_video
+from temposync_pipeline.provenance.watermark import code, evidence, luma_crop, payload_bits, scores, watermark
+
+from .tiny_components import MEDIA, picture, spoken, tiny_pipeline
+
+IDENTIFIER = 0xC0FFEE42
+
+
+@pytest.fixture(scope="module")
+def aligner() -> FaceAligner:
+    return FaceAligner.from_pretrained(bundled_path("temposync-tiny"), subfolder="face_aligner")
+
+
+@pytest.fixture(scope="module")
+def woman(aligner) -> tuple[np.ndarray, np.ndarray]:
+    """A photo uint8 [484, 396, 3] and the way to its crop."""
+    photo = cv2.resize(load_image(MEDIA / "portrait_woman.jpg"), (396, 484), interpolation=cv2.INTER_AREA)
+    return photo, align_matrix(aligner.detect(photo)[0].landmarks)
+
+
+def write(path: Path, frames: Iterator[av.VideoFrame], crf: int = 18, fps: int = 25) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = None
+        for number, frame in enumerate(frames):
+            if stream is None:
+                stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(woman, tmp_path_factory) -> Path:
+    """25 marked frames of a lower lip that moves, as they leave."""
+    photo, matrix = woman
+    mark = watermark(luma_of(photo), matrix, IDENTIFIER)
+    frames = []
+    for number in range(25):
+        frame = photo.copy()
+        frame[330:360, 170:230] = np.roll(frame[330:360, 170:230], number % 5, 0)
+        frames.append(to_planes(frame, mark))
+    return write(tmp_path_factory.mktemp("clip") / "clip.mp4", iter(frames))
+
+
+def read_frames(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_the_code_stays_what_it_is():
+    """Or videos of an older release could not be read any more."""
+    digest = hashlib.sha256(code().places.astype("<i4").tobytes() + code().signs.astype("<i1").tobytes())
+    assert digest.hexdigest()[:16] == "8dfb1d41365e61b8"
+    assert "".join("1" if bit > 0 else "0" for bit in payload_bits(5)) == f"{0x5453445000000005:064b}"
+    with pytest.raises(ValueError, match="32 bits"):
+        payload_bits(2**32)
+
+
+def test_nothing_changes_outside_the_crop(woman):
+    photo, matrix = woman
+    mark = watermark(luma_of(photo), matrix, IDENTIFIER)
+    inside = cv2.warpAffine(np.ones((256, 256), np.uint8), matrix, mark.shape[::-1], flags=cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST) > 0
+    assert not mark[~inside].any() and (mark[inside] != 0).mean() > 0.3
+    plain, marked = (to_planes(photo, levels).to_ndarray() for levels in (None, mark))
+    luma = marked[:photo.shape[0]] != plain[:photo.shape[0]]
+    assert not luma[~inside].any() and np.array_equal(plain[photo.shape[0]:], marked[photo.shape[0]:])
+    assert 20 * np.log10(255 / np.sqrt(np.square(mark[inside], dtype=float).mean())) > 41
+
+
+def test_every_bit_is_far_from_error_before_encoding(woman):
+    photo, matrix = woman
+    luma = luma_of(photo)
+    for identifier in (0, 2**32 - 1, IDENTIFIER):
+        marked = cv2.add(luma, watermark(luma, matrix, identifier), dtype=cv2.CV_8U)
+        assert (scores(evidence(luma_crop(marked, matrix))) * payload_bits(identifier)).min() > 3
+
+
+@pytest.mark.parametrize("change", [(9.0, -7.0, 1.0, 0.0), (-11.0, 3.0, 1.01, 0.6), (0.4, 0.6, 0.988, -0.9)])
+def test_landmarks_need_not_be_exact(change, woman):
+    """Off by pixels of the crop, by size and by degrees."""
+    photo, matrix = woman
+    luma = luma_of(photo)
+    marked = cv2.add(luma, watermark(luma, matrix, IDENTIFIER), dtype=cv2.CV_8U)
+    x, y, size, degrees = change
+    off = np.vstack([cv2.getRotationMatrix2D((128, 128), degrees, size) + [[0, 0, x], [0, 0, y]], [0, 0, 1]])
+    reading = read_crop(marked, (off @ np.vstack([matrix, [0, 0, 1]]))[:2])
+    assert reading.is_marked and reading.identifier == IDENTIFIER
+    assert np.abs(reading.matrix - matrix).max() < 1
+
+
+@pytest.mark.parametrize("treatment", ["as written", "crf 28", "half", "cut", "15 fps", "brighter"])
+def test_survives(treatment, clip, aligner, tmp_path):
+    """All 64 bits, read by someone who has neither the photo nor the way to its crop."""
+    frames, crf, fps = read_frames(clip), 23, 25
+    if treatment == "crf 28":
+        crf = 28
+    elif treatment == "half":
+        frames = [cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for frame in frames]
+    elif treatment == "cut":
+        frames = [frame[48:-48, 40:-38] for frame in frames]
+    elif treatment == "15 fps":
+        frames, fps = [frames[number * 5 // 3] for number in range(15)], 15
+    elif treatment == "brighter":
+        frames = [np.clip(1.2 * frame.astype(float) - 10, 0, 255).astype(np.uint8) for frame in frames]
+    path = clip if treatment == "as written" else write(tmp_path / "again.mp4", map(to_planes, frames), crf, fps)
+    reading = read_watermark(path, aligner)
+    assert reading.is_marked and reading.identifier == IDENTIFIER and reading.false_alarm < 1e-9
+    assert (reading.bits * payload_bits(IDENTIFIER)).min() > 0
+
+
+def test_a_mark_is_found_in_some_seconds_of_a_longer_video_and_on_a_face_that_moves(woman, clip, aligner, tmp_path):
+    """Five seconds of somebody else first; then a circling camera, whose pictures' mean shows nothing."""
+    other = cv2.resize(load_image(MEDIA / "portrait_man.jpg"), (396, 484))
+    marked = read_frames(clip)[0]
+    shown = [other] * 25 + [np.roll(marked, (round(25 * np.sin(angle)), round(25 * np.cos(angle))), (0, 1)) for angle in np.arange(25) / 4]
+    reading = read_watermark(write(tmp_path / "pan.mp4", map(to_planes, shown), fps=5), aligner)
+    assert reading.is_marked and reading.identifier == IDENTIFIER
+
+
+def test_no_mark_is_found_where_there_is_none(woman, aligner, tmp_path):
+    photo, _ = woman
+    reading = read_watermark(write(tmp_path / "real.mp4", iter([to_planes(photo)] * 5)), aligner)
+    assert not reading.is_marked and reading.score < FOUND_SCORE - 2 and reading.false_alarm > 0.01
+    assert read_watermark(write(tmp_path / "wall.mp4", iter([to_planes(picture(96, 96))] * 5)), aligner) is None
+
+
+def test_scores_without_a_mark_are_those_of_chance():
+    """Of pictures with the spectrum of photographs: mean 0 and deviation 1, so that the bound on false alarms holds."""
+    rng, frequency = np.random.default_rng(0), np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256)) + 1 / 256
+    found = []
+    for _ in range(200):
+        noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((256, 256))) / frequency**1.5)
+        found.append(product_score(evidence((128 + 40 * noise / noise.std()).astype(np.float32))))
+    assert abs(np.mean(found)) < 0.2 and 0.85 < np.std(found) < 1.15 and np.max(np.abs(found)) < 4.5
+    assert read_crop(np.full((300, 300), 90, np.uint8), np.eye(2, 3)).score < FOUND_SCORE
+
+
+def test_files_are_marked_unless_told_otherwise_and_frames_never_are(tmp_path):
+    pipeline = tiny_pipeline()
+    output = pipeline(picture(300, 260), spoken(), num_inference_steps=1, output_type="np")
+    assert output.origin.model == "custom"
+    output.save(tmp_path / "marked.mp4")
+    output.save(tmp_path / "plain.mp4", provenance=False)
+    with VideoWriter(tmp_path / "frames.mp4", audio_path=spoken()) as writer:
+        for frame in output.frames:
+            writer.write(np.rint(255 * frame).astype(np.uint8))
+    marked, plain, frames = (np.stack(read_frames(tmp_path / name)) for name in ("marked.mp4", "plain.mp4", "frames.mp4"))
+    assert np.array_equal(plain, frames) and not np.array_equal(marked, plain)
+    bits = scores(evidence(luma_crop(luma_of(marked[0]), output.origin.matrix)))
+    assert ((bits > 0) == (payload_bits(model_identifier("custom", "")) > 0)).all()
+    output.save(tmp_path / "marked.gif")
+    said = f"AI-generated: temposync-pipeline {__version__}, model custom"
+    assert read_tags(tmp_path / "marked.mp4")["comment"] == read_tags(tmp_path / "plain.mp4")["comment"] == said
+    assert Image.open(tmp_path / "marked.gif").info["comment"].decode() == said and "comment" not in read_tags(tmp_path / "frames.mp4")
+    assert verify_video(tmp_path / "plain.mp4")["marked"]
+
+
+def test_verify_says_what_it_found_with_an_exit_code(woman, clip, tmp_path, capsys):
+    (tmp_path / "text.mp4").write_text("no video")
+    photo, matrix = woman
+    origin = Origin("temposync-tiny", "0.1.0", photo, matrix)
+    ours = write(tmp_path / "ours.mp4", iter([to_planes(photo, origin.watermark())] * 3))
+    real = write(tmp_path / "real.mp4", iter([to_planes(photo)] * 3))
+    for path, status, said in ((ours, 0, "model temposync-tiny"), (clip, 0, "identifier c0ffee42"), (real, 1, "watermark: none")):
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", str(path)])
+        assert ended.value.code == status and said in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(tmp_path / "text.mp4")])
+    assert ended.value.code == 2 and "not an audio or video file" in capsys.readouterr().err
+    assert verify_video(ours)["watermark"]["model"] == "temposync-tiny"
