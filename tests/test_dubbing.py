@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from temposync_pipeline import FaceError, InvalidInputError, cli
+from temposync_pipeline.face.crop import align_matrix, transform_points
 from temposync_pipeline.media.footage import Footage
 from temposync_pipeline.media.planes import arrays_of, to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
@@ -240,7 +241,7 @@ def test_the_file_keeps_planes_times_and_labels(pipeline, write_film, tmp_path, 
     write = VideoWriter.write_planes
     monkeypatch.setattr(VideoWriter, "write_planes", lambda self, frame, *times: (
         written.append([plane.copy() for plane in arrays_of(frame)]), write(self, frame, *times))[1])
-    figures = pipeline.dub_to_file(film, spoken(0.2), tmp_path / "out.mp4", 1, progress=False)
+    figures = pipeline.dub_to_file(film, spoken(0.2), tmp_path / "out.mp4", 1, progress=False, provenance=False)
     assert figures == {"output": str(tmp_path / "out.mp4"), "frames": 10, "dubbed": 10, "fps": 50.0, "seconds": 0.2}
     originals = [arrays_of(frame.planes) for frame in Footage(film).frames(0.2)]
     for planes, original in zip(written, originals):
@@ -249,6 +250,22 @@ def test_the_file_keeps_planes_times_and_labels(pipeline, write_film, tmp_path, 
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].average_rate == 50 and len(container.streams.audio) == 1
     assert read_video(tmp_path / "out.mp4")[0].shape == (10, SIZE, SIZE, 3)
+
+
+def test_the_mark_lies_around_the_face_and_nowhere_else(pipeline, write_film, tmp_path, monkeypatch):
+    film, written = write_film([scene(number) for number in range(5)], 25), []
+    write = VideoWriter.write_planes
+    monkeypatch.setattr(VideoWriter, "write_planes", lambda self, frame, *times: (
+        written.append([plane.copy() for plane in arrays_of(frame)]), write(self, frame, *times))[1])
+    for provenance in (True, False):
+        generator = torch.Generator().manual_seed(7)
+        pipeline.dub_to_file(film, spoken(0.2), tmp_path / "out.mp4", 1, generator, progress=False, provenance=provenance)
+    marked, plain, matrix = written[:5], written[5:], align_matrix(template_face(scene(0))[0].landmarks)
+    for with_mark, without in zip(marked, plain):
+        assert (with_mark[0] != without[0]).any() and np.array_equal(with_mark[1], without[1]) and np.array_equal(with_mark[2], without[2])
+        changed = np.argwhere(with_mark[0] != without[0])[:, ::-1].astype(np.float32)
+        inside = transform_points(matrix, changed)
+        assert inside.min() > -2 and inside.max() < 258
 
 
 def test_saved_from_memory(pipeline, write_film, tmp_path):

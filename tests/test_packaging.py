@@ -218,7 +218,7 @@ def test_requirements_hold_all_that_a_space_needs(pins, project):
     assert front["sdk"] == "gradio" and front["sdk_version"] == pins["gradio"]
     assert front["app_file"] == "app.py" and front["python_version"] in SpecifierSet(project["requires-python"])
     assert imported(ROOT / "app.py", *(ROOT / "temposync_pipeline/app").glob("*.py")) - {"spaces"} <= set(pins)
-    for line in project["dependencies"] + project["optional-dependencies"]["app"]:
+    for line in project["dependencies"] + project["optional-dependencies"]["app"] + project["optional-dependencies"]["provenance"]:
         needed = Requirement(line)
         assert pins[canonicalize_name(needed.name)] in needed.specifier, line
 

@@ -22,7 +22,7 @@ from temposync_pipeline.models.face_aligner import FaceAligner
 from temposync_pipeline.provenance.origin import Origin, model_identifier
 from temposync_pipeline.provenance.reading import FOUND_SCORE, product_score, read_crop, read_watermark
 from temposync_pipeline.provenance.verify import verify_video
-from temposync_pipeline.provenance.watermark import code, evidence, luma_crop, payload_bits, scores, watermark
+from temposync_pipeline.provenance.watermark import MovingMark, code, evidence, luma_crop, payload_bits, scores, watermark
 
 from .tiny_components import MEDIA, picture, spoken, tiny_pipeline
 
@@ -194,3 +194,21 @@ def test_verify_says_what_it_found_with_an_exit_code(woman, clip, tmp_path, caps
         main(["verify", str(tmp_path / "text.mp4")])
     assert ended.value.code == 2 and "not an audio or video file" in capsys.readouterr().err
     assert verify_video(ours)["watermark"]["model"] == "temposync-tiny"
+
+
+def test_the_mark_of_a_face_that_moves_is_where_the_face_is(woman):
+    photo, matrix = woman
+    mark, found = MovingMark(IDENTIFIER), 0
+    for step in range(6):
+        shift = np.float32([[1, 0, 5 * step], [0, 1, 3 * step]])
+        luma = luma_of(cv2.warpAffine(photo, shift, photo.shape[1::-1], borderMode=cv2.BORDER_REPLICATE))
+        moved = matrix.copy()
+        moved[:, 2] -= matrix[:, :2] @ shift[:, 2]
+        marked = luma.copy()
+        mark.lay(marked, moved, shot=0)
+        assert (marked != luma).any() and np.abs(marked.astype(int) - luma).max() < 30
+        found = found + evidence(luma_crop(marked, moved))
+    assert np.array_equal(np.sign(scores(found)), payload_bits(IDENTIFIER))
+    before = mark._pattern
+    mark.lay(luma_of(photo[:, ::-1].copy()), matrix, shot=1)
+    assert mark._pattern is not before

@@ -26,6 +26,7 @@ from ..face.tone import known_crop
 from ..face.warp import PhotoWarp
 from ..media.audio import load_audio
 from ..media.footage import ENDS, Footage, FootageFrame
+from ..media.planes import arrays_of
 from ..media.video import VideoWriter
 from ..models.conditioning import encode_crops, gaussian_kernel, latent_window
 from ..models.devices import execution_device
@@ -118,9 +119,9 @@ class DubbingPipeline(TalkingHeadPipeline):
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
             frames, times = [], []
             with self._bar(_expected(footage, sound.duration, end)) as bar:
-                for frame, picture, patch in self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face):
+                for take, picture, patch in self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face):
                     frames.append(picture if patch is None else patch.onto(picture))
-                    times.append(float(frame.appears))
+                    times.append(float(take.frame.appears))
                     bar.update()
         visemes = speech.at(np.asarray(times) * self.config.fps).visemes
         output = TempoSyncPipelineOutput(
@@ -154,8 +155,8 @@ class DubbingPipeline(TalkingHeadPipeline):
         """`dub_to_file` at the caller's pace: yields (stage just done, frames written, frames in all) as `stream_to_file` does; how many
         there are in all is an estimate.  What `dub_to_file` returns comes into `figures`.
 
-        Metadata say that the video is AI-generated; `provenance` signs that, naming the film it was made from where that is an mp4 (see
-        `TempoSyncPipelineOutput.save`). There is no watermark: it lies around a face that stays in its place.
+        Metadata say that the video is AI-generated; `provenance` signs that, naming the film it was made from where that is an mp4, and
+        lays the watermark around the face that speaks (see `TempoSyncPipelineOutput.save`).
         """
         sampling = self._dub_sampling(num_inference_steps, chunk_size, mouth_amplitude, "np", end, no_face)
         check_video_name(output_path, (".mp4",))
@@ -175,12 +176,16 @@ class DubbingPipeline(TalkingHeadPipeline):
             dubbed = 0
             origin = Origin(self.model_name, self.model_revision, NOTHING, NOTHING)
             source = footage.path if footage.path.suffix.lower() in (".mp4", ".m4v") else None
+            mark = origin.moving_mark() if provenance else None
             sign = None if credentials is None else partial(credentials.sign, origin=origin, source=source)
             with VideoWriter(output_path, footage.rate, audio, origin.tags(), sign, footage.look, footage.tick) as writer:
-                for frame, picture, patch in self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face):
+                for take, picture, patch in self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face):
+                    frame = take.frame
                     if patch is not None:
                         footage.paint(frame.planes, picture, *patch)
                         dubbed += 1
+                        if mark is not None:
+                            mark.lay(arrays_of(frame.planes)[0], _moved_origin(take.matrix, -take.corner), take.run)
                     writer.write_planes(frame.planes, frame.appears, frame.stays)
                     if writer.num_frames % sampling.chunk_size == 0:
                         yield "frames", writer.num_frames, max(total, writer.num_frames)
@@ -200,15 +205,15 @@ class DubbingPipeline(TalkingHeadPipeline):
     def _dubbed(
         self, footage: Footage, speech: Speech, seconds: float, noise: torch.Tensor, sampling: Sampling, face_index: int, end: str,
         no_face: str,
-    ) -> Iterator[tuple[FootageFrame, np.ndarray, Patch | None]]:
+    ) -> Iterator[tuple[Take, np.ndarray, Patch | None]]:
         """Frames in their order, each with its picture uint8 [H, W, 3] and what changes in it, None = nothing."""
         person = Person(self.face_aligner, self._look_at, face_index)
         for run, takes in groupby(self._found(footage, footage.frames(seconds, end), person, no_face), key=lambda take: take.run):
             if run is None:
-                yield from ((take.frame, footage.picture(take.frame.planes), None) for take in takes)
+                yield from ((take, footage.picture(take.frame.planes), None) for take in takes)
                 continue
             for take, patch in self._speak(takes, speech, noise, sampling, float(footage.rate)):
-                yield take.frame, footage.picture(take.frame.planes), patch
+                yield take, footage.picture(take.frame.planes), patch
         if not person.is_known:
             if not person.most_faces:
                 raise FaceError(f"No face found in {footage.name}; a frontal one at least 48 pixels tall is needed.")

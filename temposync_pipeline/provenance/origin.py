@@ -11,7 +11,7 @@ import numpy as np
 from .. import __version__
 from ..media.planes import luma_of
 from .credentials import PRODUCT, Credentials
-from .watermark import watermark
+from .watermark import MovingMark, watermark
 
 NOTICE = "AI-generated"
 
@@ -39,6 +39,10 @@ class Origin:
     def watermark(self) -> np.ndarray:
         """What `media.planes` adds to the luma of every frame, int16 [H, W], sides rounded up to even."""
         return watermark(luma_of(self.photo), self.matrix, model_identifier(self.model, self.revision))
+
+    def moving_mark(self) -> MovingMark:
+        """The mark for a video in which the face moves; `photo` and `matrix` play no part."""
+        return MovingMark(model_identifier(self.model, self.revision))
 
     def signing(self, credentials: Credentials | None) -> Callable[[Path], None] | None:
         """What puts content credentials into the finished file (`VideoWriter`'s `complete`)."""

@@ -164,3 +164,24 @@ def watermark(luma: np.ndarray, matrix: np.ndarray, identifier: int) -> np.ndarr
     """
     pattern = crop_pattern(luma_crop(luma, matrix), identifier, 1 / scale_of(matrix))
     return in_picture(pattern, matrix, luma.shape)
+
+
+class MovingMark:
+    """The mark of a video in which the face moves: found once for each shot and laid where the face is in each frame.
+
+    Args:
+        identifier: 32 bits.
+    """
+
+    def __init__(self, identifier: int):
+        self.identifier = identifier
+        self._shot: int | None = None
+        self._pattern = np.zeros((CROP_SIZE, CROP_SIZE), np.float32)
+
+    def lay(self, luma: np.ndarray, matrix: np.ndarray, shot: int) -> None:
+        """Add it to a frame's luma uint8 [H, W], in place; `matrix` goes from the frame to crop pixels, [2, 3], `shot` is a number."""
+        if shot != self._shot:
+            self._shot = shot
+            self._pattern = crop_pattern(luma_crop(luma, matrix), self.identifier, 1 / scale_of(matrix))
+        levels = in_picture(self._pattern, matrix, luma.shape)
+        luma[:] = cv2.add(luma, levels, dtype=cv2.CV_8U)  # saturates
