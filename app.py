@@ -31,6 +31,7 @@ from temposync_pipeline.app.status import draw_status, timings
 from temposync_pipeline.app.studio import (
     MAX_AMPLITUDE,
     MAX_FACES,
+    MAX_LIFE,
     MAX_SECONDS,
     MAX_SEED,
     MAX_SIZE,
@@ -177,10 +178,10 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             yield from studio.dub(*settings)
 
     def generate(portrait: str, recording: str, consent: bool, steps: int = 4, seed: int = 0, amplitude: float = 1.0,
-                 face_index: int = 0, max_size: int = MAX_SIZE, request: gr.Request = None):
+                 face_index: int = 0, max_size: int = MAX_SIZE, life: float = 1.0, request: gr.Request = None):
         """Makes the video; yields (video, timings, status) while it does, of which the last counts."""
         yield from made(request, consent, {"portrait": portrait, "recording": recording}, lambda output: reports(
-            portrait, recording, output, int(steps), int(seed), amplitude, face_index, int(max_size)))
+            portrait, recording, output, int(steps), int(seed), amplitude, face_index, int(max_size), life))
 
     def dub(film: str, recording: str, consent: bool, end: str = "loop", face_index: int = 0, steps: int = 4, seed: int = 0,
             amplitude: float = 1.0, request: gr.Request = None):
@@ -253,6 +254,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
                         steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
                         amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1, label="Mouth amplitude",
                                               info="0 keeps the mouth still.")
+                        life = gr.Slider(0, MAX_LIFE, 1, step=0.1, label="Life", info="Blinks and small motions of the head; 0 = none.")
                         size = gr.Slider(MIN_SIZE, MAX_SIZE, MAX_SIZE, step=160, precision=0, label="Longer side of the video, px",
                                          info="Larger photos are shrunk to it.")
                         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED,
@@ -269,8 +271,8 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             face.input(preview, [portrait, face], crop, api_name="preview", concurrency_id="look")
             recording.change(visemes, recording, [numbers, timeline], api_name="visemes", concurrency_id="look")
             running = make.click(
-                generate, [portrait, recording, consent, steps, seed, amplitude, face, size], [video, times, status], api_name="generate",
-                show_progress="minimal", show_progress_on=status)
+                generate, [portrait, recording, consent, steps, seed, amplitude, face, size, life], [video, times, status],
+                api_name="generate", show_progress="minimal", show_progress_on=status)
             # Cancelling a video under way as well would let its progress overtake the "Stopped.".
             stop.click(stop_video, None, waiting, queue=False, api_visibility="private", show_progress="hidden")
             waiting.change(lambda: STOPPED, None, status, cancels=running, queue=False, api_visibility="private")

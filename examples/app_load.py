@@ -37,7 +37,7 @@ def upload(address: str, path: Path) -> dict:
 
 def order(address: str, portrait: dict, speech: dict, seed: int) -> str | None:
     """Ask for a video of one step; where its events can be read, or None where one is told to wait."""
-    values = [portrait, speech, True, 1, seed, 1.0, 0, 1920]
+    values = [portrait, speech, True, 1, seed, 1.0, 0, 1920, 1.0]
     posted = httpx.post(f"{address}/gradio_api/call/generate", json={"data": values}, timeout=120)
     return None if posted.status_code == 503 else f"{address}/gradio_api/call/generate/{posted.json()['event_id']}"
 

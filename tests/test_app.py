@@ -125,7 +125,7 @@ def test_closing_the_generator_leaves_nothing(studio, portrait, make_audio, tmp_
 @pytest.mark.parametrize(("settings", "message"), [
     ({"num_inference_steps": 9}, "steps: 9, outside the limits of 1 to 8"), ({"num_inference_steps": 0}, "steps: 0"),
     ({"seed": -1}, "seed: -1"), ({"face_index": 8}, "face_index: 8, outside the limits of 0 to 7"),
-    ({"max_size": 0}, "max_size: 0, outside the limits of 320 to 1920"),
+    ({"max_size": 0}, "max_size: 0, outside the limits of 320 to 1920"), ({"life": 3}, "life: 3, outside the limits of 0 to 2"),
     ({"mouth_amplitude": 2.5}, "mouth amplitude: 2.5"), ({"mouth_amplitude": float("nan")}, "mouth amplitude: nan"),
 ])
 def test_limits(studio, portrait, make_audio, tmp_path, settings, message):
@@ -257,7 +257,7 @@ def test_endpoint_names_stay(client):
     names = {name: [parameter["parameter_name"] for parameter in endpoint["parameters"]] for name, endpoint in endpoints.items()}
     assert names == {
         "/preview": ["portrait", "face_index"], "/visemes": ["recording"],
-        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude", "face_index", "max_size"],
+        "/generate": ["portrait", "recording", "consent", "steps", "seed", "amplitude", "face_index", "max_size", "life"],
         "/dub": ["film", "recording", "consent", "end", "face_index", "steps", "seed", "amplitude"]}
 
 
@@ -330,7 +330,7 @@ def test_a_crowd_is_served_or_told_to_wait(server, portrait, make_audio, visitor
 
     def visit(number: int) -> str:
         together.wait(60)
-        return call(server[0], "/generate", *inputs, True, 1, number, 1.0, 0, 1920)
+        return call(server[0], "/generate", *inputs, True, 1, number, 1.0, 0, 1920, 0.0)
 
     with ThreadPoolExecutor(visitors) as pool:
         answers = list(pool.map(visit, range(visitors)))

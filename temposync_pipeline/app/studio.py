@@ -28,6 +28,7 @@ from ..pipelines.preview import dim_what_stays, number_faces
 
 MAX_STEPS = 8
 MAX_AMPLITUDE = 2.0
+MAX_LIFE = 2.0
 MAX_SEED = 2**32 - 1
 MIN_SIZE = 320  # of the video's longer side, px
 MIN_FREE_BYTES = 200 * 2**20
@@ -94,14 +95,18 @@ class Studio:
 
     def generate(
         self, image: str | PathLike, audio: str | PathLike, output: str | PathLike, num_inference_steps: int = 4, seed: int = 0,
-        mouth_amplitude: float | None = None, face_index: int = 0, max_size: int = MAX_SIZE,
+        mouth_amplitude: float | None = None, face_index: int = 0, max_size: int = MAX_SIZE, life: float = 0.0,
     ) -> Iterator[Progress]:
-        """Write the video, reporting before every stage and after every few frames. Closing the generator stops the work."""
-        check_limits(num_inference_steps, seed, mouth_amplitude, face_index, max_size)
+        """Write the video, reporting before every stage and after every few frames. Closing the generator stops the work.
+
+        `life` is both `blink_rate` and `head_motion` of the pipeline.
+        """
+        check_limits(num_inference_steps, seed, mouth_amplitude, face_index, max_size, life)
         check_space(output)
         yield from self._reported(audio, lambda: self.pipeline.stream_to_file(
             image, audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
-            mouth_amplitude=mouth_amplitude, face_index=face_index, max_size=max_size, chunk_size=CHUNK_SIZE))
+            mouth_amplitude=mouth_amplitude, face_index=face_index, max_size=max_size, chunk_size=CHUNK_SIZE,
+            blink_rate=life, head_motion=life))
 
     def dub(
         self, video: str | PathLike, audio: str | PathLike, output: str | PathLike, num_inference_steps: int = 4, seed: int = 0,
@@ -146,11 +151,13 @@ def check_space(output: str | PathLike) -> None:
         raise OSError(errno.ENOSPC, "less than 200 MB free")
 
 
-def check_limits(num_inference_steps: int, seed: int, mouth_amplitude: float | None, face_index: int, max_size: int) -> None:
+def check_limits(
+    num_inference_steps: int, seed: int, mouth_amplitude: float | None, face_index: int, max_size: int, life: float = 0.0
+) -> None:
     """What the page's own controls cannot exceed, but a program can."""
     for name, value, low, high in (
         ("steps", num_inference_steps, 1, MAX_STEPS), ("seed", seed, 0, MAX_SEED), ("mouth amplitude", mouth_amplitude, 0, MAX_AMPLITUDE),
-        ("face_index", face_index, 0, MAX_FACES - 1), ("max_size", max_size, MIN_SIZE, MAX_SIZE),
+        ("face_index", face_index, 0, MAX_FACES - 1), ("max_size", max_size, MIN_SIZE, MAX_SIZE), ("life", life, 0, MAX_LIFE),
     ):
         if value is not None and not low <= value <= high:
             raise InvalidInputError(f"{name}: {value:g}, outside the limits of {low:g} to {high:g}")
