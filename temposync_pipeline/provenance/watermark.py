@@ -35,6 +35,7 @@ MASKING, FLAT = 0.5, 1.0
 # falls with the root of the size.  The mark is as strong as this needs, but within limits: root mean square levels of the crop.
 FULL_SCORE = 7.5
 LEAST_LEVELS, MOST_LEVELS = 0.9, 2.15
+MOVING_SHARE = 0.5
 # Scale of a face from which its crop is interpolated by cubic curves; not 1, about which searches try several.
 CUBIC_FROM = 1.1
 # Crop pixels from the crop's edge where nothing changes, and where the mark has its full strength.
@@ -111,30 +112,40 @@ def scores(evidence: np.ndarray) -> np.ndarray:
 
 def crop_pattern(crop: np.ndarray, identifier: int, size: float = 1.0) -> np.ndarray:
     """The mark for a luma crop float32 [256, 256]: levels to add, float32 [256, 256]; `size` is that of a crop pixel in the picture's."""
-    bits, host = payload_bits(identifier), evidence(crop)
-    full_score, tilt = FULL_SCORE / math.sqrt(max(size, 1)), TILT if size >= 1 else SMALL_TILT
+    return _strength(crop) * _carried(crop, identifier, size)
+
+
+def _strength(crop: np.ndarray) -> np.ndarray:
+    """How strong a mark may be by place, float32 [256, 256]: stronger where the crop is busy."""
     busy = (_deviation(crop - cv2.GaussianBlur(crop, (0, 0), FINE), BUSY) + FLAT) ** MASKING
-    strength = mark_mask() * busy / np.sqrt(np.square(busy).mean())
+    return mark_mask() * busy / np.sqrt(np.square(busy).mean())
+
+
+def _carried(crop: np.ndarray, identifier: int, size: float) -> np.ndarray:
+    """The mark before its strength, float32 [256, 256]."""
+    bits, host, strength = payload_bits(identifier), evidence(crop), _strength(crop)
+    full_score, tilt = FULL_SCORE / math.sqrt(max(size, 1)), TILT if size >= 1 else SMALL_TILT
     unit = evidence(crop + strength * _carriers(bits, tilt)) - host
     gain = max(float((unit.sum(1) * bits).mean()), 1e-9)
 
-    def pattern(margin: float) -> np.ndarray:
-        """The one that moves every bit to `margin`, and none that is beyond it already."""
+    def carried(margin: float) -> np.ndarray:
+        """What moves every bit to `margin`, and none that is beyond it already."""
         levels = np.zeros(PAYLOAD_BITS, np.float32)
         for _ in range(3):
             missing = margin - evidence(crop + strength * _carriers(bits * levels, tilt)).sum(1) * bits
             levels = np.maximum(levels + missing / gain, 0)
-        return strength * _carriers(bits * levels, tilt)
+        return _carriers(bits * levels, tilt)
 
-    def is_enough(pattern: np.ndarray) -> bool:
+    def is_enough(carried: np.ndarray) -> bool:
+        pattern = strength * carried
         levels = np.sqrt(np.square(pattern).mean())
         return levels > MOST_LEVELS or (levels > LEAST_LEVELS and (scores(evidence(crop + pattern)) * bits).mean() > full_score)
 
     low, high = 0.0, 16 * gain
     for _ in range(8):
         middle = (low + high) / 2
-        low, high = (low, middle) if is_enough(pattern(middle)) else (middle, high)
-    return pattern(low)
+        low, high = (low, middle) if is_enough(carried(middle)) else (middle, high)
+    return carried(low)
 
 
 def _carriers(levels: np.ndarray, tilt: float) -> np.ndarray:
@@ -167,7 +178,8 @@ def watermark(luma: np.ndarray, matrix: np.ndarray, identifier: int) -> np.ndarr
 
 
 class MovingMark:
-    """The mark of a video in which the face moves: found once for each shot and laid where the face is in each frame.
+    """The mark of a video in which the face moves: what carries its bits is found once for each shot; where the face is, and where a frame
+    is busy enough to hide it, anew for each frame.  Many frames vote, and what moves is seen sooner: it is `MOVING_SHARE` as strong.
 
     Args:
         identifier: 32 bits.
@@ -176,12 +188,13 @@ class MovingMark:
     def __init__(self, identifier: int):
         self.identifier = identifier
         self._shot: int | None = None
-        self._pattern = np.zeros((CROP_SIZE, CROP_SIZE), np.float32)
+        self._carried = np.zeros((CROP_SIZE, CROP_SIZE), np.float32)
 
     def lay(self, luma: np.ndarray, matrix: np.ndarray, shot: int) -> None:
         """Add it to a frame's luma uint8 [H, W], in place; `matrix` goes from the frame to crop pixels, [2, 3], `shot` is a number."""
+        crop = luma_crop(luma, matrix)
         if shot != self._shot:
             self._shot = shot
-            self._pattern = crop_pattern(luma_crop(luma, matrix), self.identifier, 1 / scale_of(matrix))
-        levels = in_picture(self._pattern, matrix, luma.shape)
+            self._carried = MOVING_SHARE * _carried(crop, self.identifier, 1 / scale_of(matrix))
+        levels = in_picture(_strength(crop) * self._carried, matrix, luma.shape)
         luma[:] = cv2.add(luma, levels, dtype=cv2.CV_8U)  # saturates
