@@ -93,8 +93,10 @@ def read_table(path: Path) -> list[tuple[int, dict[str | None, str]]]:
             _check_header(path.name, header)
             lines.fieldnames = header
             return [(lines.line_num, row) for row in lines if any(row.values())]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path.name}: not a table in UTF-8: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path.name}: not a table in UTF-8") from error
+    except csv.Error as error:
+        raise InvalidInputError(f"{path.name}: not a table: {error}") from error
 
 
 def _check_header(name: str, header: list[str]) -> None:

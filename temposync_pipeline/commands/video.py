@@ -76,6 +76,10 @@ def generate(
         raise InvalidInputError(f"{output}: with --speaker the output is an mp4")
     if output.suffix.lower() not in (".mp4", ".safetensors"):
         raise InvalidInputError(f"{output}: the output is an mp4, its name must end in .mp4 (or in .safetensors for latents)")
+    if still and (blink_rate or head_motion):
+        raise InvalidInputError("--still moves the mouth alone: leave out --blink_rate and --head_motion, or --still")
+    if output.suffix.lower() == ".safetensors" and (blink_rate or head_motion):
+        raise InvalidInputError(f"{output}: latents hold the mouth alone: --blink_rate and --head_motion need an mp4")
     check_model(model)
     check_runtime(runtime)
     if lora is not None and runtime not in ("auto", "torch"):

@@ -21,11 +21,11 @@ def dim_what_stays(photo: np.ndarray, face: Face) -> np.ndarray:
     return np.rint(crop_face(photo, align_matrix(face.landmarks)) * brightness).astype(np.uint8)
 
 
-def number_faces(photo: np.ndarray, landmarks: list[np.ndarray], longer_side: int = 640) -> np.ndarray:
-    """The picture, enlarged or shrunk to `longer_side` px, with a frame and a number, from 1, at each face's landmarks [N, 2]."""
+def number_faces(photo: np.ndarray, landmarks: list[np.ndarray], longer_side: int = 640, first: int = 1) -> np.ndarray:
+    """The picture, enlarged or shrunk to `longer_side` px, with a frame and a number, from `first`, at each face's landmarks [N, 2]."""
     scale = longer_side / max(photo.shape[:2])
     picture = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    for number, points in enumerate(landmarks, 1):
+    for number, points in enumerate(landmarks, first):
         left, top = (points.min(0) * scale).astype(int).tolist()
         right, bottom = (points.max(0) * scale).astype(int).tolist()
         cv2.rectangle(picture, (left, top), (right, bottom), LABEL_COLOUR, 3)
@@ -36,9 +36,9 @@ def number_faces(photo: np.ndarray, landmarks: list[np.ndarray], longer_side: in
 
 def draw_preview(photo: np.ndarray, faces: list[Face], face_index: int = 0) -> np.ndarray:
     """Three panels of 512 px height side by side, uint8: the photo [H, W, 3] with its faces framed, the crop of one with its landmarks,
-    and that crop with everything dimmed that will not move.  Frames are numbered from 1, `face_index` counts from 0."""
+    and that crop with everything dimmed that will not move.  Frames are numbered as `face_index` counts, from 0."""
     face, matrix = faces[face_index], align_matrix(faces[face_index].landmarks)
-    numbered = number_faces(photo, [each.landmarks for each in faces], round(PANEL * max(photo.shape[:2]) / photo.shape[0]))
+    numbered = number_faces(photo, [each.landmarks for each in faces], round(PANEL * max(photo.shape[:2]) / photo.shape[0]), first=0)
     numbered = cv2.resize(numbered, (numbered.shape[1], PANEL), interpolation=cv2.INTER_AREA)
     crop = crop_face(photo, matrix, PANEL)
     for index, (x, y) in enumerate(transform_points(matrix, face.landmarks) * PANEL / CROP_SIZE):
