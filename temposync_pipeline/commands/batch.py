@@ -96,7 +96,7 @@ def read_table(path: Path) -> list[tuple[int, dict[str | None, str]]]:
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path.name}: not a table in UTF-8") from error
     except csv.Error as error:
-        raise InvalidInputError(f"{path.name}: not a table: {error}") from error
+        raise InvalidInputError(f"{path.name}: not a table in UTF-8: {error}") from error
 
 
 def _check_header(name: str, header: list[str]) -> None:
