@@ -179,3 +179,10 @@ def test_the_voice_is_found_in_files_of_several_channels():
     np.testing.assert_allclose(np.abs(load_audio((np.stack([voice, -voice]), SAMPLE_RATE)).samples), np.abs(voice), atol=1e-6)
     noise = np.resize(hiss(), len(voice)) * voice.std()
     np.testing.assert_allclose(load_audio((np.stack([0.1 * voice, 0.3 * noise]), SAMPLE_RATE)).samples, 0.1 * voice, atol=1e-6)
+
+
+def test_notes_that_break_off_are_no_voice():
+    """A tune that ends amid a note, a pause, then quieter speech: silence until its first syllable."""
+    music = tune(0.33, 0.4, 4)[:5 * SAMPLE_RATE - 1000]
+    heard = hear_voice(np.concatenate([4 * music * speech().std() / music.std(), np.zeros(SAMPLE_RATE // 2), speech()]))
+    assert not heard[:len(music)].any() and heard[len(music) + SAMPLE_RATE // 2:].any()
