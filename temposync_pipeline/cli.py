@@ -38,7 +38,7 @@ for command in (generate, dub, live, preview, batch, decode, verify, benchmark, 
     app.command()(command)
 
 # What needs no more of diffusers and transformers than `bases.lean` has.
-LEAN_COMMANDS = ("generate", "dub", "preview", "batch", "decode", "visemes", "export")
+LEAN_COMMANDS = ("generate", "dub", "preview", "batch", "decode", "visemes", "export", "verify")
 INTERRUPTED, TERMINATED = 130, 143
 # What is wrong with an option's value, by pydantic's name of the error.
 COMPLAINTS = {

@@ -23,6 +23,9 @@ def verify(
     be used.
     """
     check_files((video,), (json_file,))
+    from ..media.video import read_tags
+
+    read_tags(video)  # what is no video is told before the models load
     from ..progress import hide_loading_bars
     from ..provenance.verify import verify_video
 
