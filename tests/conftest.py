@@ -71,3 +71,19 @@ def picture() -> np.ndarray:
 def hear_interrupts() -> None:
     """For Popen's `preexec_fn`: a shell's background jobs, and all that they start, would ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def temposync(monkeypatch, capsys, pipeline):
+    """The command with the test's own `pipeline` for a checkpoint: (exit code, lines of stdout, lines of stderr)."""
+    from temposync_pipeline import TempoSyncPipeline, cli  # not above: some tests run where there is no torch
+
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
+
+    def command(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return end.value.code or 0, printed.out.splitlines(), printed.err.splitlines()
+
+    return command

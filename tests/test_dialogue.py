@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from temposync_pipeline import FaceError, InvalidInputError, cli
+from temposync_pipeline import FaceError, InvalidInputError
 from temposync_pipeline.face.mouth_box import Patch
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import VideoWriter
@@ -87,19 +87,6 @@ def test_what_cannot_be(pipeline, couple, tmp_path):
     with pytest.raises(FaceError, match="face_index 2 asked for"):
         pipeline.dialogue_to_file(couple, [(0, spoken(0.2)), (2, spoken(0.2))], tmp_path / "out.mp4", 1)
     assert not (tmp_path / "out.mp4").exists()
-
-
-@pytest.fixture
-def temposync(monkeypatch, capsys, pipeline):
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
-
-    def command(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out.splitlines(), printed.err.splitlines()
-
-    return command
 
 
 def test_the_command(temposync, couple, make_speech, tmp_path):

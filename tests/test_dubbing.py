@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from temposync_pipeline import FaceError, InvalidInputError, cli
+from temposync_pipeline import FaceError, InvalidInputError
 from temposync_pipeline.face.crop import align_matrix, transform_points
 from temposync_pipeline.media.footage import Footage
 from temposync_pipeline.media.planes import arrays_of, to_planes
@@ -273,19 +273,6 @@ def test_saved_from_memory(pipeline, write_film, tmp_path):
     output.save(tmp_path / "out.mp4")
     frames, fps = read_video(tmp_path / "out.mp4")
     assert len(frames) == 3 and fps == pytest.approx(12.5)
-
-
-@pytest.fixture
-def temposync(monkeypatch, capsys, pipeline):
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
-
-    def command(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out.splitlines(), printed.err.splitlines()
-
-    return command
 
 
 def test_the_command(temposync, write_film, make_speech, tmp_path):

@@ -7,6 +7,7 @@ next one begins, so none has to continue what it had no say in, and there is no 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -35,7 +36,26 @@ def per_frame(levels: torch.Tensor) -> torch.Tensor:
     return levels[:, None, :, None, None]
 
 
-class AsyncFlowMatchScheduler(SchedulerMixin, ConfigMixin):
+class FrameLevels:
+    """For schedulers of flow matching with a level t in [0, 1] for each frame and a `shift`: z(t) = (1 - t)·z + t·ε."""
+
+    config: Any
+
+    def levels(self, num_steps: int, device: str | torch.device | None = None) -> torch.Tensor:
+        """Levels from 1 to 0, float32 [num_steps + 1]."""
+        even = torch.linspace(1, 0, num_steps + 1, device=device)
+        return self.config.shift * even / (1 + (self.config.shift - 1) * even)
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """`timesteps` [num_inference_steps]: the levels that steps start from."""
+        self.timesteps = self.levels(num_inference_steps, device)[:-1]
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Samples [B, c, F, h, w] at levels [B, F] in [0, 1]; frames at level 0 stay to the bit."""
+        return torch.lerp(original_samples, noise, per_frame(timesteps.to(original_samples)))
+
+
+class AsyncFlowMatchScheduler(FrameLevels, SchedulerMixin, ConfigMixin):
     """z(t) = (1 - t)·z + t·ε with a level t in [0, 1] for each frame; models say the velocity ε - z.
 
     It keeps no step counter: levels are arguments, so that one scheduler serves many clips, and many threads, at once.
@@ -52,15 +72,6 @@ class AsyncFlowMatchScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"shift must be above 0, got {shift}.")
         self.timesteps = self.levels(8)[:-1]
 
-    def levels(self, num_steps: int, device: str | torch.device | None = None) -> torch.Tensor:
-        """Levels from 1 to 0, float32 [num_steps + 1]."""
-        even = torch.linspace(1, 0, num_steps + 1, device=device)
-        return self.config.shift * even / (1 + (self.config.shift - 1) * even)
-
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """`timesteps` [num_inference_steps]: the levels that steps start from."""
-        self.timesteps = self.levels(num_inference_steps, device)[:-1]
-
     def clip_levels(self, levels: torch.Tensor, clips: torch.Tensor, steps: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(now, next), [B, frames] each: the levels of clips [B] at steps [B].
 
@@ -69,10 +80,6 @@ class AsyncFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         now, following = (levels[index][:, None].expand(-1, frames).clone() for index in (steps, steps + 1))
         now[:, 0] = torch.where(clips > 0, following[:, 0], now[:, 0])
         return now, following
-
-    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Samples [B, c, F, h, w] at levels [B, F] in [0, 1]."""
-        return torch.lerp(original_samples, noise, per_frame(timesteps.to(original_samples)))
 
     def step(
         self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, next_timestep: torch.Tensor,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..bases import BaseOutput, ConfigMixin, SchedulerMixin, register_to_config
-from .scheduling_async_flow_match import per_frame
+from .scheduling_async_flow_match import FrameLevels, per_frame
 
 
 @dataclass
@@ -20,7 +20,7 @@ class ChunkedFlowMatchSchedulerOutput(BaseOutput):
     pred_original_sample: torch.Tensor
 
 
-class ChunkedFlowMatchScheduler(SchedulerMixin, ConfigMixin):
+class ChunkedFlowMatchScheduler(FrameLevels, SchedulerMixin, ConfigMixin):
     """z(t) = (1 - t)·z + t·ε; models say the velocity ε - z; the kernel's frames are at level 0 throughout.
 
     It keeps no step counter: levels are arguments.
@@ -36,24 +36,11 @@ class ChunkedFlowMatchScheduler(SchedulerMixin, ConfigMixin):
     def __init__(self, shift: float = 5.0, kernel_frames: int = 3):
         self.timesteps = self.levels(4)[:-1]
 
-    def levels(self, num_steps: int, device: str | torch.device | None = None) -> torch.Tensor:
-        """Levels from 1 to 0, float32 [num_steps + 1]."""
-        even = torch.linspace(1, 0, num_steps + 1, device=device)
-        return self.config.shift * even / (1 + (self.config.shift - 1) * even)
-
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """`timesteps` [num_inference_steps]: the levels that steps start from."""
-        self.timesteps = self.levels(num_inference_steps, device)[:-1]
-
     def frame_levels(self, levels: torch.Tensor, frames: int) -> torch.Tensor:
         """Levels [B, frames] of chunks whose new frames are at `levels` [B]: 0 for the kernel."""
         spread = levels[:, None].repeat(1, frames)
         spread[:, :self.config.kernel_frames] = 0
         return spread
-
-    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Samples [B, c, F, h, w] at levels [B, F] in [0, 1]; frames at level 0 stay to the bit."""
-        return torch.lerp(original_samples, noise, per_frame(timesteps.to(original_samples)))
 
     def step(
         self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, next_timestep: torch.Tensor, noise: torch.Tensor,
