@@ -71,7 +71,7 @@ def test_mouth_amplitude_scales_the_motion_away_from_rest(pipeline):
 def test_a_closed_mouth_is_at_rest_as_the_photo_shows_it(pipeline, monkeypatch):
     monkeypatch.setattr(pipeline.viseme_classifier, "listen", lambda *_: iter([silence()]))
     parted = run(pipeline, image=picture(256, 256), output_type="latent").frames
-    monkeypatch.setattr("temposync_pipeline.pipelines.talking_head.lip_opening", lambda landmarks: 0.01)
+    monkeypatch.setattr("temposync_pipeline.pipelines.talking_head_base.lip_opening", lambda landmarks: 0.01)
     closed = run(pipeline, image=picture(256, 256), output_type="latent").frames
     assert torch.allclose(closed, closed[:1].expand_as(closed)) and torch.allclose(parted, parted[:1].expand_as(parted), atol=1e-5)
     with torch.inference_mode():

@@ -23,7 +23,7 @@ from .rendering import rendered_part
 from .speech import Speech
 
 if TYPE_CHECKING:
-    from .talking_head import TalkingHeadPipeline
+    from .talking_head_base import TalkingHeadBase
 
 # The opening of the lips in eight clips of talkers and three of free speech, against that heard in the whole recording: r = 0.95 with 1.8 s
 # of the past, as with 3 s; 0.94 with 1.2 s.
@@ -70,7 +70,7 @@ class LiveSession:
     """
 
     def __init__(
-        self, pipeline: "TalkingHeadPipeline", portrait: Portrait, mouth: Mouth, chunk_size: int, look_ahead: int, spoken: deque[float],
+        self, pipeline: "TalkingHeadBase", portrait: Portrait, mouth: Mouth, chunk_size: int, look_ahead: int, spoken: deque[float],
         origin: Origin,
     ):
         if isinstance(look_ahead, bool) or not isinstance(look_ahead, int) or not 0 <= look_ahead <= MAX_LOOK_AHEAD:

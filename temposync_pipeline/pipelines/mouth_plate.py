@@ -17,8 +17,8 @@ from ..face.landmarks import GROUPS
 from ..face.mouth_box import MouthBox, Patch, window_of
 from ..face.pose import compose
 from ..face.warp import tone_difference
+from .live import Mouth
 from .portrait import SHUT_OPENING, Portrait
-from .talking_head import Mouth
 
 # Landmarks by which two poses of an aligned face are compared: where the nose is, seen from the eyes.
 POSE = np.r_[GROUPS["nose_bridge"], GROUPS["nose_base"]]

@@ -30,13 +30,13 @@ from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .dialogue import DialoguePipeline
 from .dubbing import DubbingPipeline
 from .inputs import AudioInput, ImageInput
+from .live import Mouth
 from .lora import LoraLoaderMixin
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
 from .portrait import MAX_SIZE, Portrait
 from .sampling import Sampling, StepCallback
 from .settings import Setting
 from .speech import Speech
-from .talking_head import Mouth
 
 
 class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):

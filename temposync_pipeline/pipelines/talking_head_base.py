@@ -1,0 +1,192 @@
+"""What every part of a talking-head pipeline needs: inputs, listening, the portrait, and frames put into the photo."""
+
+import copy
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..face.crop import align_matrix
+from ..face.landmarks import lip_opening
+from ..face.life import LifeTracks, LivingPhoto
+from ..face.mouth_box import Patch
+from ..face.tone import known_crop
+from ..media.audio import Audio
+from ..media.image import load_image
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.devices import execution_device
+from ..models.face_aligner import FaceAligner
+from ..models.lip_motion import LipMotion
+from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
+from ..provenance.origin import Origin
+from .face_search import find_face
+from .hub import HubPipeline
+from .inputs import ImageInput, as_image
+from .pipeline_output import OUTPUT_TYPES
+from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_close
+from .rendering import LivingRenderer, Renderer, make_renderer, rendered_part
+from .sampling import RunningCalls, Sampling, StepCallback
+from .settings import PipelineSettings
+from .speech import Speech
+
+logger = logging.getLogger(__name__)
+# Frames that are decoded at once: more take memory, and no less time.
+DECODED_TOGETHER = 8
+
+
+class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
+    """What a method brings, and the steps that all ways to call a pipeline share; see `TalkingHeadPipeline`."""
+
+    vae: AutoencoderTempoSync
+    viseme_classifier: VisemeClassifier
+    lip_motion: LipMotion | None
+    face_aligner: FaceAligner
+    scheduler: Any
+    use_bfloat16: bool
+    # Of a call that does not say.
+    default_steps: int
+    default_composition = "mouth"
+    _callback_tensor_inputs: list[str]
+
+    def prepare_latents(self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None) -> Any:
+        """The unit noise that `_latent_chunks` starts from; `latents`, in the shape that the method says, takes the place of the first."""
+        raise NotImplementedError
+
+    def _to_speech(self, hearing: Hearing) -> Speech:
+        """What the method follows of what was heard."""
+        raise NotImplementedError
+
+    def _conditions(self, crop: np.ndarray, latents: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Fields of the `Portrait` that only this method needs, of its crop uint8 [256, 256, 3] and the crop's latents [1, C, 16, 16]."""
+        return {}
+
+    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling) -> Iterator[torch.Tensor]:
+        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def prepare_portrait(
+        self, image: ImageInput, face_index: int = 0, max_size: int = MAX_SIZE, composition: str | None = None
+    ) -> Portrait:
+        """Find the face, align it, encode it; a photo whose longer side exceeds `max_size` px (0 = never) is shrunk to it.
+
+        `composition` (`rendering.COMPOSITIONS`) says how frames come into the photo, None = as the method does it.
+        Raises FaceError where there is no such face, or none whose mouth can be seen.
+        """
+        check_max_size(max_size)
+        name = Path(image).name if isinstance(image, (str, PathLike)) else "the picture"
+        photo, face = find_face(self.face_aligner, load_image(as_image(image)), name, face_index)
+        photo, landmarks = fit_photo(photo, face.landmarks, max_size, name)
+        matrix = align_matrix(landmarks)
+        crop = known_crop(photo, matrix)
+        latents, composition = self._encode(crop), composition or self.default_composition
+        return Portrait(
+            landmarks=landmarks, sureness=face.confidence, photo=photo, matrix=matrix, composition=composition,
+            renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16, composition), latents=latents,
+            parted=share_to_close(float(lip_opening(landmarks))), **self._conditions(crop, latents))
+
+    def _origin(self, photo: np.ndarray, matrix: np.ndarray) -> Origin:
+        return Origin(self.model_name, self.model_revision, photo, matrix)
+
+    def _enliven(
+        self, portrait: Portrait, sampling: Sampling, generator: torch.Generator | None, spoken: Iterable[float]
+    ) -> Portrait:
+        """The portrait with lids and a head that move; `spoken` is the share of speech in each frame.  It is drawn last from the generator,
+        so that the mouth is the same with and without."""
+        if not sampling.blink_rate and not sampling.head_motion:
+            return portrait
+        device = generator.device if generator else "cpu"
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
+        tracks = LifeTracks(seed, self.config.fps, sampling.blink_rate, sampling.head_motion)
+        photo = LivingPhoto(portrait.photo, portrait.matrix, portrait.landmarks, portrait.sureness)
+        if sampling.blink_rate and not photo.can_blink:
+            logger.warning("the eyes are not open and certain enough to blink; they stay as they are")
+        return replace(portrait, renderer=LivingRenderer(portrait.renderer, photo, tracks.frames(spoken)))
+
+    def _collect(self, portrait: Portrait, chunks: Iterator[torch.Tensor], total: int, output_type: str, bar: tqdm) -> list | torch.Tensor:
+        """All frames, uint8 [H, W, 3] each, or, for output_type "latent", all latents [T, C, 16, 16]; T < `total` if interrupted."""
+        # Latents of a long recording fill much memory: they go straight to where they stay.
+        frames = torch.empty(total, *portrait.latents.shape[1:], dtype=portrait.latents.dtype) if output_type == "latent" else []
+        done = 0
+        for latents in chunks:
+            if output_type == "latent":
+                frames[done:done + len(latents)] = latents
+            else:
+                frames += self._render(portrait, latents)
+            done += len(latents)
+            bar.update(len(latents))
+        return frames[:done]
+
+    def _render(self, portrait: Portrait, latents: torch.Tensor) -> list[np.ndarray]:
+        """Frames uint8 [H, W, 3] of latents [n, C, 16, 16]."""
+        return [patch.onto(portrait.photo) for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition))]
+
+    def _patches(self, renderer: Renderer, latents: torch.Tensor) -> Iterator[Patch]:
+        """What each frame changes in the photo, of latents [n, C, h, w] of the part that is rendered."""
+        for part in latents.split(DECODED_TOGETHER):
+            yield from map(renderer.patch, renderer.decode(part, self.use_bfloat16))
+
+    def _hear(self, recording: Audio) -> Speech:
+        *_, speech = self._listen(recording)
+        return speech
+
+    def _listen(self, recording: Audio) -> Iterator[Speech | None]:
+        """Yields None after every few seconds of sound, and last what the lips follow."""
+        count = max(1, round(recording.duration * self.config.fps))
+        for hearing in self.viseme_classifier.listen(recording.samples, count, self.config.fps):
+            if hearing is not None:
+                warn_without_speech(recording.name, hearing.visemes)
+            yield None if hearing is None else self._to_speech(hearing)
+
+    def _hear_samples(self, samples: np.ndarray, count: int) -> Speech:
+        """What the lips follow in `count` frames of samples float32 [N] at 16 kHz."""
+        *_, hearing = self.viseme_classifier.listen(samples, count, self.config.fps)
+        return self._to_speech(hearing)
+
+    def _encode(self, crop: np.ndarray) -> torch.Tensor:
+        """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
+        pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
+        return self.vae.encode(pixels).latent.to(self._execution_device)
+
+    def _bar(self, total: int, shown: bool = True) -> tqdm:
+        """A bar as `set_progress_bar_config` wants it; not to show one concerns this call alone."""
+        settings = getattr(self, "_progress_bar_config", {}) | ({} if shown else {"disable": True})
+        return tqdm(total=total, **settings)
+
+    @contextmanager
+    def _returning_models(self) -> Iterator[None]:
+        """At the end, also an early one, offloaded models go back to where they wait."""
+        try:
+            yield
+        finally:
+            self.maybe_free_model_hooks()
+
+    def _sampling(
+        self, steps: int | None, chunk_size: int, mouth_amplitude: float | None = None, output_type: str = "np",
+        callback: StepCallback | None = None, tensor_inputs: Sequence[str] | None = None,
+    ) -> Sampling:
+        """How a call samples; raises ValueError for arguments outside their limits."""
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+        steps = self.default_steps if steps is None else steps
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
+        if not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
+        if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
+            raise ValueError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
+        tensor_inputs = getattr(callback, "tensor_inputs", tensor_inputs)  # diffusers' own callbacks say what they want
+        unknown = set(tensor_inputs or []) - set(self._callback_tensor_inputs)
+        if unknown:
+            known = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(f"callback_on_step_end_tensor_inputs can only hold {known}, got {sorted(unknown)}.")
+        return Sampling(
+            scheduler=copy.copy(self.scheduler), num_inference_steps=steps, mouth_amplitude=mouth_amplitude, chunk_size=chunk_size,
+            composition=self.default_composition, callback=callback, tensor_inputs=("latents",) if tensor_inputs is None else tensor_inputs)
