@@ -107,7 +107,7 @@ class PuppetPipeline:
         pixels = torch.from_numpy(np.stack([paint(crop, opening) for opening in heard])).permute(0, 3, 1, 2) / 127.5 - 1
         return SimpleNamespace(frames=self.vae.encode(pixels).latent, visemes=np.eye(15)[np.where(heard < 0.1, 0, 10)])
 
-    def stream(self, image, audio, num_inference_steps, generator, mouth_amplitude):
+    def stream(self, image, audio, num_inference_steps, generator, mouth_amplitude, max_size):
         yield np.stack([paint(image, opening) for opening in self.hear(audio)])
 
 

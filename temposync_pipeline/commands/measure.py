@@ -1,7 +1,7 @@
 """`temposync benchmark` and `evaluate`: how fast, and how well."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,22 +74,27 @@ def benchmark(
 def evaluate(
     manifest: Annotated[Path, typer.Option(help="Talkers no model was trained on: a JSON Lines manifest, or a folder of clips.")],
     json_file: Annotated[Path, typer.Option("--json", metavar="FILE", help="The report; tables and pictures are written beside it.")],
-    protocol: Annotated[str, typer.Option(help="self, natural (free speech), cross (another talker's voice) or portraits.")] = "self",
+    protocol: Annotated[str, typer.Option(
+        help="self, natural (free speech), cross (another talker's voice), portraits, or long (minutes of speech).")] = "self",
     cross_identity: Annotated[bool, typer.Option("--cross-identity", help="The same as --protocol cross.")] = False,
     rows: Annotated[str | None, typer.Option(help="Of the table, as in student,still,vae; all by default, the teacher is slow.")] = None,
     num_inference_steps: Annotated[str | None, typer.Option(
         "--num_inference_steps", "--steps",
         help="The student's, default 4 (whole faces: 8); several as in 4,1,2,8, of which the first makes the pictures.")] = None,
     teacher_steps: Annotated[int, typer.Option("--teacher-steps", min=1, max=1000, help="The teacher's.")] = 25,
-    portraits: Annotated[Path | None, typer.Option(help="Folder of photographs, for --protocol portraits.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Of speech, for --protocol long; default: 10.")] = None,
+    portraits: Annotated[Path | None, typer.Option(help="Folder of photographs, for --protocol portraits or long.")] = None,
     held_out_only: Annotated[bool, typer.Option("--held-out-only", help="Of the photographs, only those never trained on.")] = False,
     landmarks: Annotated[Path | None, typer.Option(help="Folder of the real clips' landmarks, <clip id>.npz; else tracked.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips, pairs or portraits.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips, pairs or portraits; long: by default 1.")] = None,
     mouth_amplitude: Annotated[float | None, typer.Option(
         "--mouth_amplitude", min=0, max=3, help="Of the student; default: the checkpoint's own value.")] = None,
-    guidance: Annotated[str | None, typer.Option(help="Towards portrait and speech, as in 2,6, of models that take it.")] = None,
+    guidance: Annotated[list[str] | None, typer.Option(
+        help="Towards portrait and speech, as in 2,6, of models that take it; given several times, each further one gets rows.")] = None,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Items worked on at a time, say as many as there are cores.")] = 1,
-    model: Model = "temposync-tiny",
+    model: Annotated[list[str] | None, typer.Option(
+        help="A bundled checkpoint, a directory, or org/name on the Hub; several, each with --model, for --protocol long. "
+             "Default: temposync-tiny.")] = None,
     device: Device = "auto",
 ) -> None:
     """Measure generated talkers against real ones, beside the teacher, noise, a still picture, the wrong voice and the autoencoder.
@@ -103,37 +108,63 @@ def evaluate(
     if cross_identity and protocol not in ("self", "cross"):
         raise InvalidInputError(f"--cross-identity is a protocol of its own; not with --protocol {protocol}")
     steps = None if num_inference_steps is None else whole_numbers("--num_inference_steps", num_inference_steps)
-    check_model(model)
+    models, guidances, long = model or ["temposync-tiny"], [read_guidance(text) for text in guidance or ()], protocol == "long"
+    single = {"--rows": rows is None, "--processes": processes == 1, "--steps with several numbers": len(steps or ()) < 2,
+              "--guidance, more than once": len(guidances) < 2}
+    misplaced = [name for name, absent in (single if long else {"--minutes": minutes is None, "several models": len(models) < 2}).items()
+                 if not absent]
+    if misplaced:
+        raise InvalidInputError(f"{misplaced[0]}: {'not' if long else 'only'} with --protocol long")
+    for name in models:
+        check_model(name)
     device = choose_device(device)
-    check_steps(model, steps or ())
+    for name in models:
+        check_steps(name, steps or ())
+    hide_loading_bars()
+    shared = dict(landmarks=landmarks, portraits=portraits, held_out_only=held_out_only, output=json_file, mouth_amplitude=mouth_amplitude,
+                  guidances=guidances, device=device)
+    if long:
+        _evaluate_long(manifest, models, 10.0 if minutes is None else minutes, steps[0] if steps else None, limit or 1, shared)
+        return
     from ..metrics.evaluate import run_evaluation
     from ..metrics.protocols import ROWS
     from ..pipelines.auto import pipeline_class
 
-    hide_loading_bars()
     report = run_evaluation(
         manifest,
-        model=model,
-        num_inference_steps=steps or [pipeline_class(model).default_steps],
+        model=models[0],
+        num_inference_steps=steps or [pipeline_class(models[0]).default_steps],
         limit=limit,
         protocol="cross" if cross_identity else protocol,
-        output=json_file,
-        landmarks=landmarks,
-        portraits=portraits,
-        held_out_only=held_out_only,
         rows=list(ROWS) if rows is None else [part.strip() for part in rows.split(",") if part.strip()],
         teacher_steps=teacher_steps,
-        mouth_amplitude=mouth_amplitude,
-        device=device,
         processes=processes,
-        guidance=None if guidance is None else read_guidance(guidance),
+        **shared,
     )
-    for failure in report["failures"]:
-        typer.echo(f"skipped {failure['name']}: {failure['error']}", err=True)
+    _print_failures(report)
     for row, figures in report["summary"].items():
         typer.echo(row)
         for name, value in figures.items():
             typer.echo(f"  {name:32} {value['mean']:9.4f}  ± {value['std']:.4f}  (n = {value['n']})")
+
+
+def _evaluate_long(
+    manifest: Path, models: list[str], minutes: float, steps: int | None, limit: int, shared: dict[str, Any]
+) -> None:
+    from ..metrics.long_run import run_long
+
+    report = run_long(manifest, models, minutes, steps, limit, **shared)
+    _print_failures(report)
+    for name, measured in report["models"].items():
+        typer.echo(f"{name}, {measured['steps']} steps; first minute, last")
+        first, last = measured["minutes"][0], measured["minutes"][-1]
+        for figure, value in first.items():
+            typer.echo(f"  {figure:32} {value:9.4f}  {last.get(figure, float('nan')):9.4f}")
+
+
+def _print_failures(report: dict[str, Any]) -> None:
+    for failure in report["failures"]:
+        typer.echo(f"skipped {failure['name']}: {failure['error']}", err=True)
 
 
 def read_guidance(text: str) -> tuple[float, float]:

@@ -117,13 +117,9 @@ class VideoMaker:
         crop = crop_face(photo, matrix)
         return PortraitCrop(photo, faces[0].landmarks, matrix, crop, encode_block(self.pipe.vae, crop[None]))
 
-    def student(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> CropVideo:
-        """The student speaks with the voice of a sound file or clip."""
-        return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude, **self.options)
-
-    def one_by_one(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> CropVideo:
-        """The same, its clips not denoised together but each after the one before."""
-        return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude, asynchronous=False, **self.options)
+    def student(self, portrait: PortraitCrop, voice: AudioSource, steps: int, **changes: Any) -> CropVideo:
+        """The student speaks with the voice of a sound file or clip; `changes` take the place of `options`."""
+        return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude, **self.options | changes)
 
     def speaking_teacher(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> CropVideo:
         """The teacher speaks, with the motion scale of its own weights."""
@@ -146,9 +142,10 @@ class VideoMaker:
         return CropVideo(held, latents, visemes, moving, self.pipe.joints(len(moving)))
 
     def in_photo(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> Iterator[np.ndarray]:
-        """The student's frames as users get them, pasted into the photo: uint8 [H, W, 3] each."""
+        """The student's frames as users get them, pasted into the photo: uint8 [H, W, 3] each, of the photo's own size."""
         generator = torch.Generator().manual_seed(0)
-        for chunk in self.pipe.stream(portrait.photo, voice, steps, generator, mouth_amplitude=self.mouth_amplitude, **self.options):
+        for chunk in self.pipe.stream(
+                portrait.photo, voice, steps, generator, mouth_amplitude=self.mouth_amplitude, max_size=0, **self.options):
             yield from chunk
 
     def still(self, portrait: PortraitCrop, length: int) -> CropVideo:

@@ -10,6 +10,8 @@ Four protocols:
   the portrait's own clip; for that to be told apart, pairs are chosen whose real lips hardly correlate.
 * `portraits`: photographs of people who never speak anywhere in the data, with the talkers' voices.
 
+A fifth, `long`, is of another kind: minutes of speech, minute by minute (`metrics.long_run`).
+
 Sound that is late is moved first, in all of them (`metrics.offset`).  Where it is known what is said, closures are counted
 (`metrics.closures`).  Of long clips the first `protocols.MAX_FRAMES` count.  Generated landmarks come from the checkpoint's own face
 aligner; so do the real ones, unless the manifest names better ones.
@@ -73,7 +75,7 @@ def teacher_pipeline(pipe: TempoSyncPipeline, teacher: TempoSyncDenoiser) -> Tem
 
 def build_evaluator(
     model: str, steps: Sequence[int], teacher_steps: int, rows: Sequence[str], mouth_amplitude: float | None, device: str,
-    guidance: tuple[float, float] | None = None,
+    guidances: Sequence[tuple[float, float]] = (),
 ) -> tuple[Evaluator, list[str]]:
     """The evaluator of a checkpoint, and notes on what the checkpoint cannot show."""
     pipe = load_pipeline(model).to(device)
@@ -93,11 +95,21 @@ def build_evaluator(
     for pipeline in filter(None, (pipe, taught)):
         pipeline.set_progress_bar_config(disable=True)
     listener, deaf = build_listener(pipe, model, rows, device)
-    if guidance is not None and not hasattr(pipe, "temporal_vae"):
+    maker = VideoMaker(pipe, taught, mouth_amplitude, **guidance_options(pipe, model, guidances[:1]))
+    return Evaluator(maker, tuple(steps), teacher_steps, tuple(rows), expert, listener, tuple(guidances[1:])), notes + deaf
+
+
+def guidance_options(pipe: TalkingHeadPipeline, model: str, guidances: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Arguments of the pipeline's calls for one guidance towards portrait and speech, or for none: then as it is set.
+
+    Raises InvalidInputError for a checkpoint that takes none.
+    """
+    if not guidances:
+        return {}
+    if "speech_guidance" not in pipe.SETTINGS:
         raise InvalidInputError(f"{model}: takes no guidance")
-    options = {} if guidance is None else {"portrait_guidance": guidance[0], "speech_guidance": guidance[1]}
-    maker = VideoMaker(pipe, taught, mouth_amplitude, **options)
-    return Evaluator(maker, tuple(steps), teacher_steps, tuple(rows), expert, listener), notes + deaf
+    (portrait, speech), = guidances
+    return {"portrait_guidance": portrait, "speech_guidance": speech}
 
 
 def build_listener(pipe: TalkingHeadPipeline, model: str, rows: Sequence[str], device: str) -> tuple[Listener, list[str]]:
@@ -204,7 +216,7 @@ def run_evaluation(
     mouth_amplitude: float | None = None,
     device: str = "cpu",
     processes: int = 1,
-    guidance: tuple[float, float] | None = None,
+    guidances: Sequence[tuple[float, float]] = (),
 ) -> dict:
     """Evaluate a checkpoint; returns the report, and writes it to `output` (.json, with tables and pictures beside).
 
@@ -221,11 +233,12 @@ def run_evaluation(
         rows: which of `protocols.ROWS` to make; the teacher takes most of the time.
         mouth_amplitude: of the student; None takes the checkpoint's.
         processes: how many work on items at a time, sharing the threads; each holds the checkpoint once more.
-        guidance: towards portrait and speech (`ReadPipeline`); None takes the checkpoint's.
+        guidances: towards portrait and speech (`ReadPipeline`); none takes the checkpoint's. The first one also makes the controls, each
+            further one a row `student_<steps>_guidance_<portrait>_<speech>` for each number of steps.
 
     The report, which is the JSON:
 
-        {"protocol", "model", "num_inference_steps": [int], "teacher_steps", "mouth_amplitude", "guidance",
+        {"protocol", "model", "num_inference_steps": [int], "teacher_steps", "mouth_amplitude", "guidances",
          "rows": {row: what it is}, "figures": {figure: heading with unit and direction},
          "summary": {row: {figure: {"mean", "std", "n"}}},      over items; std is the population's
          "records": [{"name", "talker", "offset", "rows": {row: {figure: value}}}], one an item; the talker who is heard, and the seconds
@@ -241,7 +254,7 @@ def run_evaluation(
     if protocol == "cross" and len({clip.talker for clip in clips}) < 2:
         raise InvalidInputError("the protocol 'cross' needs clips of two talkers or more")
     files = read_portraits(portraits, held_out_only) if protocol == "portraits" else []
-    arguments = (model, tuple(num_inference_steps), teacher_steps, tuple(rows), mouth_amplitude, device, guidance)
+    arguments = (model, tuple(num_inference_steps), teacher_steps, tuple(rows), mouth_amplitude, device, tuple(guidances))
     evaluator, notes = build_evaluator(*arguments)
     with tqdm(desc=protocol, unit="item") as bar:
         tasks = list_tasks(evaluator, protocol, clips, limit, files, bar)
@@ -260,7 +273,7 @@ def run_evaluation(
         "protocol": protocol, "model": Path(model).name if Path(model).is_dir() else str(model),
         "num_inference_steps": list(num_inference_steps), "teacher_steps": teacher_steps,
         "mouth_amplitude": evaluator.maker.pipe.config.mouth_amplitude if mouth_amplitude is None else mouth_amplitude,
-        "guidance": guidance,
+        "guidances": [list(guidance) for guidance in guidances],
         "rows": {row: ROWS[row] for row in rows if any(made.startswith(row) for made in summary)} | CONTROLS[protocol], "figures": FIGURES,
         "summary": summary, "records": records, "closures": closures_by_talker(records), "failures": failures,
         "notes": notes + list(dict.fromkeys(record["note"] for record in records if "note" in record)),

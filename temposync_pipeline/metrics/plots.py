@@ -105,6 +105,29 @@ def plot_steps(summary: dict, path: Path) -> None:
     figure.savefig(path)
 
 
+def plot_minutes(report: dict, path: Path) -> None:
+    """Of a report of `metrics.long_run`: a panel a figure over the minutes, a line a model."""
+    names = [name for name in report["figures"] if any(name in model["minutes"][0] for model in report["models"].values())]
+    columns = 4
+    figure, axes = _figure(-(-len(names) // columns), columns, 3.4, 2.4)
+    for axis in axes.flat[len(names):]:
+        axis.set_visible(False)
+    for axis, name in zip(axes.flat, names):
+        for model, measured in report["models"].items():
+            values = [minute.get(name, np.nan) for minute in measured["minutes"]]
+            axis.plot(range(1, len(values) + 1), values, "o-", markersize=3, label=model)
+        axis.set_title(report["figures"][name], fontsize=9)
+        axis.set_xlabel("minute", fontsize=8)
+        axis.tick_params(labelsize=7)
+        # A curve that only trembles shall not look as if it fell.
+        low, high = axis.get_ylim()
+        middle, half = (low + high) / 2, max((high - low) / 2, 0.05 * abs(low + high) / 2)
+        axis.set_ylim(middle - half, middle + half)
+    lines, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize=8, loc="outside upper center", ncols=len(labels))
+    figure.savefig(path)
+
+
 def contact_sheet(examples: list[Example], path: Path) -> None:
     """PNG of aligned crops, the portrait first: of each clip a strip real, student, teacher and still, at the same times.
 

@@ -1,9 +1,9 @@
 """What the evaluation does with one clip, pair or photograph: makes the table's rows and measures them.
 
-The rows are `noisy`, `teacher_<steps>`, `student_<steps>`, `one_by_one`, `in_photo`, `still`, `shuffled_audio`, `vae`, `temporal_vae` and
-`retargeted` (`ROWS` says what they are); protocols in which nobody is compared with his own recording add controls of their own and leave
-`noisy`, `vae` and `temporal_vae` out; photographs alone have `retargeted`.  `linear_baseline` makes two rows, of lip openings without a
-picture.
+The rows are `noisy`, `teacher_<steps>`, `student_<steps>`, `one_by_one`, `passed_on`, `in_photo`, `still`, `shuffled_audio`, `vae`,
+`temporal_vae` and `retargeted` (`ROWS` says what they are); protocols in which nobody is compared with his own recording add controls of
+their own and leave `noisy`, `vae` and `temporal_vae` out; photographs alone have `retargeted`.  `linear_baseline` makes two rows, of lip
+openings without a picture.
 """
 
 import time
@@ -53,6 +53,7 @@ ROWS = {
     "teacher": "the teacher, with many steps",
     "student": "the student, a row for each number of steps",
     "one_by_one": "of models that denoise clips together, the same without that: each clip after the one before",
+    "passed_on": "of models that speak in chunks, the same with the last latents passed on as they are, not decoded and encoded again",
     "in_photo": "the student's frames as users get them, pasted into the photo and cropped again",
     "still": "the portrait's reconstruction in all frames",
     "shuffled_audio": "the student with another talker's voice",
@@ -89,7 +90,7 @@ class Evaluator:
     Args:
         maker: makes the videos. steps: the student's numbers of steps; controls and pictures take the first. teacher_steps: the teacher's.
         rows: which of `ROWS` to make. sync_expert: judge of synchrony, None leaves its figures out.
-        listener: reads the clips' voices.
+        listener: reads the clips' voices. guidances: further ones, towards portrait and speech, that get rows of their own.
 
     `seconds` adds up what each row took, making and measuring.
     """
@@ -100,6 +101,7 @@ class Evaluator:
     rows: tuple[str, ...] = tuple(ROWS)
     sync_expert: SyncExpert | None = None
     listener: Listener = field(default_factory=Listener)
+    guidances: tuple[tuple[float, float], ...] = ()
     seconds: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
@@ -188,8 +190,13 @@ class Evaluator:
             add(f"teacher_{self.teacher_steps}", lambda: maker.speaking_teacher(portrait, voice, self.teacher_steps))
         for steps in self.steps if "student" in self.rows else ():
             add(f"student_{steps}", lambda steps=steps: maker.student(portrait, voice, steps))
+            for guidance in self.guidances:
+                add(f"student_{steps}_guidance_{guidance[0]:g}_{guidance[1]:g}", lambda steps=steps, guidance=guidance: maker.student(
+                    portrait, voice, steps, portrait_guidance=guidance[0], speech_guidance=guidance[1]))
         if "one_by_one" in self.rows and getattr(maker.pipe, "denoises_together", False):
-            add("one_by_one", lambda: maker.one_by_one(portrait, voice, main))
+            add("one_by_one", lambda: maker.student(portrait, voice, main, asynchronous=False))
+        if "passed_on" in self.rows and getattr(maker.pipe, "recodes_kernels", False):
+            add("passed_on", lambda: maker.student(portrait, voice, main, recode=False))
         if "in_photo" in self.rows:
             rows["in_photo"] = self._timed("in_photo", lambda: self._delivered(portrait, voice, truth, example))
         if "still" in self.rows:

@@ -62,3 +62,39 @@ def warping_error(frames: np.ndarray, mask: np.ndarray) -> float:
         error += float((kept * np.abs(after - warped).mean(-1)).sum())
         weight += float(kept.sum())
     return error / max(weight, 1e-9)
+
+
+class RunningSteadiness:
+    """`temporal_l1` and `flicker_std` of frames [H, W, 3] that come one at a time: nothing is kept but sums and the last frame.
+
+    `mask` [H, W] as above, None = all pixels count.
+    """
+
+    def __init__(self, mask: np.ndarray | None = None):
+        self._mask, self._last = mask, None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._count, self._change, self._sum, self._squares = 0, 0.0, np.float64(0), np.float64(0)
+
+    def add(self, frame: np.ndarray) -> None:
+        frame = np.asarray(frame, np.float32)
+        if self._last is not None:
+            difference = frame - self._last
+            self._count += 1
+            self._change += _masked_mean(np.abs(difference).mean(-1)[None], self._mask)
+            self._sum = self._sum + difference
+            self._squares = self._squares + difference * difference
+        self._last = frame
+
+    def take(self) -> dict[str, float]:
+        """{"temporal_l1", "flicker_std"} of what came since the last call, in levels; the next frame is compared with the last one still.
+
+        Empty where there was nothing to compare.
+        """
+        if not self._count:
+            return {}
+        variance = np.maximum(self._squares / self._count - np.square(self._sum / self._count), 0)
+        figures = {"temporal_l1": self._change / self._count, "flicker_std": _masked_mean(np.sqrt(variance).mean(-1)[None], self._mask)}
+        self._begin()
+        return figures

@@ -51,6 +51,7 @@ class AsymTalkerPipeline(WholeFacePipeline):
         "fps": Setting(25, least=25, most=25), "mouth_amplitude": Setting(1.0, most=3), "chunk_frames": Setting(5, least=2, most=16)}
     model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->speech_autoencoder->transformer->temporal_vae->vae"
     default_steps = 4
+    recodes_kernels = True
 
     def __init__(
         self,

@@ -29,8 +29,8 @@ class WholeFacePipeline(TalkingHeadPipeline):
     backbone = "transformer"
     default_composition = "face"
     _callback_tensor_inputs = ["latents"]
-    # Whether several clips are denoised at the same time.
-    denoises_together = False
+    # Whether several clips are denoised at the same time, and whether a chunk begins with the one before, decoded and encoded again.
+    denoises_together = recodes_kernels = False
 
     def _frames(self, reference: torch.Tensor, speech: Speech, noise: Any, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Latents of consecutive frames, [n, C, 16, 16]; more of them than the speech is long do no harm."""
