@@ -8,10 +8,9 @@ from PIL import Image
 
 from temposync_pipeline import cli
 from temposync_pipeline.metrics import benchmark
-from temposync_pipeline.pipelines.pipeline_read import ReadPipeline
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 
-from .tiny_components import picture, tiny_pipeline, tiny_read_pipeline
+from .tiny_components import picture, tiny_asymtalker_pipeline, tiny_pipeline, tiny_read_pipeline
 
 
 @pytest.fixture
@@ -34,6 +33,7 @@ def test_report_adds_up(inputs, tmp_path):
         # Everything before the first chunk, and no more than the whole video.
         before = 15 * (stages["visemes"]["mean_ms"] + stages["encode"]["mean_ms"])
         assert before < result["E1"]["first_frame_ms"] < 15 * result["E1"]["mean_ms"]
+        assert result["chunk"]["frames"] == 8 and before + result["chunk"]["first_ms"] == pytest.approx(result["E1"]["first_frame_ms"])
         assert result["gflop"]["denoise"] > 0 and result["gflop"]["decode"] > 0
         assert result["floor_ms"] == pytest.approx(1000 * sum(result["gflop"].values()) / report["peak_gflops"])
         assert result["floor_share"] == pytest.approx(result["floor_ms"] / result["total_ms"])
@@ -53,12 +53,24 @@ def test_the_fastest_runtime_is_reported(inputs, monkeypatch):
     assert set(totals) == {"torch", "openvino"} and report["results"][-1]["total_ms"] == min(totals.values()) == totals[report["runtime"]]
 
 
-def test_a_model_that_moves_the_whole_face_is_timed_too(inputs, tmp_path):
-    tiny_read_pipeline().save_pretrained(tmp_path / "model")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ReadPipeline, "from_pretrained", lambda model: tiny_read_pipeline())
-        result, = benchmark.run_benchmark(steps=(2,), chunk_size=8, model=str(tmp_path / "model"), **inputs)["results"]
-    assert result["total_ms"] == result["mean_ms"] and 0 < result["backbone_ms"] < result["denoise_ms"]
+@pytest.mark.parametrize("make", [tiny_read_pipeline, tiny_asymtalker_pipeline])
+def test_a_model_that_moves_the_whole_face_is_timed_too(inputs, tmp_path, monkeypatch, make):
+    make().save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(type(make()), "from_pretrained", lambda model: make())
+    result, = benchmark.run_benchmark(steps=(2,), chunk_size=4, model=str(tmp_path / "model"), **inputs)["results"]
+    assert 0 < result["backbone_ms"] < result["mean_ms"] and (make is tiny_asymtalker_pipeline or result["total_ms"] == result["mean_ms"])
+    chunk = result["chunk"]
+    assert 0 < chunk["mean_ms"] <= chunk["slowest_ms"] and chunk["first_ms"] < result["E1"]["first_frame_ms"]
+    assert chunk["slowest_real_time_factor"] == pytest.approx(chunk["slowest_ms"] / 160)
+
+
+def test_chunks_in_closed_form():
+    first, second = ({"denoise": [9.0, 1.0, 4.0, 99.0], "decode": [1.0, 1.0, 1.0, 99.0], "paste_back": [0.0, 0.5, 1.0, 99.0]},
+                     {"denoise": [5.0, 2.0, 2.0, 99.0], "decode": [1.0, 1.0, 1.0, 99.0], "paste_back": [0.0, 0.5, 1.0, 99.0]})
+    # Three chunks of four frames, and one of two, which is too short to be compared.
+    assert benchmark.describe_chunks([first, second], 4, 14, 25) == pytest.approx({
+        "frames": 4, "first_ms": 4 * 8, "mean_ms": 4 * (2.5 + 6 + 3.5 + 4) / 4, "slowest_ms": 24, "slowest_real_time_factor": 0.15})
+    assert set(benchmark.describe_chunks([first], 16, 14, 25)) == {"frames", "first_ms"}
 
 
 def test_clock_divides_by_frames_and_keeps_the_stages_apart(monkeypatch):
@@ -83,7 +95,7 @@ def test_command(inputs, tmp_path, capsys):
     arguments = ["--image", inputs["image"], "--audio", inputs["audio"], "--json", tmp_path / "out.json", "--device", "cpu"]
     with pytest.raises(SystemExit) as end:
         cli.main(["benchmark", "--steps", "2,1", *map(str, arguments)])
-    assert not end.value.code and capsys.readouterr().out.splitlines()[-1].split()[0] == "2"
+    assert not end.value.code and [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:-1]] == ["1", "2"]
     assert [result["steps"] for result in json.loads((tmp_path / "out.json").read_text())["results"]] == [1, 2]
     for extra, message in ((("--steps", "two"), "--steps two"), (("--output", tmp_path / "none"), "not a folder")):
         with pytest.raises(SystemExit) as end:

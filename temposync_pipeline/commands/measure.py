@@ -69,6 +69,12 @@ def benchmark(
                    f"{result['p95_ms']:7.2f} {result['fps']:7.1f} {result['backbone_ms']:9.2f} {result['E1']['mean_ms']:7.2f} "
                    f"{result['E2']['mean_ms']:8.2f} "
                    f"{result['E1']['first_frame_ms']:13.0f}")
+    typer.echo(f"steps  a chunk of {report['chunk_size']} frames  slowest  of its playing time")
+    for result in report["results"]:
+        chunk = result["chunk"]
+        if "mean_ms" in chunk:
+            typer.echo(f"{result['steps']:5d} {chunk['mean_ms']:21.0f} {chunk['slowest_ms']:8.0f} "
+                       f"{chunk['slowest_real_time_factor']:19.2f}")
 
 
 def evaluate(

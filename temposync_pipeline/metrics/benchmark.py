@@ -15,6 +15,8 @@ A frame's time is its chunk's time divided by the chunk's frames.  The report, w
          "stages": {stage: {"mean_ms", "p95_ms", "fps", "real_time_factor"}},  a frame; stages are those of `STAGES`
          "E1": {"mean_ms", "fps", "real_time_factor", "peak_memory_mb",   a frame of the mp4, all stages but loading
                 "first_frame_ms"},                                       from the call to the first frames
+         "chunk": {"frames", "first_ms", "mean_ms", "slowest_ms", "slowest_real_time_factor"},   a chunk of frames from denoising to
+                                                                   the photo; mean and slowest of the whole ones after the first
          "E2": {"mean_ms", "fps", "real_time_factor", "bytes_per_frame"},  a frame up to the file of latents
          "quality": {"psnr_vae", "lip_r"}}],                              with `manifest` only
      "reference": {"whole_crop_decode_ms", "float32_denoise_ms_per_step", "float32_decode_ms", "speedup_over_float32", "psnr_float32"},
@@ -54,6 +56,8 @@ from .clip_selection import read_clips
 from .image import psnr
 
 STAGES = ("visemes", "encode", "denoise", "decode", "paste_back", "video_encoding", "save_latents")
+# What a chunk goes through before its frames can be shown.
+CHUNK_STAGES = ("denoise", "decode", "paste_back")
 QUALITY = {"psnr_vae": "PSNR against the VAE reconstruction (dB)", "lip_r": "lip correlation r"}
 
 
@@ -160,9 +164,8 @@ def summarise_steps(
     def rates(milliseconds: float) -> dict[str, float]:
         return {"mean_ms": milliseconds, "fps": 1000 / milliseconds, "real_time_factor": milliseconds * fps / 1000}
 
-    before, amid = ("visemes", "encode"), ("denoise", "decode", "paste_back")
-    first = np.mean([frames * sum(clock.samples[stage][0] for stage in before) for clock in clocks])
-    first += min(chunk_size, frames) * np.mean([sum(clock.samples[stage][0] for stage in amid) for clock in clocks])
+    chunk = describe_chunks([clock.samples for clock in clocks], chunk_size, frames, fps)
+    first = chunk["first_ms"] + np.mean([frames * sum(clock.samples[stage][0] for stage in ("visemes", "encode")) for clock in clocks])
     full = sum(mean.values()) - mean["save_latents"]
     hybrid = sum(mean[stage] for stage in ("visemes", "encode", "denoise", "save_latents"))
     return {
@@ -173,7 +176,23 @@ def summarise_steps(
         "stages": {stage: rates(mean[stage]) | {"p95_ms": float(np.percentile(samples[stage], 95))} for stage in STAGES},
         "E1": rates(full) | {"peak_memory_mb": peak_memory_mb(), "first_frame_ms": float(first)},
         "E2": rates(hybrid) | {"bytes_per_frame": latent_bytes / frames},
+        "chunk": chunk,
     }
+
+
+def describe_chunks(samples: Sequence[dict[str, list[float]]], chunk_size: int, frames: int, fps: float) -> dict[str, float]:
+    """"chunk" of a result, from the milliseconds a frame of each stage, chunk by chunk, of one or several videos.
+
+    Videos of less than two whole chunks have no "mean_ms" and what follows.  A chunk whose real-time factor is below 1 is made while the
+    one before it plays.
+    """
+    a_frame = np.array([sum(np.array(video[stage]) for stage in CHUNK_STAGES) for video in samples])
+    figures = {"frames": chunk_size, "first_ms": min(chunk_size, frames) * float(a_frame[:, 0].mean())}
+    later = chunk_size * a_frame[:, 1:frames // chunk_size]
+    if later.size:
+        slowest = float(later.max())
+        figures |= {"mean_ms": float(later.mean()), "slowest_ms": slowest, "slowest_real_time_factor": slowest / chunk_size * fps / 1000}
+    return figures
 
 
 @torch.inference_mode()
