@@ -9,8 +9,7 @@ from temposync_pipeline.training import asym_student, asym_teacher
 from temposync_pipeline.training.asym_student import AsymModel, student_terms
 from temposync_pipeline.training.checkpointing import load_checkpoint
 from temposync_pipeline.training.chunk_terms import adjacent_differences, distribution_matching, facial, flow_matching
-from temposync_pipeline.training.chunks import ChunkSource, roll_out
-from temposync_pipeline.training.face_cache import FaceCache
+from temposync_pipeline.training.chunks import chunk_sources, roll_out
 
 from .test_read_training import COMMON, losses, runs  # noqa: F401
 
@@ -80,8 +79,7 @@ def test_the_student_is_trained_in_turns_with_its_critic_and_goes_on_where_it_st
 
 @pytest.fixture
 def source(runs):  # noqa: F811
-    temporal, speech, scheduler = asym_teacher.load_coders(config(asym_teacher, runs, "none"), torch.device("cpu"))
-    return ChunkSource(FaceCache(runs, "train"), temporal, speech, scheduler, chunk_frames=3)
+    return chunk_sources(config(asym_teacher, runs, "none", feature_noise=0.0), torch.device("cpu"))[0]
 
 
 def test_chunks_follow_one_another_as_the_pipeline_makes_them(source):

@@ -13,7 +13,7 @@ from temposync_pipeline.metrics.protocols import Evaluator
 from temposync_pipeline.metrics.report import markdown, summarise
 from temposync_pipeline.metrics.whole_face import coding_figures, motion_figures, mouth_boxes, seam, steadied, whole_face_figures
 
-from .tiny_components import MEDIA, picture, tiny_read_pipeline
+from .tiny_components import MEDIA, picture, tiny_asymtalker_pipeline, tiny_read_pipeline
 
 
 def face() -> np.ndarray:
@@ -109,13 +109,26 @@ def test_a_model_of_whole_faces_is_measured_with_its_ceiling(talker, monkeypatch
     for layer in (pipeline.vae.decoder.layers[0], pipeline.temporal_vae.encoder.out[-1], pipeline.temporal_vae.decoder.fine[-1]):
         torch.nn.init.normal_(layer.weight, std=3)  # what is decoded shows in the picture
     monkeypatch.setattr(pipeline.face_aligner, "track", lambda frames: np.repeat(face()[None], len(frames), 0))
-    judge = Evaluator(VideoMaker(pipeline), steps=(2,), rows=("student", "one_by_one", "vae", "temporal_vae"))
+    judge = Evaluator(
+        VideoMaker(pipeline), steps=(2, 1), rows=("student", "one_by_one", "passed_on", "vae", "temporal_vae"), guidances=((2, 6.5),))
     record, _ = judge.self_driven(talker, talker)
     rows = record["rows"]
-    assert list(rows) == ["student_2", "one_by_one", "vae", "temporal_vae"]
+    assert list(rows) == ["student_2", "student_2_guidance_2_6.5", "student_1", "student_1_guidance_2_6.5", "one_by_one", "vae",
+                          "temporal_vae"]
+    assert len({figures["temporal_l1"] for row, figures in rows.items() if row.startswith("student")}) == 4
     assert {"head_shift_ratio", "lids_ratio", "seam"} <= set(rows["student_2"])
     assert "seam" not in rows["temporal_vae"]
     assert abs(rows["temporal_vae"]["psnr_crop"] - rows["vae"]["psnr_crop"]) > 0.1
     table = markdown({"protocol": "self", "model": "tiny", "records": [record], "rows": {}, "summary": summarise([record]),
                       "closures": {}, "notes": [], "failures": []})
-    assert "What coding leaves of the whole face" in table
+    assert "What coding leaves of the whole face" in table and "| student 1 guidance 2 6.5 |" in table
+
+
+def test_what_recoding_the_kernels_buys_has_a_row(talker, monkeypatch):
+    pipeline = tiny_asymtalker_pipeline()
+    torch.nn.init.normal_(pipeline.vae.decoder.layers[0].weight, std=3)
+    monkeypatch.setattr(pipeline.face_aligner, "track", lambda frames: np.repeat(face()[None], len(frames), 0))
+    judge = Evaluator(VideoMaker(pipeline), steps=(1,), rows=("student", "one_by_one", "passed_on"))
+    rows = judge.self_driven(talker, talker)[0]["rows"]
+    assert list(rows) == ["student_1", "passed_on"]
+    assert rows["passed_on"]["temporal_l1"] != rows["student_1"]["temporal_l1"]

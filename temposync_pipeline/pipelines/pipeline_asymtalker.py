@@ -13,7 +13,6 @@ from ..models.autoencoder_temporal import FRAMES, AutoencoderTemporal
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
-from ..models.precision import has_fast_bfloat16, inference_autocast
 from ..models.speech_autoencoder import SpeechAutoencoder
 from ..models.transformer_talking_head import TalkingHeadTransformer
 from ..models.viseme_classifier import VisemeClassifier
@@ -34,9 +33,7 @@ class AsymTalkerPipeline(WholeFacePipeline):
     A chunk has `chunk_frames` latent frames of eight video frames each, the first `scheduler.config.kernel_frames` of them what the chunk
     before has ended with.  Each takes the same time, and memory does not grow.
 
-    Args:
-        vae: picture autoencoder. temporal_vae: codes its latents over time. speech_autoencoder, transformer, viseme_classifier,
-            lip_motion, face_aligner, scheduler: see their classes; the transformer's `portrait_channels` are the latents' own.
+    Args: see `WholeFacePipeline`; the transformer's `portrait_channels` are the latents' own.
 
     Settings, where None takes those of the pipeline that the components come from, else the default in `SETTINGS`:
         fps: 25, the only rate that the networks know.
@@ -47,9 +44,7 @@ class AsymTalkerPipeline(WholeFacePipeline):
         use_bfloat16: see `TempoSyncPipeline`.
     """
 
-    SETTINGS = {
-        "fps": Setting(25, least=25, most=25), "mouth_amplitude": Setting(1.0, most=3), "chunk_frames": Setting(5, least=2, most=16)}
-    model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->speech_autoencoder->transformer->temporal_vae->vae"
+    SETTINGS = WholeFacePipeline.SETTINGS | {"chunk_frames": Setting(5, least=2, most=16)}
     default_steps = 4
     recodes_kernels = True
 
@@ -67,14 +62,11 @@ class AsymTalkerPipeline(WholeFacePipeline):
         mouth_amplitude: float | None = None,
         chunk_frames: int | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            vae=vae, temporal_vae=temporal_vae, speech_autoencoder=speech_autoencoder, transformer=transformer,
-            viseme_classifier=viseme_classifier, lip_motion=lip_motion, face_aligner=face_aligner, scheduler=scheduler)
-        self.register_settings(fps=fps, mouth_amplitude=mouth_amplitude, chunk_frames=chunk_frames)
+        super().__init__(
+            vae, temporal_vae, speech_autoencoder, transformer, viseme_classifier, lip_motion, face_aligner, scheduler, fps=fps,
+            mouth_amplitude=mouth_amplitude, chunk_frames=chunk_frames)
         if self.new_frames < 1:
             raise InvalidInputError(f"chunk_frames {self.config.chunk_frames}: not more than the kernel's {scheduler.config.kernel_frames}")
-        self.use_bfloat16 = has_fast_bfloat16()
 
     @property
     def new_frames(self) -> int:
@@ -141,20 +133,10 @@ class AsymTalkerPipeline(WholeFacePipeline):
 
     def _frames(self, reference: torch.Tensor, speech: Speech, noise: NoiseSource, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Latents of a chunk's new frames, [8·new_frames, C, 16, 16]."""
-        def report(step: int, levels: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, bool]:
-            return sampling.report(self, step, levels, {"latents": latents})["latents"], not sampling.interrupted
-
         chunks = speak_in_chunks(
             self.transformer, sampling.scheduler, self.temporal_vae, reference, self._codes(speech), noise, sampling.num_inference_steps,
-            sampling.together, report)
-        # The number format holds while a chunk is computed, and no longer.
-        following = partial(next, chunks, None)
-        while (frames := self._computed(following, reference)) is not None:
-            yield frames
-
-    def _computed(self, following: Any, reference: torch.Tensor) -> torch.Tensor | None:
-        with inference_autocast(reference, self.use_bfloat16):
-            return following()
+            sampling.together, partial(self._report, sampling))
+        return self._computed(chunks, reference)
 
     def _codes(self, speech: Speech) -> Iterator[torch.Tensor]:
         """Codes [1, F, n, d] of each chunk, its kernel's frames included; before and after the recording, its first and last frame."""

@@ -12,7 +12,7 @@ from ..models.autoencoder_temporal import FRAMES, AutoencoderTemporal
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
-from ..models.precision import has_fast_bfloat16, inference_autocast
+from ..models.precision import inference_autocast
 from ..models.speech_autoencoder import SpeechAutoencoder
 from ..models.transformer_talking_head import TalkingHeadTransformer
 from ..models.viseme_classifier import VisemeClassifier
@@ -34,9 +34,7 @@ class ReadPipeline(WholeFacePipeline):
     by a latent frame they share.  What moves is put into the photo at the photo's own resolution, from its own pixels where it shows them;
     outside the face's crop the photo stays untouched.  Memory grows by what a second's latents take, 0.1 MB.
 
-    Args:
-        vae: picture autoencoder. temporal_vae: codes its latents over time. speech_autoencoder, transformer, viseme_classifier,
-            lip_motion, face_aligner, scheduler: see their classes.
+    Args: see `WholeFacePipeline`.
 
     Settings, where None takes those of the pipeline that the components come from, else the default in `SETTINGS`:
         fps: 25, the only rate that the networks know.
@@ -49,10 +47,8 @@ class ReadPipeline(WholeFacePipeline):
         use_bfloat16: see `TempoSyncPipeline`.
     """
 
-    SETTINGS = {
-        "fps": Setting(25, least=25, most=25), "mouth_amplitude": Setting(1.0, most=3), "clip_frames": Setting(5, least=2, most=16),
-        "portrait_guidance": Setting(1.0, most=20), "speech_guidance": Setting(1.0, most=20)}
-    model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->speech_autoencoder->transformer->temporal_vae->vae"
+    SETTINGS = WholeFacePipeline.SETTINGS | {
+        "clip_frames": Setting(5, least=2, most=16), "portrait_guidance": Setting(1.0, most=20), "speech_guidance": Setting(1.0, most=20)}
     default_steps = 8
     denoises_together = True
 
@@ -72,14 +68,10 @@ class ReadPipeline(WholeFacePipeline):
         portrait_guidance: float | None = None,
         speech_guidance: float | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            vae=vae, temporal_vae=temporal_vae, speech_autoencoder=speech_autoencoder, transformer=transformer,
-            viseme_classifier=viseme_classifier, lip_motion=lip_motion, face_aligner=face_aligner, scheduler=scheduler)
-        self.register_settings(
-            fps=fps, mouth_amplitude=mouth_amplitude, clip_frames=clip_frames, portrait_guidance=portrait_guidance,
+        super().__init__(
+            vae, temporal_vae, speech_autoencoder, transformer, viseme_classifier, lip_motion, face_aligner, scheduler, fps=fps,
+            mouth_amplitude=mouth_amplitude, clip_frames=clip_frames, portrait_guidance=portrait_guidance,
             speech_guidance=speech_guidance)
-        self.use_bfloat16 = has_fast_bfloat16()
 
     @torch.inference_mode()
     def __call__(
@@ -163,22 +155,13 @@ class ReadPipeline(WholeFacePipeline):
             clips = denoise_clips(
                 self.transformer, sampling.scheduler, reference, self._codes(speech), noise, sampling.num_inference_steps,
                 self.config.clip_frames, sampling.guidance, sampling.together, partial(self._report, sampling))
-        while (clip := self._next(clips, reference)) is not None:
+        for clip in self._computed(clips, reference):
             # The decoder hears of the latent frame before; of what it makes of that again, the last frame is there already.
             joined = clip if before is None else torch.cat([before, clip], 2)
             with inference_autocast(reference, self.use_bfloat16):
                 frames = self.temporal_vae.decode(joined.to(reference.dtype), reference).sample[0].transpose(0, 1)
             yield frames if before is None else frames[1:]
             before = clip[:, :, -1:]
-
-    def _next(self, clips: Iterator[torch.Tensor], reference: torch.Tensor) -> torch.Tensor | None:
-        """The next finished clip; the number format holds while it is computed, and no longer."""
-        with inference_autocast(reference, self.use_bfloat16):
-            return next(clips, None)
-
-    def _report(self, sampling: Sampling, step: int, levels: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        """Tell the callback of a step: the latents to go on with, and whether to."""
-        return sampling.report(self, step, levels, {"latents": latents})["latents"], not sampling.interrupted
 
     def _codes(self, speech: Speech) -> torch.Tensor:
         """Codes [1, F, n, d] of a recording that goes on with its last frame until a clip is full."""

@@ -1,36 +1,62 @@
 """What the methods have in common that make the whole face move: they follow features of the speech, and their latents are residuals."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from ..errors import InvalidInputError
 from ..models.autoencoder_temporal import AutoencoderTemporal
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from ..models.face_aligner import FaceAligner
+from ..models.lip_motion import LipMotion
+from ..models.precision import has_fast_bfloat16, inference_autocast
 from ..models.speech_autoencoder import SpeechAutoencoder, speech_features
 from ..models.transformer_talking_head import TalkingHeadTransformer
-from ..models.viseme_classifier import Hearing
+from ..models.viseme_classifier import Hearing, VisemeClassifier
 from .portrait import Portrait
 from .sampling import Sampling
+from .settings import Setting
 from .speech import Speech
 from .talking_head import TalkingHeadPipeline
 
 # Unit noise, [1, c, frames, h, w]: the next piece at every call.
 NoiseSource = Callable[[], torch.Tensor]
+Item = TypeVar("Item")
 
 
 class WholeFacePipeline(TalkingHeadPipeline):
-    """Base of the pipelines with a temporal autoencoder: a method adds its constructor, `__call__`, `_frames` and `joints`."""
+    """Base of the pipelines with a temporal autoencoder: a method adds its constructor's signature, from which diffusers knows what to
+    load, its `SETTINGS` beside those here, `__call__`, `_frames` and `joints`.
+
+    Args:
+        vae: picture autoencoder. temporal_vae: codes its latents over time. speech_autoencoder, transformer, viseme_classifier,
+            lip_motion, face_aligner, scheduler: see their classes. settings: values of `SETTINGS`.
+    """
 
     temporal_vae: AutoencoderTemporal
     speech_autoencoder: SpeechAutoencoder
     transformer: TalkingHeadTransformer
+    SETTINGS = {"fps": Setting(25, least=25, most=25), "mouth_amplitude": Setting(1.0, most=3)}
+    model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->speech_autoencoder->transformer->temporal_vae->vae"
     backbone = "transformer"
     default_composition = "face"
     _callback_tensor_inputs = ["latents"]
     # Whether several clips are denoised at the same time, and whether a chunk begins with the one before, decoded and encoded again.
     denoises_together = recodes_kernels = False
+
+    def __init__(
+        self, vae: AutoencoderTempoSync, temporal_vae: AutoencoderTemporal, speech_autoencoder: SpeechAutoencoder,
+        transformer: TalkingHeadTransformer, viseme_classifier: VisemeClassifier, lip_motion: LipMotion, face_aligner: FaceAligner,
+        scheduler: Any, **settings: float | None,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae, temporal_vae=temporal_vae, speech_autoencoder=speech_autoencoder, transformer=transformer,
+            viseme_classifier=viseme_classifier, lip_motion=lip_motion, face_aligner=face_aligner, scheduler=scheduler)
+        self.register_settings(**settings)
+        self.use_bfloat16 = has_fast_bfloat16()
 
     def _frames(self, reference: torch.Tensor, speech: Speech, noise: Any, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Latents of consecutive frames, [n, C, 16, 16]; more of them than the speech is long do no harm."""
@@ -66,6 +92,19 @@ class WholeFacePipeline(TalkingHeadPipeline):
             return noise.to(self._execution_device)
 
         return draw
+
+    def _computed(self, items: Iterator[Item], like: torch.Tensor) -> Iterator[Item]:
+        """The items; the number format holds while one is computed, and no longer."""
+        while True:
+            with inference_autocast(like, self.use_bfloat16):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+    def _report(self, sampling: Sampling, step: int, levels: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        """Tell the callback of a step: the latents to go on with, and whether to."""
+        return sampling.report(self, step, levels, {"latents": latents})["latents"], not sampling.interrupted
 
     def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Generated latents on the crop's full grid, [n, C, 16, 16], n = `chunk_size` but for the last."""

@@ -10,7 +10,6 @@ the difference between what critic and teacher make of it with noise says where 
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,14 +17,13 @@ from torch import nn
 from ..errors import InvalidInputError
 from ..models.transformer_talking_head import TalkingHeadTransformer
 from ..schedulers.scheduling_async_flow_match import per_frame
-from .asym_teacher import ChunkConfig, draw_levels, load_coders, rollout_figures
-from .checkpointing import save_weights
+from .asym_teacher import draw_levels, rollout_figures
 from .chunk_terms import distribution_matching, flow_matching
-from .chunks import Chunk, ChunkSource, Rollout, roll_out
+from .chunks import Chunk, ChunkConfig, ChunkSource, Rollout, chunk_sources, roll_out
 from .denoising import load_component
-from .face_cache import FaceCache
 from .loop import Losses, make_accelerator, train_loop
 from .losses import huber
+from .whole_faces import save_with_scheduler
 
 KERNELS = ("camera", "generated")
 
@@ -103,9 +101,7 @@ def critic_term(rolled: Rollout, critic: nn.Module, source: ChunkSource) -> torc
 def train(config: Config) -> dict[str, float]:
     accelerator = make_accelerator(config)
     device = accelerator.device
-    temporal, speech, scheduler = load_coders(config, device)
-    source, judged = (ChunkSource(FaceCache(config.data, split, device), temporal, speech, scheduler, config.chunk_frames, noise)
-                      for split, noise in (("train", config.feature_noise), ("val", 0.0)))
+    source, judged = chunk_sources(config, device)
     teacher = load_component(TalkingHeadTransformer, config.teacher, "transformer", device)
     model = AsymModel(teacher, config.critic_updates).requires_grad_(True).train()
     if config.init:
@@ -130,9 +126,6 @@ def train(config: Config) -> dict[str, float]:
         last.update({name: value.detach() for name, value in terms.items()})
         return {"loss": loss, **last}
 
-    def save(average: AsymModel) -> None:
-        save_weights(average.student, Path(config.output) / "transformer")
-        scheduler.save_pretrained(Path(config.output) / "scheduler")
-
     return train_loop(config, accelerator, model, copy.deepcopy(model), compute_losses,
-                      lambda average: rollout_figures(average.student, judged, config), save)
+                      lambda average: rollout_figures(average.student, judged, config),
+                      lambda average: save_with_scheduler(average.student, source.scheduler, config.output))

@@ -8,63 +8,27 @@ L = ‖v - (ε - z)‖² + λ_temp·‖Δẑ - Δz‖² + λ_facial·‖ẑ - z�
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from ..face.crop import mouth_mask
-from ..models.autoencoder_temporal import AutoencoderTemporal
-from ..models.speech_autoencoder import SpeechAutoencoder
 from ..models.transformer_talking_head import TalkingHeadTransformer
 from ..schedulers.scheduling_async_flow_match import per_frame
 from ..schedulers.scheduling_chunked_flow_match import ChunkedFlowMatchScheduler
-from .checkpointing import save_weights
 from .chunk_terms import adjacent_differences, facial, flow_matching
-from .chunks import ChunkSource, roll_out
-from .denoising import load_component
-from .face_cache import FaceCache
-from .loop import LoopConfig, Losses, make_accelerator, train_loop
+from .chunks import ChunkConfig, ChunkSource, chunk_sources, roll_out
+from .loop import Losses, make_accelerator, train_loop
+from .whole_faces import TransformerConfig, first_transformer, residual_figures, save_with_scheduler
 
 
 @dataclass
-class ChunkConfig(LoopConfig):
-    """What the two stages of AsymTalker share."""
-
-    batch_size: int = 16
-    weight_decay: float = 0.02
-    temporal_vae: str = "runs/temporal"
-    speech_autoencoder: str = "runs/speech"
-    # Latent frames of a chunk, its kernel's included.
-    chunk_frames: int = 5
-    kernel_frames: int = 3
-    shift: float = 5.0
-    # Share of chunks that begin with the still portrait.
-    cold_share: float = 0.2
-    feature_noise: float = 0.25
-    validation_steps: int = 4
-    validation_chunks: int = 2
-
-
-@dataclass
-class Config(ChunkConfig):
+class Config(TransformerConfig, ChunkConfig):
     output: str = "runs/asym_teacher"
-    learning_rate: float = 1e-3
-    channels: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
     temporal_weight: float = 0.2
     facial_weight: float = 0.5
     # Noise on the kernel, which when sampling is not what a camera saw.
     kernel_noise: float = 0.1
-    # Share of samples without speech, from which one can guide.
-    drop_speech: float = 0.08
-
-
-def load_coders(config: ChunkConfig, device: torch.device) -> tuple[AutoencoderTemporal, SpeechAutoencoder, ChunkedFlowMatchScheduler]:
-    return (load_component(AutoencoderTemporal, config.temporal_vae, "temporal_vae", device),
-            load_component(SpeechAutoencoder, config.speech_autoencoder, "speech_autoencoder", device),
-            ChunkedFlowMatchScheduler(shift=config.shift, kernel_frames=config.kernel_frames))
 
 
 def mouth_cells(lips: float = 3.0) -> torch.Tensor:
@@ -88,24 +52,17 @@ def rollout_figures(model: TalkingHeadTransformer, source: ChunkSource, config: 
     cold = torch.ones(len(clips.frames), dtype=torch.bool, device=clips.frames.device)
     made = roll_out(model, source, clips, config.validation_chunks, config.validation_steps, config.validation_steps - 1, cold)
     new, decode = slice(-source.new, None), source.temporal.decode
-    frames, wanted = (decode(latents, clips.reference).sample[:, :, new] - clips.reference[:, :, None]
-                      for latents in (made.made, made.chunk.latents))
-    return {"ev": float(1 - (frames - wanted).square().sum() / wanted.square().sum()), "std": float(frames.std() / wanted.std())}
+    frames, wanted = (decode(latents, clips.reference).sample[:, :, new] for latents in (made.made, made.chunk.latents))
+    return residual_figures(frames, wanted, clips.reference)
 
 
 def train(config: Config) -> dict[str, float]:
     accelerator = make_accelerator(config)
     device = accelerator.device
-    temporal, speech, scheduler = load_coders(config, device)
-    source, judged = (ChunkSource(FaceCache(config.data, split, device), temporal, speech, scheduler, config.chunk_frames, noise)
-                      for split, noise in (("train", config.feature_noise), ("val", 0.0)))
-    weight, kernel_frames = mouth_cells().to(device), config.kernel_frames
-    if config.init:
-        model = load_component(TalkingHeadTransformer, config.init, "transformer", "cpu").requires_grad_(True).train()
-    else:
-        model = TalkingHeadTransformer(
-            latent_channels=temporal.config.latent_channels, portrait_channels=temporal.config.latent_channels, channels=config.channels,
-            num_layers=config.num_layers, num_heads=config.num_heads, speech_channels=speech.config.code_channels)
+    source, judged = chunk_sources(config, device)
+    scheduler, kernel_frames, weight = source.scheduler, config.kernel_frames, mouth_cells().to(device)
+    model = first_transformer(
+        config, source.temporal, source.speech, portrait_channels=source.temporal.config.latent_channels)
 
     def compute_losses(model: torch.nn.Module, progress: float) -> Losses:
         chunk = source.chunk(source.draw(config.batch_size))
@@ -126,9 +83,6 @@ def train(config: Config) -> dict[str, float]:
         face = facial(estimate[:, :, new], clean[:, :, new], weight)
         return {"loss": flow + config.temporal_weight * moving + config.facial_weight * face, "flow": flow, "moving": moving, "face": face}
 
-    def save(average: TalkingHeadTransformer) -> None:
-        save_weights(average, Path(config.output) / "transformer")
-        scheduler.save_pretrained(Path(config.output) / "scheduler")
-
     return train_loop(config, accelerator, model, copy.deepcopy(model), compute_losses,
-                      lambda average: rollout_figures(average, judged, config), save)
+                      lambda average: rollout_figures(average, judged, config),
+                      lambda average: save_with_scheduler(average, scheduler, config.output))

@@ -11,6 +11,21 @@ from ..models.speech_autoencoder import SpeechAutoencoder
 from ..pipelines.asymtalker_sampling import denoise_chunk, kernel_video_frames, next_kernel
 from ..schedulers.scheduling_chunked_flow_match import ChunkedFlowMatchScheduler
 from .face_cache import FaceCache, FaceClips
+from .whole_faces import WholeFaceConfig, load_coders
+
+
+@dataclass
+class ChunkConfig(WholeFaceConfig):
+    """What the two stages of AsymTalker share."""
+
+    # Latent frames of a chunk, its kernel's included.
+    chunk_frames: int = 5
+    kernel_frames: int = 3
+    shift: float = 5.0
+    # Share of chunks that begin with the still portrait.
+    cold_share: float = 0.2
+    validation_steps: int = 4
+    validation_chunks: int = 2
 
 
 @dataclass
@@ -54,6 +69,15 @@ class ChunkSource:
         codes = self.speech.encode_normalised(features + self.feature_noise * torch.randn_like(features)).float()
         latents = self.temporal.encode(clips.frames[:, :, part], clips.reference).latent.float()
         return Chunk(latents, self.temporal.encode_portrait(clips.reference, self.window).float(), codes)
+
+
+def chunk_sources(config: ChunkConfig, device: torch.device) -> tuple[ChunkSource, ChunkSource]:
+    """Clips to learn from, and those held out, whose speech is heard as it is."""
+    temporal, speech = load_coders(config, device)
+    scheduler = ChunkedFlowMatchScheduler(shift=config.shift, kernel_frames=config.kernel_frames)
+    learnt, held_out = (ChunkSource(FaceCache(config.data, split, device), temporal, speech, scheduler, config.chunk_frames, noise)
+                        for split, noise in (("train", config.feature_noise), ("val", 0.0)))
+    return learnt, held_out
 
 
 @dataclass

@@ -8,7 +8,6 @@ is when clips are denoised together (`schedulers.scheduling_async_flow_match`).
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -16,35 +15,23 @@ from ..models.autoencoder_temporal import FRAMES, AutoencoderTemporal
 from ..models.speech_autoencoder import SpeechAutoencoder
 from ..models.transformer_talking_head import TalkingHeadTransformer
 from ..schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler, per_frame
-from .checkpointing import save_weights
-from .denoising import load_component
 from .face_cache import FaceCache, FaceClips
-from .loop import LoopConfig, Losses, make_accelerator, train_loop
+from .loop import Losses, make_accelerator, train_loop
+from .whole_faces import TransformerConfig, first_transformer, load_coders, residual_figures, save_with_scheduler
 
 
 @dataclass
-class Config(LoopConfig):
+class Config(TransformerConfig):
     output: str = "runs/read"
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.02
-    temporal_vae: str = "runs/temporal"
-    speech_autoencoder: str = "runs/speech"
     # Latent frames of a clip.
     clip_frames: int = 5
-    channels: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
     # Levels are drawn logit-normally and shifted by t ↦ s·t / (1 + (s - 1)·t), towards more noise.
     shift: float = 2.0
     # Share of clips whose first latent frame is a motion frame, less noisy than the rest, and of those in which it is clean.
     motion_share: float = 0.6
     clean_share: float = 0.3
-    # Share of samples without speech, and without either condition (classifier-free guidance).
-    drop_speech: float = 0.08
+    # Share of samples without either condition (classifier-free guidance), beside those without speech.
     drop_all: float = 0.05
-    # A few hundred sentences must not be learnt by heart: noise on the normalised speech features.
-    feature_noise: float = 0.25
     # Noise on the motion frame and the reference, which when sampling are not what a camera saw.
     motion_noise: float = 0.1
     validation_steps: int = 8
@@ -100,16 +87,10 @@ def train(config: Config) -> dict[str, float]:
     accelerator = make_accelerator(config)
     device = accelerator.device
     cache, held_out = (FaceCache(config.data, split, device) for split in ("train", "val"))
-    temporal = load_component(AutoencoderTemporal, config.temporal_vae, "temporal_vae", device)
-    speech = load_component(SpeechAutoencoder, config.speech_autoencoder, "speech_autoencoder", device)
+    temporal, speech = load_coders(config, device)
     scheduler = AsyncFlowMatchScheduler(shift=config.shift)
     source, judged = ClipSource(cache, temporal, speech, config), ClipSource(held_out, temporal, speech, config)
-    if config.init:
-        model = load_component(TalkingHeadTransformer, config.init, "transformer", "cpu").requires_grad_(True).train()
-    else:
-        model = TalkingHeadTransformer(
-            latent_channels=temporal.config.latent_channels, reference_channels=temporal.config.channels, channels=config.channels,
-            num_layers=config.num_layers, num_heads=config.num_heads, speech_channels=speech.config.code_channels)
+    model = first_transformer(config, temporal, speech, reference_channels=temporal.config.channels)
 
     def compute_losses(model: torch.nn.Module, progress: float) -> Losses:
         clean, reference, codes = source.draw()
@@ -134,14 +115,8 @@ def train(config: Config) -> dict[str, float]:
         level = torch.full(clean.shape[:1] + clean.shape[2:3], 0.7, device=device)
         velocity = average(scheduler.add_noise(clean, noise, level), level, reference, codes).sample.float()
         made = sample_clip(average, scheduler, noise, reference, codes, config.validation_steps)
-        frames, wanted = (temporal.decode(latents, reference).sample - reference[:, :, None] for latents in (made, clean))
-        return {"velocity": float((velocity - (noise - clean)).square().mean()),
-                "ev": float(1 - (frames - wanted).square().sum() / wanted.square().sum()),
-                "std": float(frames.std() / wanted.std())}
-
-    def save(average: TalkingHeadTransformer) -> None:
-        save_weights(average, Path(config.output) / "transformer")
-        scheduler.save_pretrained(Path(config.output) / "scheduler")
+        frames, wanted = (temporal.decode(latents, reference).sample for latents in (made, clean))
+        return {"velocity": float((velocity - (noise - clean)).square().mean()), **residual_figures(frames, wanted, reference)}
 
     return train_loop(config, accelerator, model, copy.deepcopy(model), compute_losses, validate,
-                      save)
+                      lambda average: save_with_scheduler(average, scheduler, config.output))
