@@ -28,7 +28,8 @@ def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
-def _writer(folder: Path, sound: Callable[[float, int], np.ndarray]) -> Callable[..., Path]:
+def make_sounds(folder: Path, sound: Callable[[float, int], np.ndarray]) -> Callable[..., Path]:
+    """Writes what `sound` gives for (seconds, rate in Hz): make("a.flac", seconds=1, rate=44100, layout="stereo")."""
     def make(name: str, seconds: float = 1.0, rate: int = 16_000, layout: str = "mono", codec: str | None = None) -> Path:
         path = folder / name
         with av.open(str(path), "w") as container:
@@ -50,7 +51,7 @@ def _writer(folder: Path, sound: Callable[[float, int], np.ndarray]) -> Callable
 @pytest.fixture
 def make_audio(tmp_path: Path) -> Callable[..., Path]:
     """Writes a tone: make_audio("a.flac", seconds=1, rate=44100, layout="stereo")."""
-    return _writer(tmp_path, tone)
+    return make_sounds(tmp_path, tone)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def make_speech(tmp_path: Path) -> Callable[..., Path]:
     """The same with a voice: without one lips rest, and a line says so."""
     from .tiny_components import spoken  # here: it needs torch
 
-    return _writer(tmp_path, lambda seconds, rate: spoken(seconds, rate)[0])
+    return make_sounds(tmp_path, lambda seconds, rate: spoken(seconds, rate)[0])
 
 
 @pytest.fixture

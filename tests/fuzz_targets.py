@@ -30,7 +30,7 @@ from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncSchedule
 from temposync_pipeline.training.autoencoder import Config
 from temposync_pipeline.training.settings import build_config, read_settings
 
-from .conftest import _writer, tone
+from .conftest import make_sounds, tone
 from .fuzz import Target
 from .tiny_components import picture, tiny_pipeline
 
@@ -129,7 +129,7 @@ def read_latents(path: Path) -> None:
 
 
 def sounds(folder: Path) -> dict[str, bytes]:
-    make = _writer(folder, tone)
+    make = make_sounds(folder, tone)
     files = {name: make(name, seconds=0.15, **settings).read_bytes() for name, settings in SOUNDS.items()}
     speech = 20 * (bytes([0x3C]) + bytes(range(7, 38)))
     return files | {"a.amr": b"#!AMR\n" + speech + bytes([0x44, 1, 2, 3, 4, 5]) + b"\x7c\x7c" + speech}

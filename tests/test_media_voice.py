@@ -169,6 +169,15 @@ def test_the_channels_that_carry_voice_are_chosen():
     assert sum(weights(noise, noise[::-1])) == 1
 
 
+def test_channels_that_cancel_one_another_for_a_while():
+    voice = speech()
+    for share in (0.3, 0.5, 0.7):
+        sign = np.where(np.arange(len(voice)) < share * len(voice), 1, -1)
+        assert weights(voice, 0.9 * sign * voice) == [1, 0]
+        noise = np.resize(hiss(), len(voice)) * voice.std()
+        assert weights(voice, noise, 0.9 * sign * voice) == [1, 0, 0]
+
+
 def test_two_talkers_on_two_channels_are_both_heard():
     one, other = speech(0), speech(1)
     assert weights(np.pad(one, (0, len(other))), np.pad(other, (len(one), 0))) == [0.5, 0.5]

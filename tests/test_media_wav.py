@@ -64,7 +64,36 @@ def test_what_the_header_does_not_cover_is_read_and_said(tmp_path, caplog, sound
     assert caplog.text.count("the header speaks of") == len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("announced", [0, 2_000_000_000, 2**31 - 1, 2**31, 2**32 - 37, 2**32 - 1])
+def rf64(data: bytes, announced: int | None = None) -> bytes:
+    """The same, with sizes of 64 bits (EBU Tech 3306)."""
+    sizes = b"ds64" + struct.pack("<IQQQI", 28, 0, len(data) if announced is None else announced, 0, 0)
+    return b"RF64\xff\xff\xff\xffWAVE" + sizes + wav(data, announced=2**32 - 1)[12:]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (rf64, ""), (lambda data: rf64(data, 0), ""), (lambda data: rf64(data, len(data) // 4), "the header speaks of 0.75 s"),
+    (lambda data: rf64(data[:48_000]) + rf64(data[48_000:]), "2 WAV files in one"),
+    (lambda data: b"BW64" + rf64(data, 10**12)[4:], ""),
+], ids=["true", "unknown", "a quarter", "joined", "made up"])
+def test_sizes_of_64_bits(tmp_path, caplog, sound, content, message):
+    np.testing.assert_allclose(heard(tmp_path, content(pcm(sound))), sound, atol=1e-4)
+    assert message in caplog.text and len(caplog.records) == bool(message)
+
+
+def test_sound_in_several_pieces_is_read_to_its_end(tmp_path, caplog, sound):
+    first, *others = (pcm(part) for part in np.array_split(sound, 5))
+    pieces = b"".join(b"data" + struct.pack("<I", len(data)) + data for data in others)
+    np.testing.assert_allclose(heard(tmp_path, wav(first, after=LIST + pieces)), sound, atol=1e-4)
+    assert [record.getMessage() for record in caplog.records] == ["a.wav: its sound lies in 5 pieces; all of them were read"]
+
+
+def test_where_no_header_is_true_nothing_is_missing(tmp_path, caplog, sound):
+    parts = [wav(pcm(part), announced=96_000) for part in np.array_split(sound, 3)]
+    np.testing.assert_allclose(heard(tmp_path, b"".join(parts)), sound, atol=1e-4)
+    assert [record.getMessage() for record in caplog.records] == ["a.wav: 3 WAV files in one; all of them were read"]
+
+
+@pytest.mark.parametrize("announced", [0, 2_000_000_000, 2**31 - 1, 2**31, 2**32 - 37, 2**32 - 1, 2**28 - 1, 10**9 - 1, 10**8, 10**8 - 36])
 def test_placeholders_for_the_length_are_no_alarm(tmp_path, caplog, sound, announced):
     np.testing.assert_allclose(heard(tmp_path, wav(pcm(sound), announced=announced)), sound, atol=1e-4)
     assert not caplog.records

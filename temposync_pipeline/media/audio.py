@@ -17,13 +17,15 @@ from ..errors import InvalidAudioError
 from ..limits import MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MIN_RATE, MIN_SECONDS
 from .channels import channel_weights
 from .container import decode_frames, open_file, open_stream
-from .wav import sound_files
+from .joined import sound_files
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 # Formats whose header states no length; FFmpeg guesses it from the bit rate.
 _LENGTH_GUESSED = {"mp3", "aac", "amr", "mpeg", "mpegts", "ac3", "eac3"}
+# A header that speaks of more than this was written before the length was known.
+_MADE_UP_SECONDS = 3 * 3600
 # A time stamp later than this, in seconds, means that sound is missing; what is less is rounding.
 _GAP_SECONDS = 0.01
 # Floating-point samples: up to here (+40 dB) they were recorded too loud, above they are integers in disguise.
@@ -120,7 +122,8 @@ def decode_audio(
         return
     path, first_rate = Path(source), None
     with open_file(path, InvalidAudioError) as file:
-        for part in sound_files(file, path.name, report):
+        # What is asked for by the clock is a video's sound: of several in one file, pictures are read of the first one only.
+        for part in [file] if start is not None else sound_files(file, path.name, report):
             for chunk, rate in _decode_file(part, path.name, start, report):
                 first_rate = first_rate or rate
                 if rate != first_rate:
@@ -178,7 +181,7 @@ def _decode_file(file: BinaryIO, name: str, start: Fraction | None, report: bool
         if missing and report:
             logger.warning("%s: %.2f s of sound are missing here and there and were left silent", name, missing / rate)
         if rate and report:
-            _warn_if_cut(name, container.format.name, stream, length / rate - float(late))
+            _warn_if_cut(name, container, stream, length / rate - float(late))
 
 
 def _by_time_stamps(frames: Iterable[av.AudioFrame]) -> Iterator[tuple[np.ndarray, int, bool]]:
@@ -232,12 +235,24 @@ def _begin_at(late: Fraction, chunks: Iterable[tuple[np.ndarray, int, bool]]) ->
             yield chunk[:, now:], rate, is_gap
 
 
-def _warn_if_cut(name: str, format_name: str, stream: av.AudioStream, seconds: float) -> None:
+def _warn_if_cut(name: str, container: av.container.InputContainer, stream: av.AudioStream, seconds: float) -> None:
     """Log what is missing, where the header tells (that of a WAV: `media.wav`)."""
-    if stream.duration and not _LENGTH_GUESSED & set(format_name.split(",")):
-        promised = float(stream.duration * stream.time_base)
-        if seconds < promised - 0.1:
-            logger.warning("%s: truncated; %.2f s of the announced %.2f s could be decoded", name, seconds, promised)
+    promised = _promised_seconds(container, stream)
+    if seconds < promised - 0.1 and promised < _MADE_UP_SECONDS:
+        logger.warning("%s: truncated; %.2f s of the announced %.2f s could be decoded", name, seconds, promised)
+
+
+def _promised_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    """How long the header says that the sound is; 0 where it does not."""
+    formats = set(container.format.name.split(","))
+    if formats & _LENGTH_GUESSED:
+        return 0.0
+    if "caf" in formats and stream.frames and stream.codec_context.name.startswith("pcm"):  # FFmpeg trusts the file's size instead
+        return stream.frames / stream.codec_context.sample_rate
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    alone = len(container.streams) == 1 and container.duration  # In Matroska, of the longest stream.
+    return (container.duration - (container.start_time or 0)) / av.time_base if alone else 0.0
 
 
 def check_format(name: str, rate: int, channels: int) -> None:

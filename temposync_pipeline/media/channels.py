@@ -13,28 +13,34 @@ _BLOCK_SECONDS = 30
 _ALIKE = 0.95
 # A channel counts if it has voice for this share of the time that the best one has.
 _ENOUGH = 0.5
+# Channels cancel one another if they do so in seconds that hold this share of their power.
+_CANCELLED = 0.1
 
 
 def channel_weights(chunks: Iterable[tuple[np.ndarray, int]]) -> np.ndarray:
     """By what to multiply the channels before they are added, float32 [channels], of (finite samples [channels, n], rate in Hz).
 
     The mean of all channels in which a voice is heard, whatever their loudness: hiss, music and an empty channel are left out.  If those
-    cancel one another (the right channel is the left one's inverse), it is the strongest of them alone.
+    cancel one another (the right channel is the left one's inverse, if only for a while), it is the strongest of them alone.
     """
-    heard, covariance = np.zeros(1), np.zeros((1, 1))
+    heard, covariances = np.zeros(1), []
     for block in _blocks(chunks):
         clean = np.stack([high_pass(channel) for channel in block])
         voiced = _voiced(clean)
         heard = heard + voiced.sum(1)
         spoken = np.repeat(voiced.any(0), FRAME)[:clean.shape[1]]
-        # A trace of all the rest decides where nobody speaks.
-        covariance = covariance + clean[:, spoken] @ clean[:, spoken].T + 1e-6 * (clean @ clean.T)
+        for start in range(0, len(spoken), SAMPLE_RATE):
+            second = clean[:, start:start + SAMPLE_RATE]
+            said = second[:, spoken[start:start + SAMPLE_RATE]]
+            # A trace of all the rest decides where nobody speaks.
+            covariances.append(said @ said.T + 1e-6 * (second @ second.T))
     kept = heard >= _ENOUGH * heard.max()
     weights = kept / kept.sum()
-    power = np.where(kept, covariance.diagonal(), 0)
+    power = np.where(kept, np.diagonal(covariances, axis1=1, axis2=2), 0)
     # The mean of n unrelated channels has a power of 1/n of theirs.
-    if weights @ covariance @ weights < 0.5 * power.sum() / kept.sum() ** 2:
-        weights = np.arange(len(kept)) == power.argmax()
+    cancelled = weights @ covariances @ weights < 0.5 * power.sum(1) / kept.sum() ** 2
+    if power[cancelled].sum() > _CANCELLED * power.sum():
+        weights = np.arange(len(kept)) == power.sum(0).argmax()
     return weights.astype(np.float32)
 
 

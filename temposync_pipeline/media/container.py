@@ -1,7 +1,9 @@
 """Opening an untrusted audio or video file."""
 
+import io
 import logging
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,12 +62,45 @@ def open_stream(file: BinaryIO, name: str, error: type[InvalidInputError]) -> It
     """
     # Tags in other alphabets' bytes must not matter; PyAV 19 reads them so by itself and knows no such argument.
     tags = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
-        container = av.open(file, container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"}, **tags)
+        container = av.open(_Input(file), container_options=options, **tags)
     except (av.error.FFmpegError, MemoryError, UnicodeDecodeError) as cause:
+        _check_index(file, name, error)
         raise error(f"{name}: not an audio or video file of a known format (wav, mp3, flac, m4a, ogg, opus, wma, mp4, ...)") from cause
     with container:
+        if not (container.streams.audio or container.streams.video):
+            _check_index(file, name, error)
         yield container
+
+
+class _Input:
+    """An open file for FFmpeg, which lying headers send before its beginning: it expects a number for that, Python raises an exception."""
+
+    def __init__(self, file: BinaryIO):
+        self.read, self.tell, self._seek = file.read, file.tell, file.seek
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
+
+
+def _check_index(file: BinaryIO, name: str, error: type[InvalidInputError]) -> None:
+    """Raises `error` for an mp4, m4a, mov or 3gp without its box `moov`, which phones write last."""
+    place, end, whole = 0, file.seek(0, io.SEEK_END), []
+    while place + 8 <= end:
+        file.seek(place)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        if size == 1 and place + 16 <= end:
+            size = struct.unpack(">Q", file.read(8))[0]
+        if size < 8 or place + size > end:
+            break
+        whole.append(kind)
+        place += size
+    if whole[:1] == [b"ftyp"] and b"moov" not in whole:
+        raise error(f"{name}: breaks off before the end of its index (moov), which says where sound and pictures are")
 
 
 def decode_frames(container: av.container.InputContainer, stream: av.stream.Stream, name: str) -> Iterator[av.frame.Frame]:

@@ -13,10 +13,13 @@ from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
 
-_START = re.compile(rb"RIFF.{4}WAVE", re.DOTALL)
+_START = re.compile(rb"(?:RIFF|RF64|BW64).{4}WAVE", re.DOTALL)
 _BLOCK = 2**20
-# Nobody's voice recording is this large: a header that says so was written before the length was known. (0 says the same.)
-_UNKNOWN_SIZE = 10**9
+# Sizes of which a header that was written before the length was known says one: nobody's voice recording is as large as the first, and
+# none ends by chance within so many bytes of a multiple of the others. (0 says the same.)
+_UNKNOWN_SIZE, _ROUND_SIZES, _HEADER_SIZE = 10**9, (10**8, 2**24), 128
+# RF64 says its sizes in a chunk of their own, and this where they belong.
+_SIZE_ELSEWHERE = 2**32 - 1
 # A difference shorter than this, in seconds, is padding or a tag and not worth a word.
 _NEGLIGIBLE = 0.1
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -39,7 +42,7 @@ class _Wav:
         return max(1, rate * block)
 
 
-class _Spliced(io.RawIOBase):
+class Spliced(io.RawIOBase):
     """A header of our own before a range of another file's bytes."""
 
     def __init__(self, header: bytes, file: BinaryIO, first: int, length: int):
@@ -69,31 +72,39 @@ class _Spliced(io.RawIOBase):
         return len(content)
 
 
-def sound_files(file: BinaryIO, name: str, report: bool = True) -> list[BinaryIO]:
-    """`file` as it is or, if it is a WAV that its own header describes wrongly, each WAV in it with a true header.
+def wav_files(file: BinaryIO, name: str, report: bool = True) -> list[BinaryIO]:
+    """`file` as it is if it is a WAV or, if its own header describes it wrongly, each piece of sound in it with a true header; else [].
 
     Logs, unless `report` is False, what the header hides and what is missing.
     """
     starts = _find_starts(file)
     end = file.seek(0, io.SEEK_END)
-    parts = [part for first, last in zip(starts, [*starts[1:], end]) if (part := _read_header(file, first, last))]
+    parts = [part for first, last in zip(starts, [*starts[1:], end]) for part in _read_parts(file, first, last)]
     if report:
-        _report(parts, name)
+        _report(parts, len(starts), name)
     file.seek(0)
-    if not parts or len(parts) == 1 and parts[0].length == parts[0].announced and _container_format(parts[0].format) == parts[0].format:
+    if len(parts) == 1 and parts[0].length == parts[0].announced and _container_format(parts[0].format) == parts[0].format:
         return [file]
-    return [_Spliced(_header(part), file, part.first, part.length) for part in parts]  # type: ignore[misc]
+    return [Spliced(_header(part), file, part.first, part.length) for part in parts]  # type: ignore[misc]
 
 
-def _report(parts: list[_Wav], name: str) -> None:
-    if len(parts) > 1:
-        logger.warning("%s: %d WAV files in one; all of them were read", name, len(parts))
-    for part in parts[-1:]:
+def _report(parts: list[_Wav], num_files: int, name: str) -> None:
+    if num_files > 1:
+        logger.warning("%s: %d WAV files in one; all of them were read", name, num_files)
+    elif len(parts) > 1:
+        logger.warning("%s: its sound lies in %d pieces; all of them were read", name, len(parts))
+    # Where no header is true, they were all written before the lengths were known.
+    if parts and (len(parts) == 1 or any(part.length == part.announced for part in parts)):
+        part = parts[-1]
         seconds, announced = (size / part.bytes_per_second for size in (part.length, part.announced))
-        if 0 < part.announced < _UNKNOWN_SIZE and announced > seconds + _NEGLIGIBLE:
+        if announced > seconds + _NEGLIGIBLE and not _is_made_up(part.announced):
             logger.warning("%s: truncated; %d of %d bytes are there, %.2f s", name, part.length, part.announced, seconds)
         elif len(parts) == 1 and part.announced and announced < seconds:
             logger.warning("%s: the header speaks of %.2f s, %.2f s are there and were read", name, announced, seconds)
+
+
+def _is_made_up(size: int) -> bool:
+    return size >= _UNKNOWN_SIZE or any((size + _HEADER_SIZE) % unit <= 2 * _HEADER_SIZE < size for unit in _ROUND_SIZES)
 
 
 def _find_starts(file: BinaryIO) -> list[int]:
@@ -109,19 +120,24 @@ def _find_starts(file: BinaryIO) -> list[int]:
     return starts
 
 
-def _read_header(file: BinaryIO, place: int, end: int) -> _Wav | None:
-    """The WAV that begins at `place` and ends before `end`; None where it has no format or no samples."""
-    form, place = b"", place + 12
+def _read_parts(file: BinaryIO, place: int, end: int) -> list[_Wav]:
+    """The pieces of sound, mostly one, of the WAV that begins at `place` and ends before `end`; none where it has no format."""
+    parts: list[_Wav] = []
+    form, long_size, place = b"", 0, place + 12
     while place + 8 <= end:
         file.seek(place)
         name, size = struct.unpack("<4sI", file.read(8))
         place += 8
+        if name == b"ds64" and size >= 16:
+            long_size = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
         if name == b"fmt ":
             form = file.read(min(size, 64))
-        if name == b"data":
-            return _Wav(form, place, size, _data_length(file, place, size, end, form)) if len(form) >= 16 else None
+        if name == b"data" and len(form) >= 16:
+            announced = long_size if size == _SIZE_ELSEWHERE and long_size else size
+            size = _data_length(file, place, announced, end, form)
+            parts.append(_Wav(form, place, announced, size))
         place += size + size % 2
-    return None
+    return parts
 
 
 def _data_length(file: BinaryIO, first: int, announced: int, end: int, form: bytes) -> int:

@@ -1,0 +1,59 @@
+"""Sound files that lie one after the other in one file, as where pieces of a recording were simply joined.
+
+FFmpeg reads on by itself in MP3, Ogg, FLAC, AAC, AC-3 and MPEG-TS; of other formats it sees the first file only, or takes headers for
+sound.
+"""
+
+import logging
+import re
+from itertools import pairwise
+from typing import BinaryIO
+
+from .wav import Spliced, wav_files
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 2**20
+# How files of a format begin, long enough never to occur by chance.
+_BEGINNINGS = [re.compile(pattern, re.DOTALL) for pattern in (
+    rb"\x1a\x45\xdf\xa3.{1,40}?\x42\x82.(?:webm|matroska)",
+    rb"\0\0\0[\x10-\x40]ftyp(?:isom|iso[2-9]|mp4[12]|M4[AB] |qt  |3gp.|dash|avc1|mmp4)",
+    rb"FORM.{4}AIF[FC](?:COMM|FVER|NAME|COMT|MARK)",
+    rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",  # WMA
+    rb"\.snd\0\0[\0-\x0f].{5}\0\0\0[\x01-\x1b]",  # AU
+    rb"TTA1\x01\0[\x01-\x08]\0",
+    rb"#!AMR(?:-WB)?\n",
+)]
+_LONGEST = 60
+
+
+def sound_files(file: BinaryIO, name: str, report: bool = True) -> list[BinaryIO]:
+    """The files in `file`, each as one of its own, with a true header where it is a WAV; mostly that is `file` itself.
+
+    Logs, unless `report` is False, that there are several, and what is said by `wav.wav_files`.
+    """
+    if files := wav_files(file, name, report):
+        return files
+    starts = _find_starts(file)
+    if len(starts) < 2:
+        file.seek(0)
+        return [file]
+    if report:
+        logger.warning("%s: %d recordings in one file; all of them were read", name, len(starts))
+    return [Spliced(b"", file, first, last - first) for first, last in pairwise([*starts, file.seek(0, 2)])]  # type: ignore[misc]
+
+
+def _find_starts(file: BinaryIO) -> list[int]:
+    """Where files of the same format begin; none where the format is another, or `file` does not begin with one."""
+    file.seek(0)
+    block = file.read(_BLOCK)
+    beginning = next((beginning for beginning in _BEGINNINGS if beginning.match(block)), None)
+    starts, place = [], 0
+    while beginning and block:
+        starts += [place + found.start() for found in beginning.finditer(block)]
+        tail = block[-_LONGEST:]
+        if not (fresh := file.read(_BLOCK)):
+            break
+        place += len(block) - len(tail)
+        block = tail + fresh
+    return sorted(set(starts))

@@ -1,0 +1,79 @@
+"""Recordings whose files were simply joined, broken off, or given headers that lie: all that is there is heard, and nothing else."""
+
+import struct
+from functools import partial
+
+import numpy as np
+import pytest
+
+from temposync_pipeline.errors import InvalidAudioError
+from temposync_pipeline.media.audio import load_audio
+
+from .conftest import make_sounds, tone
+from .test_media_audio import spectrum_peak
+
+FORMATS = [
+    ("a.webm", 48_000, "libopus"), ("a.mka", 16_000, "flac"), ("a.m4a", 44_100, "aac"), ("a.mov", 16_000, "pcm_s16le"),
+    ("a.3gp", 8_000, "libopencore_amrnb"), ("a.aiff", 16_000, "pcm_s16be"), ("a.au", 16_000, "pcm_s16be"), ("a.tta", 16_000, "tta"),
+    ("a.wma", 16_000, "wmav2"), ("a.amr", 8_000, "libopencore_amrnb"), ("a.ogg", 48_000, "libopus"), ("a.flac", 16_000, "flac"),
+    ("a.mp3", 44_100, "libmp3lame"), ("a.aac", 44_100, "aac"), ("a.ts", 44_100, "aac"),
+]
+
+
+@pytest.mark.parametrize(("name", "rate", "codec"), FORMATS, ids=lambda value: str(value))
+def test_joined_files_are_read_one_after_the_other(tmp_path, caplog, name, rate, codec):
+    pitches = (400, 800, 1600)
+    files = [make_sounds(tmp_path, partial(tone, hertz=hertz))(name, 1.0, rate, codec=codec).read_bytes() for hertz in pitches]
+    (tmp_path / name).write_bytes(b"".join(files))
+    audio = load_audio(tmp_path / name)
+    assert audio.duration == pytest.approx(3, abs=0.35)
+    assert [spectrum_peak(part[3200:-4800]) for part in np.array_split(audio.samples, 3)] == pytest.approx(pitches, rel=0.02)
+    if codec in ("pcm_s16be", "pcm_s16le", "flac", "tta"):
+        assert np.abs(audio.samples).max() < 0.55  # no header was taken for sound
+        assert audio.duration == pytest.approx(3)
+
+
+def test_that_several_were_joined_is_said(tmp_path, make_audio, caplog):
+    (tmp_path / "b.webm").write_bytes(2 * make_audio("a.webm", rate=48_000, codec="libopus").read_bytes())
+    load_audio(tmp_path / "b.webm")
+    assert [record.getMessage() for record in caplog.records] == ["b.webm: 2 recordings in one file; all of them were read"]
+
+
+@pytest.mark.parametrize("announced", [2_000_000_000, 2**32 - 1])
+def test_placeholders_of_other_formats_are_no_alarm(tmp_path, make_audio, caplog, announced):
+    path = make_audio("a.au")
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + struct.pack(">I", announced) + content[12:])
+    assert load_audio(path).duration == 1 and not caplog.records
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.caf", "pcm_s16le"), ("a.mka", "flac"), ("a.au", None), ("a.tta", None)])
+def test_a_recording_that_breaks_off_is_said(make_audio, caplog, name, codec):
+    path = make_audio(name, seconds=3, codec=codec)
+    content = path.read_bytes()
+    assert load_audio(path).duration == 3 and not caplog.records
+    path.write_bytes(content[:len(content) * 6 // 10])
+    assert 0.9 < load_audio(path).duration < 2
+    assert f"{name}: truncated" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.mov", "alac"), ("a.3gp", "libopencore_amrnb")])
+def test_a_phone_recording_without_its_index_says_so(make_audio, name, codec):
+    path = make_audio(name, rate=8000, seconds=2, codec=codec)
+    path.write_bytes(path.read_bytes()[:-600])
+    with pytest.raises(InvalidAudioError, match=f"^{name}: breaks off before the end of its index"):
+        load_audio(path)
+
+
+def test_a_header_that_points_before_the_beginning(make_audio, capfd):
+    """FFmpeg follows it, and must not meet an exception there."""
+    path = make_audio("a.caf", seconds=3, codec="pcm_s16le")
+    content = path.read_bytes()
+    place = content.index(b"data") + 4
+    for announced in range(20_000, 20_400, 2):
+        path.write_bytes(content[:place] + struct.pack(">q", announced) + content[place + 8:])
+        try:
+            assert load_audio(path).duration > 0.5
+        except InvalidAudioError:
+            pass
+    assert "Traceback" not in capfd.readouterr().err
