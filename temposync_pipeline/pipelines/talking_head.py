@@ -104,7 +104,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
                 generators = generator if isinstance(generator, list) else [generator] * count
                 for portrait, speech, recording, noise, source in zip(portraits, speeches, recordings, noises, generators):
                     if output_type != "latent":
-                        portrait = self._enliven(portrait, sampling, source, speech.spoken)
+                        portrait = self._enliven(portrait, sampling, source, speech.voice)
                     # 4. Denoise chunk by chunk, 5. decode, and put the frames into the photo
                     chunks = self._latent_chunks(portrait, speech, noise, sampling)
                     frames = self._collect(portrait, chunks, len(speech), output_type, bar)
@@ -169,10 +169,10 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     ) -> LiveSession:
         portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
         mouth = self._mouth(portrait, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
-        spoken: deque[float] = deque()
-        portrait = self._enliven(portrait, sampling, generator, iter(spoken.popleft, None))
+        voice: deque[tuple[float, float]] = deque()
+        portrait = self._enliven(portrait, sampling, generator, iter(voice.popleft, None))
         return LiveSession(
-            self, portrait, mouth, sampling.chunk_size, look_ahead, spoken, self._origin(portrait.photo, portrait.matrix))
+            self, portrait, mouth, sampling.chunk_size, look_ahead, voice, self._origin(portrait.photo, portrait.matrix))
 
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
@@ -211,7 +211,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             speech = self._hear(load_audio(as_audio(audio)))
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
-            portrait = self._enliven(portrait, sampling, generator, speech.spoken)
+            portrait = self._enliven(portrait, sampling, generator, speech.voice)
             for latents in self._latent_chunks(portrait, speech, noise, sampling):
                 yield np.stack(self._render(portrait, latents))
 
@@ -256,7 +256,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             yield "portrait", 0, len(speech)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
-            portrait = self._enliven(portrait, sampling, generator, speech.spoken)
+            portrait = self._enliven(portrait, sampling, generator, speech.voice)
             origin = self._origin(portrait.photo, portrait.matrix)
             planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
             with VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials)) as writer:
@@ -291,9 +291,9 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         return Origin(self.model_name, self.model_revision, photo, matrix)
 
     def _enliven(
-        self, portrait: Portrait, sampling: Sampling, generator: torch.Generator | None, spoken: Iterable[float]
+        self, portrait: Portrait, sampling: Sampling, generator: torch.Generator | None, voice: Iterable[tuple[float, float]]
     ) -> Portrait:
-        """The portrait with lids and a head that move; `spoken` is the share of speech in each frame.  It is drawn last from the generator,
+        """The portrait with lids, brows and a head that move; `voice` is that of each frame (`Speech`).  It is drawn last from the generator,
         so that the mouth is the same with and without."""
         if not sampling.blink_rate and not sampling.head_motion:
             return portrait
@@ -303,7 +303,7 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
         photo = LivingPhoto(portrait.photo, portrait.matrix, portrait.landmarks, portrait.sureness)
         if sampling.blink_rate and not photo.can_blink:
             logger.warning("the eyes are not open and certain enough to blink; they stay as they are")
-        return replace(portrait, renderer=LivingRenderer(portrait.renderer, photo, tracks.frames(spoken)))
+        return replace(portrait, renderer=LivingRenderer(portrait.renderer, photo, tracks.frames(voice)))
 
     def _latent_video(
         self, portrait: Portrait, latents: torch.Tensor, visemes: np.ndarray, audio: AudioSource, chunk_size: int
