@@ -60,7 +60,7 @@ EXAMPLES = [[str(MEDIA / portrait), str(MEDIA / speech)] for portrait, speech in
     ("portrait_woman.jpg", "speech_hello.wav"), ("portrait_man.jpg", "speech_weather.wav"), ("portrait_man_2.jpg", "speech_apples.wav"))]
 KEPT_SECONDS = 600
 NOTICE = "**AI-generated.** Say so wherever you show the video. Uploads and videos are deleted after ten minutes."
-LIFE_INFO = "Blinks, brows and small motions of the head; 0 = all but the lower face is still."
+LIFE_INFO = "Blinks, brows, small motions of the head; 0 = all but the lower face is still."
 STOPPED = '<div class="status">Stopped.</div>'
 FACES = [(str(index + 1), index) for index in range(MAX_FACES)]
 # There a GPU is lent for one call at a time, to a process of its own: nobody can be listened to for longer.
@@ -376,10 +376,10 @@ def live_tab(studio: Studio, page: gr.Blocks) -> None:
                     face = gr.Radio(FACES, value=0, label="Who speaks?", info="1 is the largest face.")
                     life = gr.Slider(0, MAX_LIFE, 1, step=0.1, label="Life", info=LIFE_INFO)
             with gr.Column():
-                stage = gr.HTML(html_template='<video playsinline controls></video><div class="status"></div>', value="", label="Live video",
-                                js_on_load=MICROPHONE, server_functions=[hear, finish], elem_id="live")
-                gr.Markdown(f"**AI-generated.** Say so wherever you show it. Your microphone is heard for up to {MAX_SECONDS:g} seconds; "
-                            f"neither sound nor video is kept. {LIVE_SIZE} pixels at most; with headphones the microphone does not hear it again.")
+                stage = gr.HTML("", html_template='<video playsinline controls></video><div class="status"></div>', js_on_load=MICROPHONE,
+                                server_functions=[hear, finish], label="Live video", elem_id="live")
+                gr.Markdown(f"**AI-generated.** Say so wherever you show it. Your microphone is heard for up to {MAX_SECONDS:g} seconds, and "
+                            f"neither sound nor video is kept. {LIVE_SIZE} pixels at most. With headphones it does not hear itself.")
         speak.click(begin, [portrait, consent, amplitude, face, life], stage, api_visibility="private", concurrency_id="look",
                     show_progress="minimal")
         stop.click(None, js="() => document.dispatchEvent(new Event('temposync:stop'))", api_visibility="private")

@@ -337,7 +337,8 @@ def changes(video: bytes) -> tuple[np.ndarray, np.ndarray]:
                 sound.append(frame.to_ndarray()[0])
     sound = np.concatenate(sound)
     reach, step = rate // 5, rate / 25
-    levels = [np.sqrt(np.mean(sound[max(0, round(index * step) - reach):round(index * step) + reach] ** 2)) for index in range(1, len(mouths))]
+    middles = np.rint(step * np.arange(1, len(mouths))).astype(int)
+    levels = [np.sqrt(np.mean(sound[max(0, middle - reach):middle + reach] ** 2)) for middle in middles]
     return np.array(levels), np.abs(np.diff(mouths, axis=0)).mean((1, 2))
 
 

@@ -117,7 +117,10 @@ class Conversations:
         return token
 
     def hear(self, token: str, samples: np.ndarray, rate: int) -> tuple[bytes, bool]:
-        """(video, whether that was the last of it), see `Conversation.hear`.  Raises InvalidInputError where there is no such conversation."""
+        """(video, whether that was the last of it), see `Conversation.hear`.
+
+        Raises InvalidInputError where there is no such conversation.
+        """
         conversation = self._find(token)
         video = conversation.hear(samples, rate)
         if conversation.has_ended:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from .crop import transform_points
+from .crop import crop_face, transform_points
 from .landmarks import EYES, GROUPS, LOWER_LID, RIGID, UPPER_LID, interocular_distance
 from .mouth_box import Patch, Rectangle
 
@@ -32,13 +32,14 @@ DEVIATION = np.array([0.0235, 0.0235, 0.0070, 0.0063, 0.0056, 0.0145])
 CHANGE_SECONDS = 0.18
 # Heads move faster in speech than in pauses, 1.5 times as fast; speech is followed over some seconds.
 SILENT_SHARE, FOLLOW_SECONDS = 0.67, 0.6
-# Raises of the brows, by the same talkers: 97 in those 210 s, half a raise 0.23 s wide; heights in IOD, median and deviation of the logarithm
-# (of the tenth and the ninetieth in a hundred: 0.007 and 0.030), and the most that is drawn.  In the 0.4 s before, voices are 3 dB louder than at other times.
+# Raises of the brows, by the same talkers: 97 in those 210 s, 0.23 s wide at half their height; heights in IOD, median and deviation of the
+# logarithm (a tenth are lower than 0.007, a tenth higher than 0.030), and the most that is drawn.  In the 0.4 s before them voices are 3 dB
+# louder than at other times.
 RAISE, RAISE_SPREAD, MOST_RAISE = 0.017, 0.5, 0.04
 RISING, RAISED, SINKING = 0.16, 0.04, 0.24
 # An accent: a voice so much louder (ln) than it was in the mean of some seconds, and not as soon as this after the last one; the share of
 # accents that brows rise with, chosen such that they rise as often.
-ACCENT, ACCENT_MEMORY, ACCENT_INTERVAL, ACCENT_SHARE = 0.25, 1.5, 0.6, 0.45
+ACCENT, ACCENT_MEMORY, ACCENT_INTERVAL, ACCENT_SHARE = 0.25, 1.5, 0.6, 0.4
 
 
 @dataclass(frozen=True)
@@ -236,9 +237,10 @@ class HeadWarp:
 
     Args:
         shape: the photo's height and width. matrix: affine from photo to crop pixels, [2, 3]. landmarks: in the crop, [131, 2].
+        has_brows: whether they may move by themselves.
     """
 
-    def __init__(self, shape: tuple[int, int], matrix: np.ndarray, landmarks: np.ndarray):
+    def __init__(self, shape: tuple[int, int], matrix: np.ndarray, landmarks: np.ndarray, has_brows: bool = True):
         matrix = np.asarray(matrix, np.float64)
         pixel = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
         back = cv2.invertAffineTransform(matrix)
@@ -260,12 +262,14 @@ class HeadWarp:
         edge = np.minimum(photo, size - 1 - photo).min(-1) * pixel
         outside = -np.array([[cv2.pointPolygonTest(hull, (float(x), float(y)), True) for x, y in row] for row in crop])
         weight = (1 - _smoothstep((outside - HAIR) / FADE)) * _smoothstep((edge - step * pixel) / EDGE_FADE)
-        self._fields = _fields(crop, weight, landmarks) @ back[:, :2].T
+        lifted = weight * (brow_weight(crop, landmarks) if has_brows else 0.0)
+        fields = np.concatenate([_fields(crop, weight, landmarks), lifted[None, ..., None] * [0.0, -_IOD]])
+        self._fields = fields @ back[:, :2].T
         self._here = np.stack(np.meshgrid(np.arange(x1 - x0), np.arange(y1 - y0)), -1).astype(np.float32)
 
-    def move(self, picture: np.ndarray, head: np.ndarray) -> np.ndarray:
-        """The box of a picture [H, W, 3] with its head moved, uint8; `head` [6] as in `DEVIATION`."""
-        coarse = np.tensordot(head, self._fields, 1).astype(np.float32)
+    def move(self, picture: np.ndarray, head: np.ndarray, brows: float = 0.0) -> np.ndarray:
+        """The box of a picture [H, W, 3] with its head moved, uint8; `head` [6] and `brows` as in `Life`."""
+        coarse = np.tensordot(np.append(head, brows), self._fields, 1).astype(np.float32)
         height, width = self._here.shape[:2]
         to_coarse = np.float32([[1 / self._step, 0, 0], [0, 1 / self._step, 0]])
         shift = cv2.warpAffine(coarse, to_coarse, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -291,6 +295,51 @@ def _fields(crop: np.ndarray, weight: np.ndarray, landmarks: np.ndarray) -> np.n
     return np.stack([weight[..., None] * np.stack(motion, -1) for motion in motions])
 
 
+# --- where: brows ------------------------------------------------------------------------------------------------------
+
+# Crop pixels: of a brow below its landmarks, which lie along its upper edge; of lashes above a lid; above a brow, and beyond its ends, over
+# which its motion fades; the room between brow and lashes that a whole raise needs, so that the skin there does not fold.
+_BROW_THICK, _LASH, _FOREHEAD, _BESIDE, _ROOM = 5.0, 4.0, 45.0, 18.0, 12.0
+# By how many levels a bridge of glasses is darker or lighter than the nose from one row of the crop to the next: of 91 portraits the ten
+# with glasses have 12 to 58, 78 of the others less than 11.
+BRIDGE = 11.0
+
+
+def brow_weight(places: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Which share of a raise of the brows each place [h, w, 2] of the crop takes part in, [h, w]; landmarks [131, 2] in the crop."""
+    weight = np.zeros(places.shape[:2])
+    for eye, name in zip(EYES, ("right_brow", "left_brow")):
+        brow = landmarks[GROUPS[name]]
+        brow, lid = brow[brow[:, 0].argsort()], landmarks[eye[UPPER_LID]]
+        x, y = np.moveaxis(places, -1, 0)
+        down = y - np.interp(x, *brow.T) - _BROW_THICK
+        room = float(lid[:, 1].min() - np.interp(lid[lid[:, 1].argmin(), 0], *brow.T)) - _BROW_THICK - _LASH
+        beside = np.maximum(brow[0, 0] - x, x - brow[-1, 0])
+        across = 1 - _smoothstep(beside / _BESIDE)
+        along = np.where(down < 0, 1 - _smoothstep((-down - _BROW_THICK) / _FOREHEAD), 1 - _smoothstep(down / max(room, 1.0)))
+        weight = np.maximum(weight, np.clip(room / _ROOM, 0, 1) * across * along)
+    return weight
+
+
+def wears_glasses(crop: np.ndarray, landmarks: np.ndarray) -> bool:
+    """Whether something edged lies across the nose between the eyes of an aligned crop, uint8 [256, 256, 3], landmarks [131, 2] in it."""
+    right, left = (landmarks[eye[8]] for eye in EYES)
+    columns = np.s_[round(0.7 * right[0] + 0.3 * left[0]):round(0.3 * right[0] + 0.7 * left[0])]
+    middle, scale = (right[1] + left[1]) / 2, interocular_distance(landmarks)
+    rows = np.s_[max(0, round(middle - 0.28 * scale)):round(middle + 0.22 * scale)]
+    grey = cv2.GaussianBlur(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1.5)[rows, columns]
+    if min(grey.shape) < 2:
+        return False
+    steps = np.median(np.diff(grey, axis=0), axis=1)
+    return float(steps.max() - steps.min()) > BRIDGE
+
+
+def certain_brows(crop: np.ndarray, landmarks: np.ndarray, confidence: np.ndarray) -> bool:
+    """Whether brows may move in a crop: both are seen, and no glasses are before them."""
+    sure = all(confidence[GROUPS[name]].mean() >= LEAST_SURE for name in ("right_brow", "left_brow"))
+    return sure and not wears_glasses(crop, landmarks)
+
+
 def _smoothstep(x: np.ndarray) -> np.ndarray:
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
@@ -300,7 +349,7 @@ def _smoothstep(x: np.ndarray) -> np.ndarray:
 
 
 class LivingPhoto:
-    """A photo whose lids and head can be moved, with a mouth in it that moves by itself.
+    """A photo whose lids, brows and head can be moved, with a mouth in it that moves by itself.
 
     Args:
         photo: uint8 [H, W, 3]. matrix: affine from photo to crop pixels, [2, 3]. landmarks: of the photo, [131, 2], and their
@@ -311,7 +360,7 @@ class LivingPhoto:
         in_crop = transform_points(np.asarray(matrix, np.float64), landmarks)
         self.photo = photo
         self._eyes = [Lids(photo, matrix, in_crop[eye]) for eye in certain_eyes(landmarks, confidence)]
-        self._head = HeadWarp(photo.shape[:2], matrix, in_crop)
+        self._head = HeadWarp(photo.shape[:2], matrix, in_crop, certain_brows(crop_face(photo, matrix), in_crop, confidence))
 
     @property
     def can_blink(self) -> bool:
@@ -319,7 +368,7 @@ class LivingPhoto:
 
     def patch(self, mouth: Patch, life: Life) -> Patch:
         """What a frame changes in the photo, whose mouth alone would change it by `mouth`."""
-        moves, blinks = bool(life.head.any()), life.lids <= _OPEN and self.can_blink
+        moves, blinks = bool(life.head.any()) or life.brows > 0, life.lids <= _OPEN and self.can_blink
         if not moves and not blinks:
             return mouth
         picture = mouth.onto(self.photo)
@@ -327,7 +376,7 @@ class LivingPhoto:
             for eye in self._eyes:
                 eye.close(picture, life.lids)
         if moves:
-            return Patch(self._head.box.y0, self._head.box.x0, self._head.move(picture, life.head))
+            return Patch(self._head.box.y0, self._head.box.x0, self._head.move(picture, life.head, life.brows))
         changed = Rectangle(mouth.top, mouth.top + mouth.pixels.shape[0], mouth.left, mouth.left + mouth.pixels.shape[1])
         for eye in self._eyes:
             changed = changed.union(eye.box)

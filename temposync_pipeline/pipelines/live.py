@@ -70,8 +70,8 @@ class LiveSession:
     """
 
     def __init__(
-        self, pipeline: "TalkingHeadPipeline", portrait: Portrait, mouth: Mouth, chunk_size: int, look_ahead: int, voice: deque[tuple[float, float]],
-        origin: Origin,
+        self, pipeline: "TalkingHeadPipeline", portrait: Portrait, mouth: Mouth, chunk_size: int, look_ahead: int,
+        voice: deque[tuple[float, float]], origin: Origin,
     ):
         if isinstance(look_ahead, bool) or not isinstance(look_ahead, int) or not 0 <= look_ahead <= MAX_LOOK_AHEAD:
             raise InvalidInputError(f"look_ahead must be 0 to {MAX_LOOK_AHEAD} frames, got {look_ahead!r}")

@@ -293,8 +293,8 @@ class TalkingHeadPipeline(RunningCalls, PipelineSettings, HubPipeline):
     def _enliven(
         self, portrait: Portrait, sampling: Sampling, generator: torch.Generator | None, voice: Iterable[tuple[float, float]]
     ) -> Portrait:
-        """The portrait with lids, brows and a head that move; `voice` is that of each frame (`Speech`).  It is drawn last from the generator,
-        so that the mouth is the same with and without."""
+        """The portrait with lids, brows and a head that move; `voice` is that of each frame (`Speech`).  It is drawn last from the
+        generator, so that the mouth is the same with and without."""
         if not sampling.blink_rate and not sampling.head_motion:
             return portrait
         device = generator.device if generator else "cpu"
