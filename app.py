@@ -1,5 +1,10 @@
-"""The demo: a portrait and a voice become a talking video, and a video is dubbed.  Run `python app.py` and open the address it prints."""
+"""The demo: a portrait and a voice become a talking video, a video is dubbed, and a portrait speaks what a microphone hears.
 
+Run `python app.py` and open the address it prints.
+"""
+
+import base64
+import binascii
 import html
 import logging
 import os
@@ -27,8 +32,10 @@ import numpy as np
 import torch
 
 from temposync_pipeline import InvalidInputError, TempoSyncPipeline
+from temposync_pipeline.app.conversation import MICROPHONE, Conversation, Conversations
 from temposync_pipeline.app.status import draw_status, timings
 from temposync_pipeline.app.studio import (
+    LIVE_SIZE,
     MAX_AMPLITUDE,
     MAX_FACES,
     MAX_LIFE,
@@ -53,8 +60,11 @@ EXAMPLES = [[str(MEDIA / portrait), str(MEDIA / speech)] for portrait, speech in
     ("portrait_woman.jpg", "speech_hello.wav"), ("portrait_man.jpg", "speech_weather.wav"), ("portrait_man_2.jpg", "speech_apples.wav"))]
 KEPT_SECONDS = 600
 NOTICE = "**AI-generated.** Say so wherever you show the video. Uploads and videos are deleted after ten minutes."
+LIFE_INFO = "Blinks, brows, small motions of the head; 0 = all but the lower face is still."
 STOPPED = '<div class="status">Stopped.</div>'
 FACES = [(str(index + 1), index) for index in range(MAX_FACES)]
+# There a GPU is lent for one call at a time, to a process of its own: nobody can be listened to for longer.
+IS_LENT = bool(os.environ.get("SPACES_ZERO_GPU"))
 CONSENT = "The person shown and the person heard agree to this video, or I am both of them."
 
 # Gradio's own font, of which it ships a regular and a bold cut whole: nothing is fetched from elsewhere.
@@ -63,7 +73,10 @@ THEME = gr.themes.Default(primary_hue="teal", secondary_hue="teal", radius_size=
 CSS = """
 .gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
 #voice .wrap, #new-voice .wrap { min-height: 0; padding: 12px 0; line-height: 1.3; }
-#status, #dub-status, #timeline, #status > div, #dub-status > div, #timeline > div { padding: 0 !important; color: var(--body-text-color); }
+#status, #dub-status, #timeline, #live, #status > div, #dub-status > div, #timeline > div, #live > div {
+  padding: 0 !important; color: var(--body-text-color);
+}
+#live video { width: 100%; height: 420px; background: var(--background-fill-secondary); border-radius: 8px; }
 .status { min-height: 48px; }
 #status .error, #status .clear-status, #dub-status .error, #dub-status .clear-status { display: none; }
 .bar { height: 6px; margin: 6px 0; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
@@ -230,7 +243,8 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         return uuid4().hex
 
     with gr.Blocks(title="TempoSync", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
-        gr.Markdown("# TempoSync\nOne portrait and one voice recording become a video in which that person speaks; a video is dubbed.")
+        gr.Markdown("# TempoSync\nOne portrait and one voice recording become a video in which that person speaks; a video is dubbed; "
+                    "a portrait says what you say.")
         with gr.Tab("Speaking portrait"):
             with gr.Row():
                 with gr.Column():
@@ -254,7 +268,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
                         steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
                         amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1, label="Mouth amplitude",
                                               info="0 keeps the mouth still.")
-                        life = gr.Slider(0, MAX_LIFE, 1, step=0.1, label="Life", info="Blinks and small motions of the head; 0 = none.")
+                        life = gr.Slider(0, MAX_LIFE, 1, step=0.1, label="Life", info=LIFE_INFO)
                         size = gr.Slider(MIN_SIZE, MAX_SIZE, MAX_SIZE, step=160, precision=0, label="Longer side of the video, px",
                                          info="Larger photos are shrunk to it.")
                         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED,
@@ -308,7 +322,72 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
                 [dubbed, dub_times, dub_status], api_name="dub", show_progress="minimal", show_progress_on=dub_status)
             stop_dub.click(stop_video, None, dub_waiting, queue=False, api_visibility="private", show_progress="hidden")
             dub_waiting.change(lambda: STOPPED, None, dub_status, cancels=dubbing, queue=False, api_visibility="private")
+        if not IS_LENT:
+            live_tab(studio, page)
     return page.queue(max_size=16, default_concurrency_limit=1)
+
+
+def live_tab(studio: Studio, page: gr.Blocks) -> None:
+    """The tab whose portrait speaks what the visitor's microphone hears."""
+
+    def say(talk: Conversation) -> None:
+        logger.info("%s: %d frames live, %.1f s heard", uuid4().hex[:8], talk.num_frames, talk.seconds)
+
+    conversations = Conversations(say=say)
+
+    def begin(portrait: str | None, consent: bool, amplitude: float, face_index: int, life: float, request: gr.Request) -> str:
+        """The token by which the page's script goes on."""
+        with plain_errors(), remarks():
+            if consent is not True:
+                raise gr.Error("Confirm first that those shown and heard agree.", print_exception=False)
+            needed(portrait=portrait)
+            return conversations.begin(request.session_hash, lambda: studio.session(portrait, amplitude, int(face_index), life))
+
+    def hear(piece: dict) -> dict:
+        """{"token", "rate", "samples": int16 in base64} to {"video": mp4 in base64, "ended": why, if it has}, or {"error"}."""
+        try:
+            samples = np.frombuffer(base64.b64decode(piece["samples"], validate=True), "<i2")
+            video, has_ended = conversations.hear(piece["token"], samples, piece["rate"])
+        except (InvalidInputError, binascii.Error, KeyError, TypeError, ValueError) as error:
+            return {"error": str(error) if isinstance(error, InvalidInputError) else "That is no piece of sound."}
+        ended = f"The limit of {MAX_SECONDS:g} seconds is reached." if has_ended else None
+        return {"video": base64.b64encode(video).decode(), "ended": ended}
+
+    def finish(piece: dict) -> dict:
+        """{"token"} to {"video"}: what is left when nothing more is said."""
+        try:
+            return {"video": base64.b64encode(conversations.end(piece["token"])).decode()}
+        except (InvalidInputError, KeyError, TypeError):
+            return {}
+
+    with gr.Tab("Speak live"):
+        with gr.Row():
+            with gr.Column():
+                portrait = gr.Image(label=f"Portrait, up to {MAX_PIXELS // 10**6} megapixels and {MAX_UPLOAD_MB} MB", type="filepath",
+                                    sources=["upload", "webcam"], height=260, elem_id="live-portrait")
+                portrait.preprocess = hand_over
+                consent = gr.Checkbox(label=CONSENT, elem_id="live-consent")
+                with gr.Row():
+                    speak = gr.Button("Speak", variant="primary", scale=3)
+                    stop = gr.Button("Stop", scale=1, min_width=80)
+                with gr.Accordion("Settings", open=False):
+                    amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1, label="Mouth amplitude",
+                                          info="0 keeps the mouth still.")
+                    face = gr.Radio(FACES, value=0, label="Who speaks?", info="1 is the largest face.")
+                    life = gr.Slider(0, MAX_LIFE, 1, step=0.1, label="Life", info=LIFE_INFO)
+            with gr.Column():
+                stage = gr.HTML("", html_template='<video playsinline controls></video><div class="status"></div>', js_on_load=MICROPHONE,
+                                server_functions=[hear, finish], label="Live video", elem_id="live")
+                gr.Markdown(f"**AI-generated.** Say so wherever you show it. Your microphone is heard for up to {MAX_SECONDS:g} seconds, and "
+                            f"neither sound nor video is kept. {LIVE_SIZE} pixels at most. With headphones it does not hear itself.")
+        speak.click(begin, [portrait, consent, amplitude, face, life], stage, api_visibility="private", concurrency_id="look",
+                    show_progress="minimal")
+        stop.click(None, js="() => document.dispatchEvent(new Event('temposync:stop'))", api_visibility="private")
+
+    def leave(request: gr.Request) -> None:
+        conversations.leave(request.session_hash)
+
+    page.unload(leave)
 
 
 LAUNCH = {
@@ -351,7 +430,7 @@ def main() -> None:
     pipeline = TempoSyncPipeline.from_pretrained("temposync-tiny")
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     studio = Studio(pipeline)
-    if not os.environ.get("SPACES_ZERO_GPU"):  # there a GPU is lent to visitors only
+    if not IS_LENT:
         studio.warm_up(*EXAMPLES[0])
     under_way: dict[str, Event] = {}
     page = build(studio, under_way)

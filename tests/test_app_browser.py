@@ -3,6 +3,8 @@
 Screenshots go to tests/artifacts.  `.ci/run` installs the browser; without one (`apt install chromium`) these tests are skipped.
 """
 
+import base64
+import io
 import os
 import re
 import shutil
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -31,6 +34,27 @@ PATIENCE = 240_000
 PLAYING = "() => { const video = document.querySelector('#video video'); return video && video.videoWidth > 0 && video.currentTime > 0.3; }"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt install chromium")
+
+
+# What the page shows and plays: {shown: times of its frames, loudest: the level that plays, pieces: the video as it comes, in base64}.
+WATCH = """() => {
+  const live = window.live = { shown: [], loudest: 0, pieces: [] }, video = document.querySelector('#live video');
+  const sound = new AudioContext(), meter = sound.createAnalyser(), samples = new Float32Array(2048);
+  sound.createMediaElementSource(video).connect(meter);
+  meter.connect(sound.destination);
+  const look = (now, { mediaTime }) => {
+    meter.getFloatTimeDomainData(samples);
+    live.loudest = Math.max(live.loudest, ...samples);
+    live.shown.push(mediaTime);
+    video.requestVideoFrameCallback(look);
+  };
+  video.requestVideoFrameCallback(look);
+  const append = SourceBuffer.prototype.appendBuffer;
+  SourceBuffer.prototype.appendBuffer = function (bytes) {
+    live.pieces.push(btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join('')));
+    return append.call(this, bytes);
+  };
+}"""
 
 
 @contextmanager
@@ -64,10 +88,18 @@ def wait_for(found, process: subprocess.Popen | None, log: Path, seconds: float 
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """Its microphone hears speech and silence, 3 s each, over and over."""
+    heard = tmp_path_factory.mktemp("microphone") / "microphone.wav"
+    with wave.open(str(MEDIA / "speech_hello.wav")) as source, wave.open(str(heard), "w") as target:
+        target.setparams(source.getparams())
+        count, size = round(3 * source.getframerate()), source.getsampwidth() * source.getnchannels()
+        target.writeframes(source.readframes(count) + bytes(count * size))
+    arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={heard}"]
     with sync_playwright() as playwright:
         # A root user, as in a container, has no sandbox.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        arguments += ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
 
@@ -276,3 +308,67 @@ def test_phone(visit, speech):
     assert playing_video(page)["videoWidth"] > 0
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     screenshot(page, "7_phone")
+
+
+def speak_live(page: Page) -> None:
+    """A portrait whose head and eyes stand still says what the microphone hears."""
+    page.get_by_role("tab", name="Speak live").click()
+    page.locator("#live video").wait_for()
+    page.evaluate(WATCH)
+    page.locator("#live-portrait input[type=file]").first.set_input_files(MEDIA / "portrait_man.jpg")
+    page.locator("#live-portrait img").wait_for()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("number input for Life").fill("0")
+    page.locator("#live-consent input").check()
+    page.get_by_role("button", name="Speak", exact=True).click()
+
+
+def changes(video: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Of each frame after the first: the sound's level in the 0.4 s around it, and by how many levels the mouth differs from before."""
+    mouths, sound = [], []
+    with av.open(io.BytesIO(video)) as container:
+        for frame in container.decode():
+            if isinstance(frame, av.VideoFrame):
+                height, width = frame.height, frame.width
+                luma = frame.to_ndarray()[:height]
+                mouths.append(luma[height // 2:3 * height // 4, width // 3:2 * width // 3].astype(float))
+            else:
+                rate = frame.sample_rate
+                sound.append(frame.to_ndarray()[0])
+    sound = np.concatenate(sound)
+    reach, step = rate // 5, rate / 25
+    middles = np.rint(step * np.arange(1, len(mouths))).astype(int)
+    levels = [np.sqrt(np.mean(sound[max(0, middle - reach):middle + reach] ** 2)) for middle in middles]
+    return np.array(levels), np.abs(np.diff(mouths, axis=0)).mean((1, 2))
+
+
+def test_a_microphone(visit, server):
+    """The mouth moves while sound comes and rests in silence; nothing of what was heard is kept."""
+    page, (_, log) = visit(), server
+    before = set(log.parent.rglob("*"))
+    speak_live(page)
+    page.wait_for_function("() => window.live.shown.at(-1) > 5 && window.live.loudest > 0.05")
+    expect(page.locator("#live .status")).to_contain_text("s after you spoke")
+    screenshot(page, "8_live")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.locator("#live .status")).to_have_text("Stopped.", timeout=PATIENCE)
+    live = page.evaluate("window.live")
+    assert len(live["shown"]) > 30 and live["shown"] == sorted(live["shown"])
+    assert page.evaluate("document.querySelector('#live video').error") is None
+    levels, change = changes(b"".join(map(base64.b64decode, live["pieces"])))
+    assert np.median(change[levels > 0.03]) > 3 * np.median(change[levels < 1e-3])
+    frames, seconds = wait_for(lambda: re.findall(r"(\d+) frames live, ([\d.]+) s heard", log.read_text()), None, log)[0]
+    assert float(seconds) == pytest.approx(int(frames) / 25, abs=0.1) and int(frames) == len(change) + 1
+    assert {path.suffix for path in set(log.parent.rglob("*")) - before if path.is_file()} <= {".jpg"}  # the portrait
+
+
+def test_who_closes_the_page_makes_room(visit, server):
+    first, second = visit(), visit()
+    speak_live(first)
+    expect(first.locator("#live .status")).to_contain_text("Speak.", timeout=PATIENCE)
+    speak_live(second)
+    expect(second.get_by_text("Somebody else is speaking: try again in a minute")).to_be_visible(timeout=PATIENCE)
+    first.close()
+    wait_for(lambda: len(re.findall("frames live", server[1].read_text())) > 1, None, server[1])
+    second.get_by_role("button", name="Speak", exact=True).click()
+    expect(second.locator("#live .status")).to_contain_text(re.compile(r"Speak\.|after you spoke"), timeout=PATIENCE)

@@ -10,7 +10,17 @@ import torch
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import TEMPLATE, align_matrix, transform_points
 from temposync_pipeline.face.landmarks import EYES, GROUPS, LEFT_IRIS, LOWER_LID, NUM_LANDMARKS, RIGHT_IRIS, RIGID, UPPER_LID
-from temposync_pipeline.face.life import BLINKS_A_SECOND, DEVIATION, HeadWarp, Life, LifeTracks, LivingPhoto, blink_opening
+from temposync_pipeline.face.life import (
+    BLINKS_A_SECOND,
+    DEVIATION,
+    MOST_RAISE,
+    RAISE,
+    HeadWarp,
+    Life,
+    LifeTracks,
+    LivingPhoto,
+    blink_opening,
+)
 from temposync_pipeline.face.mouth_box import Patch
 from temposync_pipeline.models.face_aligner import Face
 
@@ -30,6 +40,8 @@ def crop_landmarks() -> np.ndarray:
     points[GROUPS["face_oval"]] = np.stack([128 + 70 * np.sin(angles), 128 - 90 * np.cos(angles)], -1)
     points[[RIGHT_IRIS, LEFT_IRIS]] = (90, 82), (166, 82)
     across = np.linspace(-16, 16, 9)
+    for brow, x in zip(("right_brow", "left_brow"), (91, 165)):
+        points[GROUPS[brow]] = np.stack([x + np.linspace(-20, 20, 5), np.full(5, 52)], -1)
     for eye, x in zip(EYES, (91, 165)):
         height = 5 * (1 - (across / 16) ** 2)
         points[eye[np.r_[0, LOWER_LID, 8]]] = np.stack([x + across, 82 + height], -1)
@@ -103,20 +115,52 @@ def test_the_head_moves_and_the_photos_edges_do_not(face):
     assert np.array_equal(warp.move(noise, REST), warp.box.of(noise))
 
 
-@pytest.mark.parametrize("motion", range(6))
+def test_brows_rise_and_eyes_do_not(face):
+    photo, matrix, landmarks = face
+    photo, brow = photo.copy(), landmarks[GROUPS["right_brow"]] + [0, 4]
+    cv2.polylines(photo, [brow.round().astype(np.int32)], False, (EYE,) * 3, 8)
+    raised = LivingPhoto(photo, matrix, landmarks, SURE).patch(nothing(photo), Life(1.0, REST, MOST_RAISE)).onto(photo)
+    around = np.s_[int(brow[:, 1].min()) - 15:int(brow[:, 1].max()) + 10, int(brow[1, 0]):int(brow[3, 0])]
+    before, after = (np.argwhere(picture[around][..., 0] < 110)[:, 0].mean() for picture in (photo, raised))
+    assert before - after == pytest.approx(MOST_RAISE * 68 * 1.6, rel=0.25)
+    eyes = photo_of(landmarks)[..., 0] == EYE
+    assert (raised[eyes] == photo[eyes]).mean() > 0.95
+    changed = np.argwhere((raised != photo).any(-1))[:, 0]
+    assert changed.max() < max(landmarks[eye][:, 1].max() for eye in EYES)
+
+
+@pytest.mark.parametrize("fault", ["glasses", "unsure"])
+def test_doubtful_brows_stay_as_they_are(face, fault):
+    photo, matrix, landmarks = face
+    photo, sure = photo.copy(), SURE.copy()
+    if fault == "glasses":
+        middle = landmarks[[EYES[0][8], EYES[1][8]]].mean(0).astype(int)
+        photo[middle[1] - 4:middle[1] + 4, middle[0] - 60:middle[0] + 60] = EYE
+    else:
+        sure[GROUPS["left_brow"]] = 0.1
+    raised = LivingPhoto(photo, matrix, landmarks, sure).patch(nothing(photo), Life(1.0, REST, MOST_RAISE))
+    assert np.array_equal(raised.onto(photo), photo)
+
+
+@pytest.mark.parametrize("motion", range(7))
 def test_no_place_is_torn_or_folded(face, motion):
     photo, matrix, landmarks = face
     warp = HeadWarp(photo.shape[:2], matrix, transform_points(matrix, landmarks))
-    head = REST.copy()
-    head[motion] = 2 * 3 * DEVIATION[motion]  # three deviations at the largest `head_motion`
-    coarse = np.tensordot(head, warp._fields, 1) / warp._step
+    most = 2 * np.append(3 * DEVIATION, MOST_RAISE)  # three deviations, and the highest raise, at the largest `head_motion`
+    coarse = most[motion] * warp._fields[motion] / warp._step
     steps = np.stack(np.gradient(coarse, axis=(0, 1)))
-    assert 0 < np.abs(steps).max() < 0.5
+    assert 0 < np.abs(steps).max() < (0.5 if motion < 6 else 0.8)
 
 
 def tracks(seed=3, blink_rate=1.0, head_motion=1.0, frames=MINUTES, share=1.0):
-    life = list(zip(range(frames), LifeTracks(seed, 25, blink_rate, head_motion).frames(repeat(share))))
+    life = list(zip(range(frames), LifeTracks(seed, 25, blink_rate, head_motion).frames(repeat((share, 0.0)))))
     return np.array([each.lids for _, each in life]), np.stack([each.head for _, each in life])
+
+
+def brow_track(accents, seed=3, head_motion=1.0, share=1.0):
+    """Of ten minutes in which the voice is louder for 0.2 s, once a second, by so many ln."""
+    voice = ((share, accents * (index % 25 < 5)) for index in range(MINUTES))
+    return np.array([each.brows for each in LifeTracks(seed, 25, 1.0, head_motion).frames(voice)])
 
 
 def blinks(lids):
@@ -131,6 +175,21 @@ def test_life_is_as_often_and_as_far_as_the_talkers():
     assert np.allclose(quiet.std(0) / head.std(0), 0.67, atol=0.01)
     half = [np.count_nonzero(lids[start:start + 20] < 0.5) for start in blinks(lids)]
     assert np.mean(half) / 25 == pytest.approx(0.24, rel=0.2)
+
+
+def test_brows_rise_with_some_accents_and_with_nothing_else():
+    brows = brow_track(0.6)
+    begins = np.flatnonzero((brows[1:] > 0) & (brows[:-1] == 0))
+    assert 0.3 < len(begins) / 600 < 0.5 and (begins % 25 < 5).all()
+    peaks = [brows[begin:begin + 12].max() for begin in begins]
+    assert np.median(peaks) == pytest.approx(RAISE, rel=0.15) and max(peaks) <= MOST_RAISE and len(set(np.round(peaks, 6))) > 100
+    assert np.abs(np.diff(brows)).max() < 0.5 * MOST_RAISE
+    assert not brow_track(0.1).any() and not brow_track(0.6, share=0.0).any()
+    assert np.allclose(brow_track(0.6, head_motion=2), 2 * brows) and not brow_track(0.6, head_motion=0).any()
+    assert not np.array_equal(brow_track(0.6, seed=4), brows)
+    spectrum = np.abs(np.fft.rfft(brows - brows.mean(), 2 * len(brows))) ** 2
+    again = np.fft.irfft(spectrum)[:len(brows) // 2]
+    assert np.abs(again[50:] / again[0]).max() < 0.6  # the voice itself comes again every second
 
 
 def test_life_begins_at_rest_and_does_not_come_again():

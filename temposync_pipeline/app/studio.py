@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import InvalidInputError
+from ..limits import PAGE_LIVE_SIZE as LIVE_SIZE
 from ..limits import PAGE_MAX_FACES as MAX_FACES
 from ..limits import PAGE_MAX_SECONDS as MAX_SECONDS
 from ..limits import PAGE_MAX_SIZE as MAX_SIZE
@@ -23,6 +24,7 @@ from ..media.image import load_image
 from ..models.viseme_classifier import warn_without_speech
 from ..models.visemes import VISEMES
 from ..pipelines.face_search import choose_face, find_faces
+from ..pipelines.live import LiveSession
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
 from ..pipelines.preview import dim_what_stays, number_faces
 
@@ -121,6 +123,15 @@ class Studio:
         yield from self._reported(audio, lambda: self.pipeline.stream_dub_to_file(
             video, audio, output, num_inference_steps, torch.Generator().manual_seed(seed),
             mouth_amplitude=mouth_amplitude, face_index=face_index, end=end, chunk_size=CHUNK_SIZE), float(footage.rate))
+
+    def session(
+        self, image: str | PathLike, mouth_amplitude: float | None = None, face_index: int = 0, life: float = 0.0, seed: int = 0
+    ) -> LiveSession:
+        """A portrait that speaks what it hears, its longer side at most `LIVE_SIZE` px; `life` as in `generate`."""
+        check_limits(1, seed, mouth_amplitude, face_index, MIN_SIZE, life)
+        return self.pipeline.session(
+            image, generator=torch.Generator().manual_seed(seed), mouth_amplitude=mouth_amplitude, face_index=face_index,
+            max_size=LIVE_SIZE, blink_rate=life, head_motion=life)
 
     def _reported(
         self, audio: str | PathLike, begin: Callable[[], Iterator[tuple[str, int, int]]], fps: float | None = None

@@ -65,18 +65,18 @@ class LiveSession:
         mouth: latents [n, C, 16, 16] of a speech's frames.
         chunk_size: frames made together.
         look_ahead: frames of sound after a frame that it waits for.
-        spoken: is told the share of speech in each frame before that is rendered.
+        voice: is told that of each frame (`Speech`) before that is rendered.
         origin: what videos of it can be marked with.
     """
 
     def __init__(
-        self, pipeline: "TalkingHeadBase", portrait: Portrait, mouth: Mouth, chunk_size: int, look_ahead: int, spoken: deque[float],
-        origin: Origin,
+        self, pipeline: "TalkingHeadBase", portrait: Portrait, mouth: Mouth, chunk_size: int, look_ahead: int,
+        voice: deque[tuple[float, float]], origin: Origin,
     ):
         if isinstance(look_ahead, bool) or not isinstance(look_ahead, int) or not 0 <= look_ahead <= MAX_LOOK_AHEAD:
             raise InvalidInputError(f"look_ahead must be 0 to {MAX_LOOK_AHEAD} frames, got {look_ahead!r}")
         self.fps, self.photo, self.origin = pipeline.config.fps, portrait.photo, origin
-        self._pipeline, self._portrait, self._mouth, self._spoken = pipeline, portrait, mouth, spoken
+        self._pipeline, self._portrait, self._mouth, self._voice = pipeline, portrait, mouth, voice
         self._chunk_size, self._look_ahead, self._past = chunk_size, look_ahead, round(PAST_SECONDS * self.fps)
         self._sound, self._ended = SoundStream(), False
         # What may still be heard, and how much has been let go of, in samples; the frame to come.
@@ -121,8 +121,8 @@ class LiveSession:
         heard = self._kept[self._sample(begin) - self._gone:self._sample(end) - self._gone]
         speech = self._pipeline._hear_samples(heard, end - begin)
         latents = self._mouth(speech, range(wanted.start - begin, wanted.stop - begin))
-        self._spoken.clear()
-        self._spoken.extend(speech.spoken[wanted.start - begin:wanted.stop - begin])
+        self._voice.clear()
+        self._voice.extend(speech.voice[wanted.start - begin:wanted.stop - begin])
         patches = self._pipeline._patches(self._portrait.renderer, rendered_part(latents, self._portrait.composition))
         self._next = wanted.stop
         done = self._sample(max(0, self._next - self._past)) - self._gone

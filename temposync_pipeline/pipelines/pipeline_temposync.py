@@ -173,7 +173,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
 
     def _to_speech(self, hearing: Hearing) -> Speech:
         lips = self.lip_motion.predict(hearing) if self.lip_motion else None
-        return Speech(smooth_visemes(hearing.visemes, self.config.viseme_smoothing), lips)
+        return Speech(smooth_visemes(hearing.visemes, self.config.viseme_smoothing), lips, loudness=hearing.loudness[:, None])
 
     def _conditions(self, crop: np.ndarray, latents: torch.Tensor) -> Mapping[str, torch.Tensor]:
         return {"context": latent_window(self._encode(mask_mouth(crop))), "identity": self.identity_encoder(latents)}

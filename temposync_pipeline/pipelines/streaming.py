@@ -52,10 +52,10 @@ class StreamingPipeline(TalkingHeadBase):
     ) -> LiveSession:
         portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
         mouth = self._mouth(portrait, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
-        spoken: deque[float] = deque()
-        portrait = self._enliven(portrait, sampling, generator, iter(spoken.popleft, None))
+        voice: deque[tuple[float, float]] = deque()
+        portrait = self._enliven(portrait, sampling, generator, iter(voice.popleft, None))
         return LiveSession(
-            self, portrait, mouth, sampling.chunk_size, look_ahead, spoken, self._origin(portrait.photo, portrait.matrix))
+            self, portrait, mouth, sampling.chunk_size, look_ahead, voice, self._origin(portrait.photo, portrait.matrix))
 
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
@@ -94,6 +94,6 @@ class StreamingPipeline(TalkingHeadBase):
             speech = self._hear(load_audio(as_audio(audio)))
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
-            portrait = self._enliven(portrait, sampling, generator, speech.spoken)
+            portrait = self._enliven(portrait, sampling, generator, speech.voice)
             for latents in self._latent_chunks(portrait, speech, noise, sampling):
                 yield np.stack(self._render(portrait, latents))

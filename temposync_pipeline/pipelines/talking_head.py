@@ -41,7 +41,7 @@ class TalkingHeadPipeline(StreamingPipeline, ToFilePipeline):
                 generators = generator if isinstance(generator, list) else [generator] * count
                 for portrait, speech, recording, noise, source in zip(portraits, speeches, recordings, noises, generators):
                     if output_type != "latent":
-                        portrait = self._enliven(portrait, sampling, source, speech.spoken)
+                        portrait = self._enliven(portrait, sampling, source, speech.voice)
                     # 4. Denoise chunk by chunk, 5. decode, and put the frames into the photo
                     chunks = self._latent_chunks(portrait, speech, noise, sampling)
                     frames = self._collect(portrait, chunks, len(speech), output_type, bar)

@@ -96,10 +96,10 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         return Origin(self.model_name, self.model_revision, photo, matrix)
 
     def _enliven(
-        self, portrait: Portrait, sampling: Sampling, generator: torch.Generator | None, spoken: Iterable[float]
+        self, portrait: Portrait, sampling: Sampling, generator: torch.Generator | None, voice: Iterable[tuple[float, float]]
     ) -> Portrait:
-        """The portrait with lids and a head that move; `spoken` is the share of speech in each frame.  It is drawn last from the generator,
-        so that the mouth is the same with and without."""
+        """The portrait with lids, brows and a head that move; `voice` is that of each frame (`Speech`).  It is drawn last from the
+        generator, so that the mouth is the same with and without."""
         if not sampling.blink_rate and not sampling.head_motion:
             return portrait
         device = generator.device if generator else "cpu"
@@ -108,7 +108,7 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         photo = LivingPhoto(portrait.photo, portrait.matrix, portrait.landmarks, portrait.sureness)
         if sampling.blink_rate and not photo.can_blink:
             logger.warning("the eyes are not open and certain enough to blink; they stay as they are")
-        return replace(portrait, renderer=LivingRenderer(portrait.renderer, photo, tracks.frames(spoken)))
+        return replace(portrait, renderer=LivingRenderer(portrait.renderer, photo, tracks.frames(voice)))
 
     def _collect(self, portrait: Portrait, chunks: Iterator[torch.Tensor], total: int, output_type: str, bar: tqdm) -> list | torch.Tensor:
         """All frames, uint8 [H, W, 3] each, or, for output_type "latent", all latents [T, C, 16, 16]; T < `total` if interrupted."""

@@ -68,7 +68,7 @@ class ToFilePipeline(TalkingHeadBase):
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             yield "portrait", 0, len(speech)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
-            portrait = self._enliven(portrait, sampling, generator, speech.spoken)
+            portrait = self._enliven(portrait, sampling, generator, speech.voice)
             origin = self._origin(portrait.photo, portrait.matrix)
             planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
             with VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials)) as writer:
