@@ -41,9 +41,14 @@ def take_memory(path):
     np.ones(2**26)
 
 
+def compute_forever(path):
+    while True:
+        pass
+
+
 HARMS = {
-    "KeyError at ?": raise_another, "message": say_too_much, "memory": take_memory, "hang": lambda path: time.sleep(60),
-    "crash": lambda path: os.kill(os.getpid(), signal.SIGKILL),
+    "KeyError at ?": raise_another, "message": say_too_much, "memory": take_memory, "hang": compute_forever,
+    "wait": lambda path: time.sleep(60), "crash": lambda path: os.kill(os.getpid(), signal.SIGKILL),
 }
 
 
@@ -52,13 +57,15 @@ def test_it_would_notice(tmp_path, monkeypatch, harm):
     """Every kind of harm is counted, the first inputs are kept as they were, and the cases after it are run."""
     if harm == "hang":
         monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.5)
+    if harm == "wait":
+        monkeypatch.setattr(fuzz, "MAX_WAIT", 0.5)
     monkeypatch.setattr(fuzz, "KEPT_OF_A_KIND", 1)
     targets = {"good": Target(refuse, {"a.bin": b"good"}, 3), "bad": Target(HARMS[harm], {"b.bin": b"bad"})}
     count, failures = run(targets, 12, 60, 5, tmp_path / "kept")
     if harm == "memory":  # a peak is a peak once
         assert (count, dict(failures)) == (12, {"bad: memory": 1})
     else:
-        assert (count, dict(failures)) == (12, {f"bad: {harm}": 3})
+        assert (count, dict(failures)) == (12, {f"bad: {'hang' if harm == 'wait' else harm}": 3})
     assert (tmp_path / "kept" / "3_b.bin").read_bytes() == fuzz.make_case(targets, 5, 3).content
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
