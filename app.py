@@ -33,6 +33,7 @@ import torch
 
 from temposync_pipeline import InvalidInputError, TempoSyncPipeline
 from temposync_pipeline.app.conversation import MICROPHONE, Conversation, Conversations
+from temposync_pipeline.app.memory import Housekeeping, give_back, set_up_memory
 from temposync_pipeline.app.status import draw_status, timings
 from temposync_pipeline.app.studio import (
     LIVE_SIZE,
@@ -223,6 +224,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             finally:
                 logger.info("%s: %d of %d frames, %.1f s", uuid4().hex[:8], progress.frames, progress.total,
                             sum(progress.seconds.values()))
+                give_back()
         if not progress.finished:
             yield gr.skip(), gr.skip(), STOPPED
 
@@ -399,9 +401,11 @@ LAUNCH = {
 def serve_until_told(page: gr.Blocks, under_way: dict[str, Event], patience: float = 10.0) -> None:
     """Ends the process on Ctrl-C or SIGTERM: videos under way stop after the step they are at and take their files with them."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    housekeeping = Housekeeping(page)
     try:
         while True:
             time.sleep(1)
+            housekeeping.sweep()
     except KeyboardInterrupt:
         for told in (signal.SIGINT, signal.SIGTERM):  # once is enough
             signal.signal(told, signal.SIG_IGN)
@@ -427,6 +431,7 @@ def set_up_log() -> None:
 
 def main() -> None:
     set_up_log()
+    set_up_memory()
     pipeline = TempoSyncPipeline.from_pretrained("temposync-tiny")
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     studio = Studio(pipeline)

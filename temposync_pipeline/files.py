@@ -1,9 +1,12 @@
 """Files that are whole where they exist, and the examples of the source tree."""
 
+import hashlib
 import os
+import platform
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,54 @@ from safetensors import SafetensorError
 from .errors import InvalidInputError
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "media"
+UNFINISHED = ".temposync-"
+
+
+def unfinished(path: Path, suffix: str | None = None) -> Path:
+    """A hidden name beside `path` for what is to become it, of the same ending or `suffix`; the first time in a folder, what killed
+    processes left there under such names is removed."""
+    folder = path.absolute().parent
+    _sweep_once(folder)
+    return folder / f"{UNFINISHED}{_machine()}-{os.getpid()}-{secrets.token_hex(8)}{path.suffix if suffix is None else suffix}"
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files of processes of this machine that are no more."""
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            machine, process, *_ = *entry.name.removeprefix(UNFINISHED).split("-"), ""
+            if entry.name.startswith(UNFINISHED) and machine == _machine() and process.isdecimal() and not _is_running(int(process)):
+                with suppress(OSError):
+                    os.unlink(entry)
+
+
+@cache
+def _machine() -> str:
+    """Eight digits of this machine, or of the container in which the numbers of processes are this one's."""
+    space = Path("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {os.readlink(space) if space.exists() else ''}".encode()).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # where asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text` in UTF-8, under a hidden name first: what stood there stays until the new file is complete."""
-    temporary = path.absolute().with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    temporary = unfinished(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)

@@ -5,8 +5,9 @@
 
 Small valid files are damaged (bits, ranges, lengths, splices; JSON and safetensors also by their structure, PNG with its checksums put
 right) and read as the library reads them.  A reader may succeed, or refuse with one sentence of the `InvalidInputError` family that names
-the file and not its folder.  Anything else is a failure: another exception, the end of the process, more than 10 s of computing or a
-minute of waiting, more than 300 MB of memory at once.  The input of a failure is written to `--failures`, with what happened beside it, and the exit status is 1.
+the file and not its folder.  Anything else is a failure: another exception, the end of the process, more than 10 s of computing or a minute
+of waiting, more than 300 MB of memory at once.  The input of a failure is written to `--failures`,
+with what happened beside it, and the exit status is 1.
 
 A case is decided by the seed and its number alone.  Cases run in a process of their own, which is replaced when it dies or hangs, and on
 one core: threads for pictures of a few pixels cost FFmpeg more than the pictures.

@@ -18,6 +18,7 @@ from temposync_pipeline.commands.batch import read_job, read_table
 from temposync_pipeline.data.manifest import read_manifest
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.media.audio import load_audio
+from temposync_pipeline.media.gif import is_gif, stream_gif
 from temposync_pipeline.media.image import load_image
 from temposync_pipeline.media.video import load_soundtrack, stream_video
 from temposync_pipeline.models.identity_encoder import IdentityEncoder
@@ -26,6 +27,7 @@ from temposync_pipeline.pipelines.auto import pipeline_class
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.pipelines.loading import _read_index, load_component
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.provenance.verify import read_comment
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 from temposync_pipeline.training.autoencoder import Config
 from temposync_pipeline.training.settings import build_config, read_settings
@@ -52,7 +54,7 @@ def make_targets() -> dict[str, Target]:
         return {
             "audio": Target(read_audio, sounds(folder), 4),
             "picture": Target(load_image, pictures(), 4),
-            "video": Target(read_video, {name: video(folder / name, codec) for name, codec in VIDEOS.items()}),
+            "video": Target(read_video, videos(folder)),
             "config": Target(read_config(encoder), configs(folder / "model", encoder["config.json"]), 4),
             "weights": Target(read_weights(encoder), {WEIGHTS: encoder[WEIGHTS]}),
             "latents": Target(read_latents, {"a.safetensors": latents(folder)}, 2),
@@ -68,6 +70,11 @@ def read_audio(path: Path) -> None:
 
 
 def read_video(path: Path) -> None:
+    read_comment(path)
+    if is_gif(path):
+        for frame in stream_gif(path, 25):
+            assert frame.dtype == np.uint8 and frame.ndim == 3
+        return
     for fps in (25, None):
         frames, _ = stream_video(path, max_frames=6, fps=fps)
         for frame in frames:
@@ -151,6 +158,12 @@ def pictures() -> dict[str, bytes]:
         converted.save(file, Image.registered_extensions()[Path(name).suffix], **options)
         files[name] = file.getvalue()
     return files
+
+
+def videos(folder: Path) -> dict[str, bytes]:
+    first, *others = (Image.fromarray(np.roll(picture(32, 48), 4 * number, axis=1)).quantize(16) for number in range(3))
+    first.save(folder / "a.gif", save_all=True, append_images=others, duration=40, comment=b"AI-generated")
+    return {name: video(folder / name, codec) for name, codec in VIDEOS.items()} | {"a.gif": (folder / "a.gif").read_bytes()}
 
 
 def video(path: Path, codec: str) -> bytes:

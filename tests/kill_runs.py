@@ -1,10 +1,12 @@
 """Kill a video or a training at random moments, by SIGKILL, which nobody can answer:
 
     python -m tests.kill_runs generate --kills 200
+    python -m tests.kill_runs dub --kills 200
     python -m tests.kill_runs train --kills 200
 
-A video of that name must always be the old one, whole, or the new one, whole; a training, resumed after each kill, must end in the very
-weights of one that was never killed.  Prints how many kills came when, and ends with status 1 where that does not hold.
+A video of that name must always be the old one, whole, or the new one, whole, what is dubbed stays as it was, and the next run into the
+folder leaves nothing there but these; a training, resumed after each kill, must end in the very weights of one that was never killed.
+Prints how many kills came when, and ends with status 1 where that does not hold.
 """
 
 import argparse
@@ -19,9 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
-from temposync_pipeline.media.video import read_video
+from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.training.checkpointing import load_checkpoint
 
 from .tiny_components import picture, spoken, tiny_pipeline
@@ -66,12 +69,44 @@ def count_frames(path: Path) -> int:
 
 
 def kill_videos(folder: Path, kills: int, seed: int) -> Counter:
-    """What stood under the final name after each kill: "old", "new" or, which must not be, "broken"; and "left", hidden files beside it."""
-    pipeline, moments, found = tiny_pipeline(), random.Random(seed), Counter()
-    output, speech = folder / "out.mp4", spoken(1.0)
+    """A speaking portrait, killed."""
+    pipeline, speech = tiny_pipeline(), spoken(1.0)
+    return kill_writing(
+        lambda output: pipeline.generate_to_file(picture(96, 96), speech, output, 1, progress=False), folder / "out.mp4", kills, seed)
+
+
+def kill_dubbing(folder: Path, kills: int, seed: int) -> Counter:
+    """A film that is dubbed, killed."""
+    pipeline, speech, film = tiny_pipeline(), spoken(0.3), folder / "film.mp4"
+    process = os.fork()
+    if process == 0:  # as in `count_frames`
+        write_film(film)
+        os._exit(0)
+    os.waitpid(process, 0)
+    before = film.read_bytes()
+    found = kill_writing(
+        lambda output: pipeline.dub_to_file(film, speech, output, 1, progress=False), folder / "out.mp4", kills, seed, beside=1)
+    found["broken"] += film.read_bytes() != before
+    return found
+
+
+def write_film(path: Path, frames: int = 6) -> None:
+    """A quarter of a second of a face that sways, without sound."""
+    with VideoWriter(path, audio_path=None) as writer:
+        for number in range(frames):
+            writer.write(np.roll(picture(96, 96), number % 4, axis=1))
+
+
+def kill_writing(write: Callable[[Path], object], output: Path, kills: int, seed: int, beside: int = 0) -> Counter:
+    """What stood under the final name after each kill: "old", "new" or, which must not be, "broken"; files "hidden" beside it before a last
+    run, which is not killed, and "left" after it."""
+    moments, found = random.Random(seed), Counter()
 
     def make() -> None:
-        pipeline.generate_to_file(picture(96, 96), speech, output, 1, progress=False)
+        write(output)
+
+    def others() -> int:
+        return len(list(output.parent.iterdir())) - 1 - beside
 
     started = time.monotonic()
     killed(make, 600)
@@ -83,8 +118,9 @@ def kill_videos(folder: Path, kills: int, seed: int) -> Counter:
         content = output.read_bytes()
         whole = content != OLD and count_frames(output) == length
         found["old" if content == OLD else "new" if whole else "broken"] += 1
-    found["left"] = len(list(folder.iterdir())) - 1
-    return found
+    hidden = others()
+    killed(make, 600)
+    return found + Counter(hidden=hidden, left=others())
 
 
 def kill_training(folder: Path, kills: int, seed: int, steps: int = 24) -> Counter:
@@ -105,19 +141,21 @@ def kill_training(folder: Path, kills: int, seed: int, steps: int = 24) -> Count
     return found
 
 
+KILLS = {"generate": kill_videos, "dub": kill_dubbing, "train": kill_training}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["generate", "train"])
+    parser.add_argument("what", choices=list(KILLS))
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)  # a process with more than one must not fork
     started = time.monotonic()
     with TemporaryDirectory() as folder:
-        kill = kill_videos if options.what == "generate" else kill_training
-        found = kill(Path(folder), options.kills, options.seed)
+        found = KILLS[options.what](Path(folder), options.kills, options.seed)
     print(f"{options.what}: {options.kills} kills in {time.monotonic() - started:.0f} s:", dict(found))
-    sys.exit(1 if found["broken"] or found["different"] else 0)
+    sys.exit(1 if found["broken"] or found["different"] or found["left"] else 0)
 
 
 if __name__ == "__main__":

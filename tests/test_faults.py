@@ -132,7 +132,7 @@ def test_weights_that_do_not_fit_leave_the_last_ones(tmp_path):
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["generate", "train"])
+@pytest.mark.parametrize("what", ["generate", "dub", "train"])
 def test_killed_at_five_random_moments(what):
     """59, 60: videos are whole or not there, trainings go on to the same weights; `--kills 200` tries more."""
     result = subprocess.run([sys.executable, "-m", "tests.kill_runs", what, "--kills", "5"], cwd=ROOT, capture_output=True, text=True)

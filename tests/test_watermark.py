@@ -15,10 +15,13 @@ from temposync_pipeline import __version__
 from temposync_pipeline.checkpoints import bundled_path
 from temposync_pipeline.cli import main
 from temposync_pipeline.face.crop import align_matrix
+from temposync_pipeline.media.gif import stream_gif
 from temposync_pipeline.media.image import load_image
 from temposync_pipeline.media.planes import luma_of, to_planes
 from temposync_pipeline.media.video import VideoWriter, read_tags
 from temposync_pipeline.models.face_aligner import FaceAligner
+from temposync_pipeline.pipelines.pipeline_output import TempoSyncPipelineOutput
+from temposync_pipeline.provenance.credentials import is_available
 from temposync_pipeline.provenance.origin import Origin, model_identifier
 from temposync_pipeline.provenance.reading import FOUND_SCORE, product_score, read_crop, read_watermark
 from temposync_pipeline.provenance.verify import verify_video
@@ -194,6 +197,42 @@ def test_verify_says_what_it_found_with_an_exit_code(woman, clip, tmp_path, caps
         main(["verify", str(tmp_path / "text.mp4")])
     assert ended.value.code == 2 and "not an audio or video file" in capsys.readouterr().err
     assert verify_video(ours)["watermark"]["model"] == "temposync-tiny"
+
+
+def test_a_gif_bears_the_same_marks(woman, tmp_path, capsys):
+    photo, matrix = woman
+    output = TempoSyncPipelineOutput(
+        frames=[Image.fromarray(np.roll(photo, number, axis=1)) for number in (0, 1)], visemes=np.zeros((2, 15)), fps=25,
+        origin=Origin("temposync-tiny", "0.1.0", photo, matrix))
+    output.save(tmp_path / "marked.gif")
+    output.save(tmp_path / "plain.gif", provenance=False)
+    output.frames[0].quantize(256).save(tmp_path / "real.gif")
+    (tmp_path / "marked.gif").rename(tmp_path / "renamed.mp4")
+    marked = verify_video(tmp_path / "renamed.mp4")
+    assert marked["watermark"]["model"] == "temposync-tiny" and marked["watermark"]["score"] > 15 and marked["metadata"]["found"]
+    if is_available():
+        assert marked["credentials"]["state"] == "Valid" and marked["credentials"]["model"] == "temposync-tiny 0.1.0"
+    for name, status, said in (("plain.gif", 0, "metadata: AI-generated"), ("real.gif", 1, "metadata: none")):
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", str(tmp_path / name)])
+        out = capsys.readouterr().out
+        assert ended.value.code == status and said in out and "watermark: none" in out
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:6], lambda data: data[:200], lambda data: b"GIF89a" + b"\xff" * 7 + data[13:]])
+def test_a_gif_that_cannot_be_read_is_refused_in_one_sentence(tmp_path, capsys, damage):
+    Image.fromarray(picture(64, 64)).save(tmp_path / "whole.gif")
+    (tmp_path / "bad.gif").write_bytes(damage((tmp_path / "whole.gif").read_bytes()))
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(tmp_path / "bad.gif")])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1 and "bad.gif: " in error and str(tmp_path) not in error
+
+
+def test_pictures_of_a_gif_are_those_on_display(tmp_path):
+    shades = [Image.new("L", (40, 40), 10 * number) for number in range(6)]
+    shades[0].save(tmp_path / "a.gif", save_all=True, append_images=shades[1:], duration=[400, 40, 40, 40, 80, 0])
+    assert [frame[0, 0, 0] for frame in stream_gif(tmp_path / "a.gif", 5)] == [0, 10, 50]
 
 
 def test_the_mark_of_a_face_that_moves_is_where_the_face_is(woman):

@@ -1,13 +1,12 @@
 """What every command does before and after its work: check files and device first, write the results last."""
 
 import json
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInputError
-from ..files import write_whole
+from ..files import unfinished, write_whole
 
 if TYPE_CHECKING:
     from ..provenance.credentials import SigningKey
@@ -43,7 +42,7 @@ def check_folder(path: Path | None) -> None:
 
 def check_writable(folder: Path, output: Path) -> None:
     """Raises InvalidInputError, in the name of `output`, where no file can be made in `folder`."""
-    trial = folder / f".{secrets.token_hex(8)}"
+    trial = unfinished(folder / "trial")
     try:
         trial.touch(exist_ok=False)
         trial.unlink()

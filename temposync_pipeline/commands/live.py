@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 import sys
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from ..errors import InvalidInputError
+from ..files import unfinished
 from .checks import check_files, check_model, check_mp4, check_steps, write_json
 from .options import BlinkRate, Device, FaceIndex, HeadMotion, JsonFile, Model, Seed
 from .video import life_options, load_pipeline
@@ -217,7 +217,7 @@ def opened(output: Path) -> Iterator[BinaryIO]:
     if output == PIPE:
         yield sys.stdout.buffer
         return
-    temporary = output.absolute().with_name(f".{secrets.token_hex(8)}.mp4")
+    temporary = unfinished(output, ".mp4")
     try:
         with open(temporary, "xb") as file:
             yield file

@@ -12,7 +12,7 @@ NOT_MARKED = 1
 
 
 def verify(
-    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="Any video file, also one that was encoded again.")],
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="Any video file or GIF, also one that was encoded again.")],
     json_file: JsonFile = None,
 ) -> None:
     """Say what marks a video as AI-generated, layer by layer.
@@ -23,9 +23,11 @@ def verify(
     be used.
     """
     check_files((video,), (json_file,))
+    from ..media.gif import is_gif
     from ..media.video import read_tags
 
-    read_tags(video)  # what is no video is told before the models load
+    if not is_gif(video):
+        read_tags(video)  # what is no video is told before the models load
     from ..progress import hide_loading_bars
     from ..provenance.verify import verify_video
 

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import platform
-import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from torch import nn
 
 from ..checkpoints import checkpoint_folder
 from ..face.crop import LATENT_WINDOW
-from ..files import cache_folder, write_whole
+from ..files import cache_folder, unfinished, write_whole
 from ..models.precision import inference_autocast
 from . import RUNTIMES, check_runtime, installed_runtimes
 from .files import FORMATS, exported_file, write_network
@@ -95,7 +94,7 @@ class CompiledForward:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             logger.info("%s: compiling it for %s, once", self.network.name, self.runtime)
-            temporary = folder / f".{secrets.token_hex(8)}{path.suffix}"
+            temporary = unfinished(path)
             try:
                 write_network(self.network, self.module, inputs, temporary)
                 for suffix in (".bin", path.suffix):  # the weights first: where the name is, all is there

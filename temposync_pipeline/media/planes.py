@@ -28,6 +28,13 @@ def to_planes(
     return frame
 
 
+def with_mark(picture: np.ndarray, mark: np.ndarray) -> np.ndarray:
+    """RGB uint8 [H, W, 3] with levels added to its luma, as `to_planes` adds them."""
+    height, width = picture.shape[:2]
+    levels = np.rint(mark[:height, :width, None] * (255 / 219)).astype(np.int16)
+    return np.clip(picture + levels, 0, 255).astype(np.uint8)
+
+
 def luma_of(picture: np.ndarray) -> np.ndarray:
     """The luma that an encoder gets of RGB uint8 [H, W, 3]: uint8 [H, W], sides rounded up to even."""
     return arrays_of(to_planes(picture))[0].copy()

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +16,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
+from ..files import unfinished
 from ..limits import MAX_FPS, MAX_FRAME_PIXELS, MAX_FRAMES, MIN_FPS
 from .audio import Audio, AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from .container import decode_frames, open_container
@@ -89,7 +89,7 @@ class VideoWriter:
             raise InvalidInputError(f"{self.path.name}: the output is a folder")
         if self.audio_path is not None and not isinstance(self.audio_path, tuple) and _same_file(self.path, Path(self.audio_path)):
             raise InvalidInputError(f"{self.path.name}: the output would replace its own sound")
-        self._temporary = self.path.absolute().with_name(f".{secrets.token_hex(8)}.mp4")
+        self._temporary = unfinished(self.path, ".mp4")
         open(self._temporary, "xb").close()
         try:
             self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})

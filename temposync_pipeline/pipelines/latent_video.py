@@ -19,7 +19,6 @@ mouth's block, where it is missing), `model` (the checkpoint's name), `autoencod
 import hashlib
 import io
 import os
-import secrets
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -33,7 +32,7 @@ from safetensors.torch import save_file
 from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW
-from ..files import plain_write_errors
+from ..files import plain_write_errors, unfinished
 from ..limits import MAX_FPS, MAX_FRAMES, MIN_FPS
 from ..media.audio import AudioSource
 from ..media.image import load_image
@@ -94,7 +93,7 @@ class LatentVideo:
             "photo": _tensor_of(picture.getvalue()), "audio": _tensor_of(audio_bytes(self.audio))}
         metadata = {"format": FORMAT, "version": VERSION, "fps": str(self.fps), "chunk_size": str(self.chunk_size), "model": self.model,
                     "autoencoder": self.autoencoder, "composition": self.composition}
-        temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.safetensors")
+        temporary = unfinished(path, ".safetensors")
         open(temporary, "xb").close()
         permissions = temporary.stat().st_mode  # as the umask has them; safetensors would let nobody else read the file
         try:

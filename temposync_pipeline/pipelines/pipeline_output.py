@@ -2,8 +2,7 @@
 
 import logging
 import os
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
@@ -15,8 +14,9 @@ from PIL import Image
 
 from ..bases import BaseOutput
 from ..errors import InvalidInputError
+from ..files import unfinished
 from ..media.audio import AudioSource
-from ..media.planes import to_planes
+from ..media.planes import to_planes, with_mark
 from ..media.video import VideoWriter
 from ..provenance.credentials import SigningKey, choose_credentials
 from ..provenance.origin import Origin
@@ -55,8 +55,8 @@ class TempoSyncPipelineOutput(BaseOutput):
     def save(self, path: str | PathLike, provenance: bool | SigningKey = True) -> None:
         """Write an mp4 with the original audio, or, where the name ends in .gif, a GIF without; InvalidInputError for other endings.
 
-        A line of the metadata says that the video is AI-generated. With `provenance`, an mp4 has an invisible watermark as well, in the
-        face's crop (`provenance.watermark`); everything outside it stays as it is. Where c2pa-python is installed, it also has content
+        A line of the metadata says that the video is AI-generated. With `provenance`, it has an invisible watermark as well, in the face's
+        crop (`provenance.watermark`); everything outside it stays as it is. Where c2pa-python is installed, it also has content
         credentials, signed with a test certificate or with the `provenance.credentials.SigningKey` that is given instead of True.
         `temposync verify` finds all of these.
         """
@@ -67,11 +67,13 @@ class TempoSyncPipelineOutput(BaseOutput):
         tags = origin.tags() if origin else {}
         starts = np.arange(count) / self.fps if self.times is None else self.times
         ends = [*starts[1:], starts[-1] + 1 / self.fps]
-        if Path(path).suffix.lower() == ".gif":
-            _write_gif(Path(path), frames, ends, tags.get("comment", ""))
-            return
         credentials = choose_credentials(provenance)
         mark, signing = (origin.watermark() if provenance else None, origin.signing(credentials)) if origin else (None, None)
+        if Path(path).suffix.lower() == ".gif":
+            if mark is not None and self.times is None:
+                frames = (with_mark(frame, mark) for frame in frames)
+            _write_gif(Path(path), frames, ends, tags.get("comment", ""), signing)
+            return
         with VideoWriter(path, self.fps, self.audio, tags, signing, tick=None if self.times is None else TICK) as writer:
             for frame, start, end in zip(frames, starts, ends):
                 if self.times is None:
@@ -111,16 +113,20 @@ def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
         raise InvalidInputError(f"{Path(path).name}: videos are written as {' or '.join(suffixes)}, not as {suffix}")
 
 
-def _write_gif(path: Path, frames: Iterator[np.ndarray], ends: Sequence[float], comment: str) -> None:
+def _write_gif(
+    path: Path, frames: Iterator[np.ndarray], ends: Sequence[float], comment: str, complete: Callable[[Path], None] | None
+) -> None:
     """An endless loop in the frames' own palettes; under a hidden name first, so that a file of this name is always whole."""
     logger.warning("%s: a GIF has no sound", path.name)
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
     # A GIF counts hundredths of a second: rounding each frame's end, not its length, keeps the time.
     ends = [0, *(round(100 * end) for end in ends)]
-    temporary = path.absolute().with_name(f".{secrets.token_hex(8)}.gif")
+    temporary = unfinished(path, ".gif")
     try:
         pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0, comment=comment.encode(),
                          duration=[10 * (end - start) for start, end in zip(ends, ends[1:])])
+        if complete:
+            complete(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Content credentials (C2PA): a signed statement inside the mp4 that says who made it and with what; a re-encoding loses it.
+"""Content credentials (C2PA): a signed statement inside the mp4 or GIF that says who made it and with what; a re-encoding loses it.
 
 They need `pip install 'temposync-pipeline[provenance]'` (c2pa-python and cryptography). Nothing is fetched, and no thumbnail is made: it
 would be the user's face. Without a certificate of one's own the statement is signed with a test certificate, made on first use and kept in
@@ -8,7 +8,6 @@ the user's cache folder: it proves that the file was not changed since, not who 
 import importlib.util
 import logging
 import os
-import secrets
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
 from ..errors import InvalidInputError
-from ..files import cache_folder
+from ..files import cache_folder, unfinished
+from ..media.gif import is_gif
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -52,7 +52,7 @@ class Credentials(NamedTuple):
     algorithm: str
 
     def sign(self, path: Path, origin: "Origin", source: Path | None = None) -> None:
-        """Put content credentials into an mp4.
+        """Put content credentials into an mp4 or a GIF.
 
         The signed copy takes the file's place once it has been read back; on any error the file stays as it was.
 
@@ -63,7 +63,7 @@ class Credentials(NamedTuple):
         """
         import c2pa
 
-        signed = path.with_name(f".{secrets.token_hex(8)}.mp4")
+        signed = unfinished(path)
         try:
             with c2pa.Signer.from_info(c2pa.C2paSignerInfo(self.algorithm.encode(), self.certificates, self.key, None)) as signer, \
                     _builder(origin, source) as builder:
@@ -153,7 +153,7 @@ def local_credentials() -> Credentials:
         return load_credentials(SigningKey(path, path))
     except (InvalidInputError, OSError):
         made = _make_test_credentials()
-    temporary = path.with_name(f".{secrets.token_hex(8)}.pem")
+    temporary = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -237,7 +237,7 @@ def read_credentials(path: str | PathLike) -> dict[str, Any]:
 
     try:
         with open(path, "rb") as file, _context() as context:
-            reader = c2pa.Reader.try_create("video/mp4", file, context=context)
+            reader = c2pa.Reader.try_create("image/gif" if is_gif(path) else "video/mp4", file, context=context)
             if reader is None:
                 return {"found": False, "state": "none"}
             with reader:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import fft
 
 from ..face.crop import CROP_SIZE, align_matrix, shrink_large
+from ..media.gif import is_gif, stream_gif
 from ..media.video import stream_video
 from ..models.face_aligner import FaceAligner
 from .watermark import PAYLOAD_BITS, code, evidence, luma_crop, payload_bits, scores, whitened
@@ -154,11 +155,11 @@ def _together(one: Scene, other: Scene) -> Scene:
 
 
 def read_watermark(path: str | PathLike, aligner: FaceAligner) -> Reading | None:
-    """The surest reading of a video: of all its frames together, or where they show no mark of some seconds of it; None without a face.
+    """The surest reading of a video or GIF: of all its frames together, or where they show no mark of some seconds; None without a face.
 
     Raises InvalidVideoError and OSError.
     """
-    frames, _ = stream_video(path, fps=VOTES_A_SECOND)
+    frames = stream_gif(path, VOTES_A_SECOND) if is_gif(path) else stream_video(path, fps=VOTES_A_SECOND)[0]
     scenes: list[Scene] = []
     whole, every = None, 1
     for count, scene in enumerate(_scenes(frames, aligner)):

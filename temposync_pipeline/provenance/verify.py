@@ -4,6 +4,7 @@ from os import PathLike
 from typing import Any
 
 from ..checkpoints import BUNDLED, checkpoint_folder, public_name
+from ..media.gif import gif_comment, is_gif
 from ..media.video import read_tags
 from ..models.face_aligner import FaceAligner
 from .credentials import read_credentials
@@ -15,7 +16,7 @@ def verify_video(path: str | PathLike, aligner: FaceAligner | None = None) -> di
     """Look for every mark that this package makes.
 
     Args:
-        path: any video file that `media.video` reads, also one that was encoded, scaled or cut again.
+        path: any video file that `media.video` reads, also one that was encoded, scaled or cut again, or a GIF.
         aligner: finds the faces; None takes the bundled one.
 
     Returns:
@@ -46,6 +47,11 @@ def _watermark(path: str | PathLike, aligner: FaceAligner) -> dict[str, Any]:
     return report | {"identifier": f"{reading.identifier:08x}", "model": known.get(reading.identifier)}
 
 
+def read_comment(path: str | PathLike) -> str | None:
+    """What a video or GIF says of itself; raises InvalidVideoError and OSError for what is neither."""
+    return gif_comment(path) if is_gif(path) else read_tags(path).get("comment")
+
+
 def _metadata(path: str | PathLike) -> dict[str, Any]:
-    comment = read_tags(path).get("comment")
+    comment = read_comment(path)
     return {"found": bool(comment and comment.startswith(NOTICE)), "comment": comment}
