@@ -380,8 +380,8 @@ def live_tab(studio: Studio, page: gr.Blocks) -> None:
             with gr.Column():
                 stage = gr.HTML("", html_template='<video playsinline controls></video><div class="status"></div>', js_on_load=MICROPHONE,
                                 server_functions=[hear, finish], label="Live video", elem_id="live")
-                gr.Markdown(f"**AI-generated.** Say so wherever you show it. Your microphone is heard for up to {MAX_SECONDS:g} seconds, and "
-                            f"neither sound nor video is kept. {LIVE_SIZE} pixels at most. With headphones it does not hear itself.")
+                gr.Markdown(f"**AI-generated.** Say so wherever you show it. Your microphone is heard for up to {MAX_SECONDS:g} seconds, "
+                            f"and neither sound nor video is kept. {LIVE_SIZE} pixels at most. With headphones it does not hear itself.")
         speak.click(begin, [portrait, consent, amplitude, face, life], stage, api_visibility="private", concurrency_id="look",
                     show_progress="minimal")
         stop.click(None, js="() => document.dispatchEvent(new Event('temposync:stop'))", api_visibility="private")

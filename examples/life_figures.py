@@ -1,0 +1,144 @@
+"""Blinks, brows and the head's motion of talkers, beside those that `face.life` generates: Markdown.
+
+    python examples/life_figures.py --tracks TRACKS --audio SPEECH > docs/results/life.md
+
+TRACKS holds landmark files of clips at 25 frames a second, `<talker>_<clip>.npz`, as `temposync manifest` or examples/label_faces.py write
+them; the generator speaks AUDIO, over and over.  Both are measured alike, the generator's ten minutes also cut into pieces as long as the
+clips: of a short clip's blinks only those intervals are known that fit into it.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import find_peaks
+
+from temposync_pipeline import TempoSyncPipeline
+from temposync_pipeline.data.clips import load_landmarks
+from temposync_pipeline.data.face_motion import face_motion
+from temposync_pipeline.face.landmarks import lid_opening
+from temposync_pipeline.face.life import LifeTracks
+from temposync_pipeline.media.audio import load_audio
+
+FPS, MINUTES = 25, 10
+# A blink closes eyes by at least this share of how far they are open, and is no part of the one before; the least rise of brows that counts, IOD.
+LEAST_DEPTH, LEAST_FRAMES, LEAST_RAISE = 0.12, 8, 0.006
+SHOWN = (10, 50, 90)
+
+
+@dataclass
+class Measured:
+    """Blinks and raises of the brows, all in seconds and interocular distances."""
+
+    seconds: float = 0.0
+    blinks: int = 0
+    intervals: list[float] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
+    raises: list[float] = field(default_factory=list)
+    raise_durations: list[float] = field(default_factory=list)
+    brow_variances: list[float] = field(default_factory=list)
+
+    def add(self, lids: np.ndarray, brows: np.ndarray) -> None:
+        """A stretch of frames: how far the lids are open [T], 1 = as usual, and how far the brows are raised [T]."""
+        lows = blinks_in(lids)
+        self.seconds += len(lids) / FPS
+        self.blinks += len(lows)
+        self.intervals += list(np.diff(lows) / FPS)
+        self.durations += [half_depth(lids, low) for low in lows if 6 <= low < len(lids) - 10]
+        peaks, found = find_peaks(gaussian_filter1d(brows, 1.0), prominence=LEAST_RAISE, width=1)
+        self.raises += list(found["prominences"])
+        self.raise_durations += list(found["widths"] / FPS)
+        self.brow_variances.append(float(brows.var()))
+
+
+def blinks_in(lids: np.ndarray) -> list[int]:
+    """The frames in which eyes are shut furthest, one a blink."""
+    found: list[int] = []
+    for frame in range(4, len(lids) - 1):
+        is_low = lids[frame] <= min(lids[frame - 1], lids[frame + 1])
+        if is_low and lids[frame - 4:frame].max() - lids[frame] > LEAST_DEPTH and frame - (found or [-99])[-1] >= LEAST_FRAMES:
+            found.append(frame)
+    return found
+
+
+def half_depth(lids: np.ndarray, low: int) -> float:
+    """For how long a blink is at least half as deep as at its lowest, in seconds."""
+    depth = (lids[low - 6:low + 11] - lids[low]) / (lids[low - 4:low].max() - lids[low])
+    return float((depth < 0.5).sum() / FPS)
+
+
+def talkers_tracks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(talker, lids, brows) of each clip with a face in every frame."""
+    for path in sorted(folder.glob("*_*.npz")):
+        landmarks = load_landmarks(path).astype(np.float64)
+        if np.isfinite(landmarks).all():
+            opening = lid_opening(landmarks).mean(1)
+            motion = face_motion(landmarks, np.median(landmarks, 0))
+            yield path.stem.rsplit("_", 1)[0], opening / np.percentile(opening, 80), -motion.brows[..., 1].mean(1)
+
+
+def generated_tracks(audio: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lids [T], brows [T] and head [T, 6] of ten minutes."""
+    pipe = TempoSyncPipeline.from_pretrained("temposync-tiny")
+    recording = load_audio(audio)
+    with torch.inference_mode():
+        *_, hearing = pipe.viseme_classifier.listen(recording.samples, round(recording.duration * FPS), FPS)
+    voice = islice(cycle(pipe._to_speech(hearing).voice), MINUTES * 60 * FPS)
+    life = list(LifeTracks(seed, FPS, 1.0, 1.0).frames(voice))
+    return np.array([each.lids for each in life]), np.array([each.brows for each in life]), np.stack([each.head for each in life])
+
+
+def likeness(track: np.ndarray) -> tuple[float, float]:
+    """The largest autocorrelation of a track [T] with itself two seconds later or more, and the seconds at which it is."""
+    track = track - track.mean()
+    again = np.fft.irfft(np.abs(np.fft.rfft(track, 2 * len(track))) ** 2)[:len(track) // 2]
+    at = 2 * FPS + int(np.abs(again[2 * FPS:] / again[0]).argmax())
+    return float(again[at] / again[0]), at / FPS
+
+
+def quantiles(values: list[float], digits: int = 2) -> str:
+    return " · ".join(f"{value:.{digits}f}" for value in np.percentile(values, SHOWN)) if values else ""
+
+
+def row(name: str, all_: Measured) -> str:
+    return (f"| {name} | {all_.seconds:.0f} | {all_.blinks} | {all_.blinks / all_.seconds:.2f} | {quantiles(all_.intervals)} | "
+            f"{quantiles(all_.durations)} | {len(all_.raises) / all_.seconds:.2f} | {quantiles(all_.raises, 3)} | "
+            f"{quantiles(all_.raise_durations)} | {np.sqrt(np.mean(all_.brow_variances)):.4f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tracks", type=Path, required=True)
+    parser.add_argument("--audio", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    talkers, pieces, whole, rates = Measured(), Measured(), Measured(), defaultdict(Measured)
+    for talker, lids, brows in talkers_tracks(arguments.tracks):
+        talkers.add(lids, brows)
+        rates[talker].add(lids, brows)
+    if not talkers.seconds:
+        parser.error(f"{arguments.tracks}: no landmark files <talker>_<clip>.npz with a face in every frame")
+    lids, brows, head = generated_tracks(arguments.audio, arguments.seed)
+    whole.add(lids, brows)
+    length = 3 * FPS
+    for start in range(0, len(lids) - length + 1, length):
+        pieces.add(lids[start:start + length], brows[start:start + length])
+    low, median, high = (f"{value:.2f}" for value in np.percentile([each.blinks / each.seconds for each in rates.values()], SHOWN))
+    print(f"# Life\n\nThree numbers are those that a tenth, half and nine tenths are below. {len(rates)} talkers blink {low}, {median} and {high} "
+          "times a second.\n\n| | seconds | blinks | a second | interval, s | duration at half depth, s | raises of the brows a second | "
+          "height, IOD | duration at half height, s | deviation of the brows, IOD |\n|---|---|---|---|---|---|---|---|---|---|")
+    print(row("talkers", talkers), row("generated, cut likewise", pieces), row("generated, ten minutes", whole), sep="\n")
+    print("\nThe largest autocorrelation within ten minutes, two seconds apart or more, and at which distance:\n\n| | r | s |\n|---|---|---|")
+    names = ("right", "down", "tilt", "growth", "turn right", "turn down")
+    for name, track in (("lids", lids), ("brows", brows), *(zip((f"head {name}" for name in names), head.T))):
+        print(f"| {name} | {likeness(track)[0]:.2f} | {likeness(track)[1]:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
