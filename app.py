@@ -146,6 +146,29 @@ def needed(**files: str | None) -> None:
             raise gr.Error(f"Choose a {name} first.", print_exception=False)
 
 
+def whole(name: str, value: float | None) -> int:
+    if value is None or value != int(value):
+        raise gr.Error(f"The {name} must be a whole number.", print_exception=False)
+    return int(value)
+
+
+def check_quietly(page: gr.Blocks) -> None:
+    """What a program sends that no endpoint takes (steps out of range, a name for a file) is a line of the log, not Gradio's traceback."""
+    check = page.preprocess_data
+
+    async def preprocess_data(*arguments, **keywords):
+        try:
+            return await check(*arguments, **keywords)
+        except gr.Error as error:
+            message = html.escape(str(error.message), quote=False)
+        except Exception:
+            message = "The values sent are not those that this endpoint takes."
+        logger.warning("values sent to an endpoint were refused")
+        raise gr.Error(message, print_exception=False)
+
+    page.preprocess_data = preprocess_data
+
+
 def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Blocks:
     """The page and its endpoints, /generate, /dub, /visemes and /preview.
 
@@ -169,7 +192,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
     def preview(portrait: str | None, face_index: int = 0) -> np.ndarray | None:
         """Shows the face that will speak (0 = the largest); what stays still is dimmed."""
         with plain_errors():
-            return studio.preview(portrait, face_index).crop if portrait else None
+            return studio.preview(portrait, whole("number of the face", face_index)).crop if portrait else None
 
     @on_gpu
     def visemes(recording: str | None) -> tuple[dict | None, str]:
@@ -195,13 +218,15 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
                  face_index: int = 0, max_size: int = MAX_SIZE, life: float = 1.0, request: gr.Request = None):
         """Makes the video; yields (video, timings, status) while it does, of which the last counts."""
         yield from made(request, consent, {"portrait": portrait, "recording": recording}, lambda output: reports(
-            portrait, recording, output, int(steps), int(seed), amplitude, face_index, int(max_size), life))
+            portrait, recording, output, whole("number of steps", steps), whole("seed", seed), amplitude,
+            whole("number of the face", face_index), whole("size", max_size), life))
 
     def dub(film: str, recording: str, consent: bool, end: str = "loop", face_index: int = 0, steps: int = 4, seed: int = 0,
             amplitude: float = 1.0, request: gr.Request = None):
         """Makes the person in a video speak the recording; yields as /generate does. `end` says what follows where that is longer."""
         yield from made(request, consent, {"video": film, "recording": recording}, lambda output: dub_reports(
-            film, recording, output, int(steps), int(seed), amplitude, int(face_index), end))
+            film, recording, output, whole("number of steps", steps), whole("seed", seed), amplitude,
+            whole("number of the face", face_index), end))
 
     def made(request: gr.Request, consent: bool, files: dict[str, str | None], begin: Callable[[Path], Iterator[Progress]]):
         """What a visitor is shown while `begin` makes the video, and then the video."""
@@ -326,6 +351,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
             dub_waiting.change(lambda: STOPPED, None, dub_status, cancels=dubbing, queue=False, api_visibility="private")
         if not IS_LENT:
             live_tab(studio, page)
+    check_quietly(page)
     return page.queue(max_size=16, default_concurrency_limit=1)
 
 

@@ -289,6 +289,21 @@ def call(address: str, name: str, *values) -> str:
     return httpx.get(f"{address}gradio_api/call{name}/{posted.json()['event_id']}", timeout=120).text
 
 
+@pytest.mark.parametrize(("name", "settings", "message"), [
+    ("/generate", [True, 99], "greater than maximum value 8"), ("/generate", [True, 0], "less than minimum value 1"),
+    ("/generate", [True, "many"], "not those that this endpoint takes"), ("/generate", [True, 4, None], "seed must be a whole number"),
+    ("/generate", [True, 4, 0, 1, "<b>"], "&lt;b&gt;"), ("/dub", [True, "never"], "not in the list of choices"),
+])
+def test_values_out_of_range_are_one_line_of_the_log(server, portrait, make_audio, capfd, caplog, name, settings, message):
+    inputs = [uploaded(server[0], path) for path in (portrait, make_audio("a.wav", seconds=0.2))]
+    missing = call(server[0], name, *inputs[:1])
+    assert "not those that this endpoint takes" in missing
+    usual = [True, 4, 0, 1, 0, 512, 0] if name == "/generate" else [True, "loop", 0, 4, 0, 1]
+    assert message in call(server[0], name, *inputs, *settings, *usual[len(settings):])
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+    assert len(caplog.records) <= 3  # and a line on the video that was not made
+
+
 def uploaded(address: str, path: str | Path) -> dict:
     with open(path, "rb") as file:
         names = httpx.post(f"{address}gradio_api/upload", files={"files": file}, timeout=60).json()

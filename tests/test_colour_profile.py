@@ -41,6 +41,17 @@ def test_colours_are_converted(tmp_path, primaries, gamma, name):
         np.testing.assert_allclose(load_image(tmp_path / name)[20, 20], in_srgb(colour, primaries, gamma), atol=tolerance)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_camera_that_says_adobe_rgb_without_a_profile(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x8769] = orientation, {0xA001: 0xFFFF, 0xA005: {1: "R03"}}
+    for colour in ((200, 160, 140), (90, 60, 50), (128, 128, 128)):
+        plain(colour).save(tmp_path / "a.jpg", exif=exif, quality=100)
+        np.testing.assert_allclose(load_image(tmp_path / "a.jpg")[20, 20], in_srgb(colour, "adobe_rgb", 2.19921875), atol=3)
+        plain(colour).save(tmp_path / "b.jpg", exif=exif, quality=100, icc_profile=rgb_profile("srgb"))
+        np.testing.assert_allclose(load_image(tmp_path / "b.jpg")[20, 20], colour, atol=2)
+
+
 def test_a_srgb_profile_changes_no_pixel(tmp_path, picture):
     Image.fromarray(picture).save(tmp_path / "a.png", icc_profile=rgb_profile("srgb"))
     np.testing.assert_array_equal(load_image(tmp_path / "a.png"), picture)

@@ -3,6 +3,7 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,13 +195,20 @@ def test_portraits_of_every_kind_give_the_same_frames(pipeline, tmp_path):
     assert np.array_equal(run(pipeline, image=torch.stack([tensor / 255] * 2), generator=seeds).frames[1], expected)
 
 
+def test_whole_numbers_of_a_list_are_heard_as_those_of_an_array():
+    samples = (8000 * spoken(0.4)[0]).astype(np.int16)
+    np.testing.assert_allclose(load_audio((np.array(samples.tolist()), 16_000)).samples, load_audio((samples, 16_000)).samples, atol=1e-6)
+
+
 def test_recordings_of_every_kind_give_the_same_frames(pipeline, tmp_path):
     samples, rate = spoken(0.4)
     wavfile.write(tmp_path / "speech.wav", rate, samples)
     data = (tmp_path / "speech.wav").read_bytes()
     expected = run(pipeline).frames
     for audio in (tmp_path / "speech.wav", data, io.BytesIO(data), (rate, samples), (samples, float(rate)), (samples.tolist(), rate),
-                  (torch.from_numpy(samples), rate), {"array": samples, "sampling_rate": rate, "path": "x"}, {"bytes": data, "path": None}):
+                  (torch.from_numpy(samples), rate), {"array": samples, "sampling_rate": rate, "path": "x"}, {"bytes": data, "path": None},
+                  {"audio": samples[None], "sampling_rate": rate}, {"waveform": torch.from_numpy(samples)[None, None], "sample_rate": rate},
+                  SimpleNamespace(get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(samples)[None], sample_rate=rate))):
         assert np.array_equal(run(pipeline, audio=audio).frames, expected)
     output = run(pipeline, audio=io.BytesIO(data))
     output.save(tmp_path / "out.mp4")

@@ -93,6 +93,12 @@ def test_heic_is_read_with_its_extra(tmp_path, picture):
         load_image(tmp_path / "cut.heic")
 
 
+def test_a_floating_point_picture_beyond_its_range_is_called_by_its_name(tmp_path):
+    Image.fromarray(np.full((40, 40), 200.0, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(InvalidImageError, match=r"^a\.tif: floating point values outside the limits of 0 to 1$"):
+        load_image(tmp_path / "a.tif")
+
+
 def png_header(width, height):
     """A PNG of a few bytes that claims a size."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)

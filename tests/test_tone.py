@@ -20,8 +20,11 @@ CURVES = {
     "sepia": lambda luma: (1.07 * luma + 12, 0.95 * luma + 4, 0.72 * luma),
     "cyanotype": lambda luma: (255 * (luma / 255) ** 1.9, 255 * (luma / 255) ** 1.15, 60 + 195 * (luma / 255) ** 0.8),
     "yellowed": lambda luma: (30 + 0.86 * luma, 25 + 0.8 * luma, 10 + 0.62 * luma),
+    "split": lambda luma: (luma + 0.1 * luma**2 / 255, 1.02 * luma, luma + 0.12 * (255 - luma) - 0.08 * luma),
     "selenium": lambda luma: (255 * (luma / 255) ** 0.9, 255 * (luma / 255) ** 1.05, 255 * (luma / 255) ** 0.98),
 }
+
+DUOTONE = {"duotone": lambda luma: (26 + 0.9 * luma, 30 + 190 * (luma / 255) ** 1.1, 90 + 0.25 * luma)}
 
 
 def levels(picture) -> np.ndarray:
@@ -37,7 +40,7 @@ def portrait(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def toned(photo: np.ndarray, curve: str) -> np.ndarray:
-    return levels(np.stack(CURVES[curve](photo @ LUMA), -1))
+    return levels(np.stack((CURVES | DUOTONE)[curve](photo @ LUMA), -1))
 
 
 def speaking(photo: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,6 +76,24 @@ def test_a_toned_photo_keeps_its_tone_curve(name, curve):
     nearest = curve_colours[np.abs(curve_colours @ LUMA - (colours @ LUMA)[:, None]).argmin(1)]
     off_curve = np.abs(colours - nearest).max(-1)
     assert np.percentile(off_curve, 95) <= 10 and np.mean(off_curve) <= 3
+
+
+@pytest.mark.parametrize("name", PORTRAITS)
+@pytest.mark.parametrize("curve", CURVES | DUOTONE)
+@pytest.mark.parametrize("quality", [40, 75])
+def test_compression_leaves_a_toned_photo_toned(name, curve, quality):
+    """As on old pages of the web: JPEG keeps a colour for blocks of 16 pixels, in whole steps."""
+    photo, matrix = portrait(name)
+    scale = 0.4
+    small = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    matrix = matrix @ np.diag([1 / scale, 1 / scale, 1]).astype(np.float32)
+
+    def compressed(picture):
+        return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+
+    assert read_tone(crop_face(compressed(toned(small, curve)), matrix)).curve is not None
+    pale = levels(0.25 * small + 0.75 * (small @ LUMA)[..., None])
+    assert read_tone(crop_face(compressed(pale), matrix)).curve is None
 
 
 @pytest.mark.parametrize("light", [(1, 0.3, 0.35), (0.25, 0.45, 1), (0.35, 1, 0.4), (1, 0.7, 0.25)])

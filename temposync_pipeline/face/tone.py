@@ -15,9 +15,11 @@ from .crop import crop_face
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Levels off its tone curve that scanning and compression leave to 95 of 100 pixels of a monochrome photo, to which a share of the tint's
-# own strength is added.  Toned photos keep to 0.2 to 1.1 of the sum, those in colour, however pale, start at 1.2 (a quarter of the usual
-# colours) and 2.4.
+# own strength is added.  Toned photos, compressed to JPEG's quality of 40, keep to 0.94 of the sum, those in colour start at 1.4 with an
+# eighth of their colours and at 2.4 with a third.
 CURVE_LEVELS, TINT_SHARE = 2.4, 0.12
+# By how many pixels the differences from the curve are blurred: JPEG keeps a colour for blocks, and its mean is right.
+COLOUR_BLUR = 2.0
 # Side of the crop that colours are read from: they are stored at half the resolution, or less.
 COLOUR_SIDE = 64
 # Rows and columns of the crop between eyes and mouth: skin, whatever the face.
@@ -107,7 +109,7 @@ def tone_curve(crop: np.ndarray) -> np.ndarray | None:
     tint = total / np.maximum(count, 1e-6)[:, None]
     _go_on(tint[high:], tint[high], tint[max(high - SLOPE_LEVELS, low)], high - max(high - SLOPE_LEVELS, low))
     _go_on(tint[low::-1], tint[low], tint[min(low + SLOPE_LEVELS, high)], min(low + SLOPE_LEVELS, high) - low)
-    off_curve = np.abs(small - luma - tint[level]).max(-1)
+    off_curve = np.abs(cv2.GaussianBlur(small - luma - tint[level], (0, 0), COLOUR_BLUR)).max(-1)
     allowed = CURVE_LEVELS + TINT_SHARE * np.abs(tint[level]).max(-1).mean()
     return np.arange(256, dtype=np.float32)[:, None] + tint if np.percentile(off_curve, 95) <= allowed else None
 

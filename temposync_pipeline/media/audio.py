@@ -265,6 +265,8 @@ def check_format(name: str, rate: int, channels: int) -> None:
 
 def _check_array(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
     samples = np.asarray(samples)
+    if samples.ndim == 3 and len(samples) == 1:  # a batch of one
+        samples = samples[0]
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
         raise InvalidAudioError(f"{_ARRAY_NAME}: {samples.dtype} {samples.shape}, expected numbers [N], [N, channels] or [channels, N]")
     samples = np.atleast_2d(samples)
@@ -275,8 +277,11 @@ def _check_array(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
 
 
 def to_float(samples: np.ndarray) -> np.ndarray:
-    """Integer samples to [-1, 1]; unsigned ones are centred at half of their range."""
-    if samples.dtype.kind == "f":
+    """Integer samples to [-1, 1]; unsigned ones are centred at half of their range.
+
+    Those of 64 bits stay as they are, as floating-point numbers: no sound has so many, they are what Python makes of a list (`full_scale`).
+    """
+    if samples.dtype.kind == "f" or samples.dtype.itemsize == 8:
         # Doubles beyond the range of float32 become infinite and are handled as such.
         with np.errstate(over="ignore"):
             return samples.astype(np.float32)

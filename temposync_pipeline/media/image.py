@@ -90,7 +90,7 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit or floating point grey
         array = np.asarray(image)
-        grey = _from_array(array if image.mode == "F" else array.clip(0, 65535).astype(np.uint16))
+        grey = _from_array(array if image.mode == "F" else array.clip(0, 65535).astype(np.uint16), name)
         profile = {key: value for key, value in image.info.items() if key == "icc_profile"}
         image = Image.fromarray(np.ascontiguousarray(grey[..., 0]))
         image.info.update(profile)
@@ -100,19 +100,19 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _from_array(array: np.ndarray) -> np.ndarray:
+def _from_array(array: np.ndarray, name: str = "image array") -> np.ndarray:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
         raise InvalidImageError(
-            f"image array: shape {array.shape} of {array.dtype}, expected [H, W], [H, W, 3] or [H, W, 4] of uint8, uint16 or float"
+            f"{name}: shape {array.shape} of {array.dtype}, expected [H, W], [H, W, 3] or [H, W, 4] of uint8, uint16 or float"
         )
-    _check_size("image array", array.shape[1], array.shape[0])
+    _check_size(name, array.shape[1], array.shape[0])
     if array.dtype == np.uint16:
         array = np.round(array / 257).astype(np.uint8)
     elif array.dtype != np.uint8:
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise InvalidImageError("image array: floating point values outside the limits of 0 to 1")
+            raise InvalidImageError(f"{name}: floating point values outside the limits of 0 to 1")
         array = np.round(array * 255).astype(np.uint8)
     if array.shape[2] == 4:
         alpha = array[..., 3:] / 255

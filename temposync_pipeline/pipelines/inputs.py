@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,8 @@ from ..media.audio import AudioSource, decode_audio
 from ..media.image import load_image
 
 ImageInput: TypeAlias = str | PathLike | Image.Image | np.ndarray | torch.Tensor | bytes | BinaryIO | Mapping[str, Any]
+# How dictionaries of datasets, transformers and others call samples and their rate.
+_SAMPLES, _RATES = ("array", "audio", "waveform", "raw"), ("sampling_rate", "sample_rate")
 AudioInput: TypeAlias = str | PathLike | tuple[np.ndarray | torch.Tensor, int] | bytes | BinaryIO | Mapping[str, Any]
 
 
@@ -60,16 +63,21 @@ def as_image(source: ImageInput) -> str | PathLike | Image.Image | np.ndarray:
 def as_audio(source: AudioInput) -> AudioSource:
     """A recording for `load_audio`.
 
-    Beside its own kinds: (samples, rate) with a tensor, Gradio's order (rate, samples), 🤗 `Audio` decoded ({"array", "sampling_rate"}) and
-    undecoded ({"bytes", "path"}), a file's bytes and an open file.
+    Beside its own kinds: (samples, rate) with a tensor, Gradio's order (rate, samples), 🤗 `Audio` decoded ({"array", "sampling_rate"} or
+    an object with `get_all_samples`) and undecoded ({"bytes", "path"}), what speech synthesis of transformers gives ({"audio",
+    "sampling_rate"}), a file's bytes and an open file.
     """
     if isinstance(source, (str, PathLike)):
         return source
     if isinstance(source, Mapping):
-        if "array" in source and "sampling_rate" in source:
-            return as_audio((source["array"], source["sampling_rate"]))
+        for names in product(_SAMPLES, _RATES):
+            if all(name in source for name in names):
+                return as_audio((source[names[0]], source[names[1]]))
         if isinstance(path_or_bytes := source.get("bytes") or source.get("path"), (str, bytes)):
             return as_audio(path_or_bytes)
+    if callable(decode := getattr(source, "get_all_samples", None)):  # torchcodec's AudioDecoder
+        decoded = decode()
+        return as_audio((decoded.data, decoded.sample_rate))
     if isinstance(source, tuple) and len(source) == 2:
         samples, rate = source[::-1] if _is_rate(source[0]) else source
         if _is_rate(rate) and isinstance(samples, (np.ndarray, torch.Tensor, list)):

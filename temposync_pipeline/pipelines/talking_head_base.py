@@ -176,7 +176,7 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         steps = self.default_steps if steps is None else steps
-        if not isinstance(steps, int) or steps < 1:
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
         if not isinstance(chunk_size, int) or chunk_size < 1:
             raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
