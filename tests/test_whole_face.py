@@ -13,7 +13,7 @@ from temposync_pipeline.metrics.protocols import Evaluator
 from temposync_pipeline.metrics.report import markdown, summarise
 from temposync_pipeline.metrics.whole_face import coding_figures, motion_figures, mouth_boxes, seam, steadied, whole_face_figures
 
-from .tiny_components import MEDIA, picture, tiny_asymtalker_pipeline, tiny_read_pipeline
+from .tiny_components import MEDIA, picture, spoken, tiny_asymtalker_pipeline, tiny_pipeline, tiny_read_pipeline
 
 
 def face() -> np.ndarray:
@@ -122,6 +122,13 @@ def test_a_model_of_whole_faces_is_measured_with_its_ceiling(talker, monkeypatch
     table = markdown({"protocol": "self", "model": "tiny", "records": [record], "rows": {}, "summary": summarise([record]),
                       "closures": {}, "notes": [], "failures": []})
     assert "What coding leaves of the whole face" in table and "| student 1 guidance 2 6.5 |" in table
+
+
+def test_frames_of_a_large_photo_have_its_size():
+    """Else their crops would not lie where the portrait's does."""
+    maker = VideoMaker(tiny_pipeline())
+    frame = next(maker.in_photo(maker.portrait(picture(300, 2000)), spoken(0.2), 1))
+    assert frame.shape == (300, 2000, 3)
 
 
 def test_what_recoding_the_kernels_buys_has_a_row(talker, monkeypatch):

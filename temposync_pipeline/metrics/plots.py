@@ -118,6 +118,7 @@ def plot_minutes(report: dict, path: Path) -> None:
             axis.plot(range(1, len(values) + 1), values, "o-", markersize=3, label=model)
         axis.set_title(report["figures"][name], fontsize=9)
         axis.set_xlabel("minute", fontsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.tick_params(labelsize=7)
         # A curve that only trembles shall not look as if it fell.
         low, high = axis.get_ylim()
