@@ -79,7 +79,7 @@ def temposync(monkeypatch, capsys, pipeline):
     """The command with the test's own `pipeline` for a checkpoint: (exit code, lines of stdout, lines of stderr)."""
     from temposync_pipeline import TempoSyncPipeline, cli  # not above: some tests run where there is no torch
 
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pipeline)
 
     def command(*arguments):
         with pytest.raises(SystemExit) as end:

@@ -322,7 +322,7 @@ def test_float16_runs_on_a_cpu_too(pipeline):
 
 
 def test_commands_generate_latents_and_decode_them(pipeline, tmp_path, monkeypatch, make_audio, capsys):
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pipeline)
     Image.fromarray(picture(96, 80)).save(tmp_path / "portrait.png")
     latents, video = tmp_path / "a.safetensors", tmp_path / "out.mp4"
 

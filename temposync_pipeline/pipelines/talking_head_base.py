@@ -146,10 +146,14 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
                 raise
 
     def _can_overlap(self) -> bool:
-        """Whether networks may compute at the same time: where all stay on the CPU.  On a GPU one may have to make room for another."""
+        """Whether networks may compute at the same time: where all stay on the CPU, and none is still to be compiled (`export.runtimes`),
+        which does not bear another at work."""
         networks = [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
-        moved = any("_hf_hook" in vars(module) for network in networks for module in network.modules())
-        return not moved and all(execution_device(network).type == "cpu" for network in networks)
+        for module in (module for network in networks for module in network.modules()):
+            own = vars(module)
+            if "_hf_hook" in own or not getattr(own.get("forward"), "is_ready", lambda: True)():
+                return False
+        return all(execution_device(network).type == "cpu" for network in networks)
 
     def _decoded(self, renderer: Renderer, chunks: Generator[torch.Tensor, None, None]) -> Generator[Any, None, None]:
         """What `renderer.patch` takes of some frames at a time, of chunks of latents [n, C, h, w] of the part that is rendered."""
