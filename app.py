@@ -19,6 +19,7 @@ from threading import Event, get_ident
 from uuid import uuid4
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see `temposync_pipeline.startup.yield_cores`
 try:
     import spaces  # before torch; lends the functions below a GPU on a ZeroGPU Space and does nothing elsewhere
 

@@ -1,5 +1,6 @@
-"""Which classes models, schedulers and pipelines inherit in this process (`bases`); the choice is made before any of them is imported."""
+"""What is chosen once for a process, before models are imported: the classes that they inherit (`bases`), how patiently threads wait."""
 
+import os
 import sys
 
 lean = False
@@ -18,3 +19,12 @@ def start_full() -> None:
     """Take `start_lean` back; without effect once models are imported."""
     global lean
     lean &= f"{__package__}.bases" in sys.modules
+
+
+def yield_cores() -> None:
+    """Let torch's threads that wait for each other give up the core after some microseconds, unless the environment says otherwise.
+
+    OpenMP's own patience is far longer, in which nothing else can use the core: on two cores that others use, too, it was most of what a
+    video cost.  To be called before torch is imported; it changes no result.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

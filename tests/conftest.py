@@ -8,6 +8,8 @@ import av
 import numpy as np
 import pytest
 
+from temposync_pipeline.export import installed_runtimes
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory) -> Iterator[None]:
@@ -15,6 +17,12 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEMPOSYNC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", params=installed_runtimes())
+def runtime(request) -> str:
+    """Each that is installed: tests of whole videos run with all of them."""
+    return request.param
 
 
 CODECS = {
@@ -79,7 +87,7 @@ def temposync(monkeypatch, capsys, pipeline):
     """The command with the test's own `pipeline` for a checkpoint: (exit code, lines of stdout, lines of stderr)."""
     from temposync_pipeline import TempoSyncPipeline, cli  # not above: some tests run where there is no torch
 
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pipeline)
 
     def command(*arguments):
         with pytest.raises(SystemExit) as end:

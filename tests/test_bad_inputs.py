@@ -168,7 +168,7 @@ def refused(tmp_path, monkeypatch, capsys, make_speech):
     (tmp_path / "scratch").mkdir()
     given = {"--image": tmp_path / "portrait.png", "--audio": make_speech("speech.wav"), "--output": tmp_path / "out.mp4",
              "--device": "cpu"}
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: tiny_pipeline())
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: tiny_pipeline())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
 
     def run(**replaced: Path) -> str:

@@ -30,7 +30,7 @@ def folder(tmp_path, make_speech):
 def loads(monkeypatch):
     """How often the models were loaded."""
     counted = []
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: counted.append(name) or tiny_pipeline())
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: counted.append(name) or tiny_pipeline())
     return counted
 
 
@@ -101,10 +101,10 @@ def test_what_is_there_is_left_alone(folder, loads, capsys, monkeypatch):
     assert run(capsys, table, "--output_dir", out)[0] == 130
     assert os.listdir(out) == ["1.mp4"]
     first = (out / "1.mp4").stat().st_mtime_ns
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: tiny_pipeline())
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: tiny_pipeline())
     code, printed, errors = run(capsys, table, "--output_dir", out)
     assert (code, printed, errors) == (0, [str(out / "2.mp4"), str(out / "3.mp4")], []) and (out / "1.mp4").stat().st_mtime_ns == first
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pytest.fail("models were loaded"))
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pytest.fail("models were loaded"))
     (folder / "hello.wav").unlink()
     code, printed, _ = run(capsys, table, "--output_dir", out, "--json", folder / "report.json")
     assert (code, printed) == (0, []) and json.loads((folder / "report.json").read_text())["existing"] == 3
@@ -124,7 +124,7 @@ def test_tables_of_other_programs(folder, loads, capsys, delimiter, encoding):
     (b"image,audio,output\n\xff\xfe,b,c\n", "not a table in UTF-8"), (b'image,audio,output\n"a,b,c\n', "not a table in UTF-8"),
 ])
 def test_the_first_line_is_checked_before_any_work(folder, capsys, monkeypatch, content, message):
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pytest.fail("models were loaded"))
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pytest.fail("models were loaded"))
     (folder / "jobs.csv").write_bytes(content)
     before = sorted(os.listdir(folder))
     code, out, err = run(capsys, folder / "jobs.csv", "--output_dir", folder / "videos")
@@ -133,7 +133,7 @@ def test_the_first_line_is_checked_before_any_work(folder, capsys, monkeypatch, 
 
 
 def test_an_unreadable_model_ends_the_run(folder, capsys, monkeypatch):
-    def refuse(name):
+    def refuse(name, **_):
         raise PermissionError(13, "Permission denied", "weights")
 
     monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", refuse)

@@ -46,7 +46,7 @@ def portrait(tmp_path):
 
 @pytest.fixture
 def tiny_model(monkeypatch):
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: tiny_pipeline())
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: tiny_pipeline())
 
 
 def test_help_needs_no_torch():
@@ -222,7 +222,7 @@ def test_the_face_that_speaks_can_be_chosen(tmp_path, temposync, tiny_model, por
     wide.save(tmp_path / "two.png")
     pipeline = tiny_pipeline()
     pipeline.face_aligner.detect = two_faces
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pipeline)
     moved = []
     for index in (0, 1, 2):
         output = tmp_path / f"{index}.safetensors"
@@ -303,7 +303,7 @@ def test_usage_errors_take_one_line(temposync, arguments, message):
 
 
 def test_inputs_are_checked_before_the_models_load(tmp_path, temposync, portrait, make_speech, monkeypatch):
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pytest.fail("models were loaded"))
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pytest.fail("models were loaded"))
     (tmp_path / "text.png").write_text("no picture")
     audio = make_speech("a.wav")
     for image, output, message in [(tmp_path / "text.png", "out.mp4", "text.png: not a readable"), (portrait, "out.avi", "end in .mp4")]:

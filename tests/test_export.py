@@ -201,3 +201,34 @@ def test_runtimes_that_are_not_there(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["export", "--format", "tflite", "--output", str(tmp_path / "out")])
     assert stopped.value.code == 2 and "'tflite': expected onnx or openvino" in capsys.readouterr().err
+
+
+def test_the_environment_names_the_runtime(monkeypatch, capsys, make_speech):
+    monkeypatch.setenv("TEMPOSYNC_RUNTIME", "tpu")
+    with pytest.raises(InvalidInputError, match="runtime 'tpu'"):
+        TempoSyncPipeline.from_pretrained("temposync-tiny")
+    for command in ("visemes", "generate", "dub", "live"):
+        inputs = {"visemes": [], "dub": ["--video", __file__]}.get(command, ["--image", __file__])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([command, "--audio", str(make_speech("speech.wav")), *inputs])
+        assert stopped.value.code == 2, command
+        assert "runtime 'tpu': expected auto, torch, openvino or onnxruntime" in capsys.readouterr().err, command
+
+
+def test_the_first_use_is_said_to_take_long(exported, caplog):
+    runtimes.use_runtime(whole_pipeline(), "openvino", exported[0])
+    runtimes.use_runtime(whole_pipeline(), "torch")
+    assert not caplog.records
+    runtimes.use_runtime(whole_pipeline(), "onnxruntime")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.records[0].getMessage().startswith("onnxruntime is used for the first time: it compiles the networks")
+
+
+def test_networks_are_compiled_while_no_other_computes(exported, monkeypatch):
+    monkeypatch.setattr(runtimes, "COMPILED", ("decoder",))
+    pipeline = whole_pipeline()
+    assert pipeline._can_overlap()
+    runtimes.use_runtime(pipeline, "openvino")
+    assert not pipeline._can_overlap()
+    runtimes.use_runtime(pipeline, "openvino", exported[0])
+    assert pipeline._can_overlap()

@@ -95,7 +95,7 @@ def small_disk(tmp_path):
 
 def test_a_small_disk_says_so_in_one_line(tmp_path, small_disk, pipeline, monkeypatch, capsys, make_speech):
     """57, on a real one."""
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pipeline)
     Image.fromarray(picture(256, 256)).save(tmp_path / "portrait.png")
     speech = make_speech("speech.wav", seconds=6.0)
     for name in ("out.mp4", "out.safetensors"):

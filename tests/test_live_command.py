@@ -23,7 +23,7 @@ SPEECH, RATE = spoken(0.8)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: tiny_pipeline())
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: tiny_pipeline())
     Image.fromarray(picture(97, 80)).save(tmp_path / "portrait.png")
     wavfile.write(tmp_path / "speech.wav", RATE, np.rint(32767 * SPEECH).astype(np.int16))
     return tmp_path

@@ -61,7 +61,7 @@ def test_landmarks_stay_where_they_are_in_the_picture():
 
 
 def test_the_command(tmp_path, monkeypatch, make_audio, capsys):
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: tiny_pipeline())
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: tiny_pipeline())
     Image.fromarray(picture(600, 400)).save(tmp_path / "photo.png")
     arguments = ["--image", tmp_path / "photo.png", "--audio", make_audio("a.wav", seconds=0.2), "--output", tmp_path / "out.mp4"]
     for max_size, code, height in ((300, 0, 300), (0, 0, 600), (20, 2, 600)):

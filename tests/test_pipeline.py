@@ -8,6 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from temposync_pipeline import FaceError, InvalidInputError, TempoSyncPipeline, cli
+from temposync_pipeline.export.runtimes import use_runtime
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
 from temposync_pipeline.models.conditioning import quiet_faint_motion, smooth_latents, smooth_visemes
@@ -20,8 +21,10 @@ from .tiny_components import picture, spoken, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> TempoSyncPipeline:
-    return tiny_pipeline()
+def pipeline(runtime) -> TempoSyncPipeline:
+    pipeline = tiny_pipeline()
+    use_runtime(pipeline, runtime)
+    return pipeline
 
 
 def silence(frames: int = 8) -> Hearing:
@@ -204,6 +207,7 @@ def test_save_pretrained_round_trip_gives_identical_frames(pipeline, tmp_path):
     loaded = TempoSyncPipeline.from_pretrained(tmp_path)
     loaded.register_modules(face_aligner=pipeline.face_aligner)  # random weights find no face
     loaded.set_progress_bar_config(disable=True)
+    use_runtime(loaded, pipeline.runtime)
     assert np.array_equal(run(pipeline).frames, run(loaded).frames)
     assert not list(tmp_path.rglob("*.bin"))
 
@@ -322,7 +326,7 @@ def test_float16_runs_on_a_cpu_too(pipeline):
 
 
 def test_commands_generate_latents_and_decode_them(pipeline, tmp_path, monkeypatch, make_audio, capsys):
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: pipeline)
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pipeline)
     Image.fromarray(picture(96, 80)).save(tmp_path / "portrait.png")
     latents, video = tmp_path / "a.safetensors", tmp_path / "out.mp4"
 

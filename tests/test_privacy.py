@@ -75,7 +75,7 @@ def test_no_output_tells(tmp_path, monkeypatch, photo, sound):
     inputs, outputs, scratch = (tmp_path / name for name in ("inputs", "outputs", "scratch"))
     for folder in (inputs, outputs, scratch):
         folder.mkdir()
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name: tiny_pipeline())
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: tiny_pipeline())
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.chdir(scratch)
     image, audio = canary_photo(inputs / photo), canary_recording(inputs / sound)

@@ -183,7 +183,7 @@ def test_saved_folders_say_which_pipeline_they_are_for(pipeline, frames, tmp_pat
 def test_the_command_makes_the_pipeline_that_the_model_is_for(pipeline, tmp_path, monkeypatch, make_speech, capsys):
     Image.fromarray(PHOTO).save(tmp_path / "face.png")
     pipeline.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(ReadPipeline, "from_pretrained", lambda name: pipeline)
+    monkeypatch.setattr(ReadPipeline, "from_pretrained", lambda name, **_: pipeline)
     for option in ((), ("--still",)):
         with pytest.raises(SystemExit) as end:
             main(["generate", "--image", str(tmp_path / "face.png"), "--audio", str(make_speech("a.wav", seconds=0.4)), "--output",

@@ -14,7 +14,7 @@ from ..errors import InvalidInputError
 from ..export import check_runtime
 from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
 from .options import MAX_SEED, Device, JsonFile, Model, Provenance, Runtime, Seed, SigningCert, SigningKeyFile, Steps
-from .video import choose_runtime, load_pipeline
+from .video import load_pipeline
 
 if TYPE_CHECKING:
     from ..pipelines.talking_head import TalkingHeadPipeline
@@ -132,8 +132,7 @@ def _run(
             yield result | {"status": "existing"}
             continue
         if pipe is None:
-            pipe = load_pipeline(model, device)
-            choose_runtime(pipe, model, runtime)
+            pipe = load_pipeline(model, device, runtime)
         started = time.monotonic()
         try:
             figures = _make(pipe, job)

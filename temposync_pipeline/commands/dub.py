@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidInputError
+from ..export import check_runtime
 from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
-from .options import AudioFile, Device, JsonFile, Model, MouthAmplitude, Provenance, Seed, SigningCert, SigningKeyFile, Steps
+from .options import AudioFile, Device, JsonFile, Model, MouthAmplitude, Provenance, Runtime, Seed, SigningCert, SigningKeyFile, Steps
 from .video import load_pipeline
 
 
@@ -47,6 +48,7 @@ def dub(
     signing_cert: SigningCert = None,
     signing_key: SigningKeyFile = None,
     device: Device = "auto",
+    runtime: Runtime = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Make the person in a video speak another recording.  The path of the new video is the last line printed.
@@ -58,6 +60,7 @@ def dub(
     check_files((video, audio), (output, json_file))
     check_mp4(output)
     check_model(model)
+    check_runtime(runtime)
     marking = choose_provenance(provenance, signing_cert, signing_key)
     from ..media.audio import load_audio
     from ..media.footage import Footage
@@ -66,7 +69,7 @@ def dub(
     Footage(video)
     load_audio(audio)
     check_steps(model, [num_inference_steps])
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, runtime)
     if not hasattr(pipe, "dub_to_file"):
         raise InvalidInputError(f"{model}: cannot dub; temposync-tiny can")
     import torch

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from ..errors import InvalidInputError
+from ..export import check_runtime
 from ..files import unfinished
 from .checks import check_files, check_model, check_mp4, check_steps, write_json
-from .options import BlinkRate, Device, FaceIndex, HeadMotion, JsonFile, Model, Seed
+from .options import BlinkRate, Device, FaceIndex, HeadMotion, JsonFile, Model, Runtime, Seed
 from .video import life_options, load_pipeline
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def live(
         "--max_size", min=0, help="Longer side of the video in pixels; larger photos are shrunk to it. 0 = as the photo.")] = 720,
     model: Model = "temposync-tiny",
     device: Device = "auto",
+    runtime: Runtime = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Make a portrait speak what is being said, until the sound or Ctrl-C ends it.
@@ -87,6 +89,7 @@ def live(
     if audio == PIPE and sys.stdin.isatty():
         raise InvalidInputError("stdin is a terminal: send raw samples to it, or name a file with --audio")
     check_model(model)
+    check_runtime(runtime)
     check_steps(model, [num_inference_steps])
     pieces = read_samples(sys.stdin.buffer, rate, sample_format, channels) if audio == PIPE else read_file(audio, real_time)
     # What is wrong with the inputs is said before the models are loaded.
@@ -98,7 +101,7 @@ def live(
         first = next(pieces)
         pieces, rate = chain([first], pieces), first[1]
     to_mono([], rate)
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, runtime)
     import torch
 
     session = pipe.session(

@@ -33,6 +33,7 @@ def benchmark(
     model: Model = "temposync-tiny",
     device: Device = "auto",
     runtime: Annotated[str, typer.Option(
+        envvar="TEMPOSYNC_RUNTIME",
         help="What computes on a CPU: torch, openvino, onnxruntime, auto, or all: each that is installed.")] = "auto",
     json_file: JsonFile = None,
 ) -> None:

@@ -20,6 +20,7 @@ MaxSize = Annotated[int, typer.Option(
     "--max_size", min=0, help="Longer side of the video in pixels; larger photos are shrunk to it. 0 = as the photo.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, ...")]
 Runtime = Annotated[str, typer.Option(
+    envvar="TEMPOSYNC_RUNTIME",
     help="What computes on a CPU: torch, openvino, onnxruntime, or auto: the fastest whose files are there (temposync export).")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
 _AUDIO = typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")

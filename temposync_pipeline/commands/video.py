@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,7 +98,7 @@ def generate(
     for recording in recordings:
         load_audio(recording)
     check_steps(model, [num_inference_steps])
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, runtime if lora is None else "torch")
     if turns and not hasattr(pipe, "dialogue_to_file"):
         raise InvalidInputError(f"{model}: lets one person speak; temposync-tiny takes --speaker")
     if lora is not None and not hasattr(pipe, "load_lora_weights"):
@@ -105,8 +106,6 @@ def generate(
     if lora is not None:
         pipe.load_lora_weights(lora)
         pipe.fuse_lora()
-    else:
-        choose_runtime(pipe, model, runtime)
     import torch
 
     started = time.monotonic()
@@ -167,8 +166,7 @@ def decode(
 
     # What is wrong with the input is said before the models are loaded.
     LatentVideo.load(latents)
-    pipe = load_pipeline(model, device)
-    choose_runtime(pipe, model, runtime)
+    pipe = load_pipeline(model, device, runtime)
     started = time.monotonic()
     try:
         figures = pipe.decode_to_file(latents, output, marking)
@@ -183,15 +181,19 @@ def visemes(
     json_file: JsonFile = None,
     model: Model = "temposync-tiny",
     device: Device = "auto",
+    runtime: Runtime = "auto",
 ) -> None:
     """Print which mouth shape the speech calls for, 25 times a second, and when.
 
     Example: temposync visemes --audio speech.wav --json visemes.json
 
+    Here --runtime auto is torch: to start another one takes longer than to listen.
+
     The JSON holds "fps", "visemes" (15 names) and "probabilities" (15 numbers for every video frame).
     """
     check_files((audio,), (json_file,))
     check_model(model)
+    check_runtime(runtime)
     from itertools import groupby
 
     from ..checkpoints import checkpoint_folder
@@ -205,6 +207,10 @@ def visemes(
     hide_loading_bars()
     folder = checkpoint_folder(model, ("viseme_classifier",))
     classifier = load_component(VisemeClassifier, folder / "viseme_classifier", Path(model).name).to(device)
+    if runtime not in ("auto", "torch"):
+        from ..export.runtimes import load_runtime
+
+        load_runtime(SimpleNamespace(viseme_classifier=classifier), runtime, model)
     probabilities = classifier.predict(speech.samples, num_frames=round(speech.duration * FPS), fps=FPS)
     warn_without_speech(speech.name, probabilities)
     names = list(VISEMES)
@@ -221,17 +227,10 @@ def life_options(blink_rate: float, head_motion: float, still: bool = False) -> 
     return {name: value for name, value in (("blink_rate", blink_rate), ("head_motion", head_motion), ("still", still)) if value}
 
 
-def load_pipeline(model: str, device: str) -> "TalkingHeadPipeline":
-    """The checkpoint's pipeline on the device that `--device` names."""
+def load_pipeline(model: str, device: str, runtime: str = "torch") -> "TalkingHeadPipeline":
+    """The checkpoint's pipeline on the device that `--device` names, which computes with what `--runtime` names."""
     device = choose_device(device)
     from ..pipelines import auto
 
     hide_loading_bars()
-    return auto.load_pipeline(model).to(device)
-
-
-def choose_runtime(pipe: "TalkingHeadPipeline", model: str, runtime: str) -> None:
-    """Let the pipeline compute with what `--runtime` names."""
-    from ..export.runtimes import load_runtime
-
-    load_runtime(pipe, runtime, model)
+    return auto.load_pipeline(model, runtime=runtime).to(device)

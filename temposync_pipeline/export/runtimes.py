@@ -126,7 +126,10 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
     check_runtime(runtime)
     if runtime == "auto":
         runtime = _fastest(pipeline, checkpoint)
-    for forward in _forwards(pipeline, runtime, checkpoint):
+    forwards = _forwards(pipeline, runtime, checkpoint)
+    if not all(forward.is_ready() for forward in forwards):
+        logger.warning("%s is used for the first time: it compiles the networks, once, which can take more than a minute", runtime)
+    for forward in forwards:
         forward.module.forward = forward
     if runtime == "torch":
         for _, module in networks_of(pipeline):

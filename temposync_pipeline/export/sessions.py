@@ -61,9 +61,10 @@ def _openvino_session(path: Path, network: Network, example: Tensors | None, bfl
     if example is not None:
         model.reshape({name: [SLICE if axis == 0 and 0 in network.inputs[name] else size for axis, size in enumerate(value.shape)]
                        for name, value in example.items()})
+    # Tied to a core that another process keeps busy, its threads would wait for it while others are free.
     compiled = _core().compile_model(model, "CPU", {
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY", "CACHE_DIR": str(cache_folder() / "compiled")})
+        "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, "CACHE_DIR": str(cache_folder() / "compiled")})
     own = threading.local()  # several threads may call at once
 
     def run(tensors: Tensors) -> tuple[torch.Tensor, ...]:

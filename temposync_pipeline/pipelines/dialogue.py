@@ -1,6 +1,9 @@
 """Several people of one photo, who speak in turn."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,7 @@ from ..media.video import VideoWriter
 from ..provenance.credentials import SigningKey, choose_credentials
 from .inputs import AudioInput, ImageInput, as_audio
 from .pipeline_output import check_video_name
-from .portrait import MAX_SIZE, Portrait
-from .rendering import rendered_part
+from .portrait import MAX_SIZE
 from .talking_head import TalkingHeadPipeline
 
 Turn = tuple[int, AudioInput]
@@ -59,20 +61,18 @@ class DialoguePipeline(TalkingHeadPipeline):
                 portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
                 speech = self._hear(load_audio((own, rate)))
                 noise = self.prepare_latents(sampling.num_inference_steps, generator)
-                speakers.append((portrait, self._latent_chunks(portrait, speech, noise, sampling)))
+                # All speak at the same time, each on a scheduler of its own.
+                speakers.append((portrait, speech, noise, replace(sampling, scheduler=copy.copy(sampling.scheduler))))
             photo, count = speakers[0][0].photo, len(speech)
             origin = self._origin(photo, speakers[0][0].matrix)
             planes = StillPlanes(photo, origin.watermark() if provenance else None)
             writing = VideoWriter(output_path, self.config.fps, (samples, rate), origin.tags(), origin.signing(credentials))
-            with writing as writer, self._bar(count, progress) as bar:
-                for patches in zip(*(self._each_patch(*speaker) for speaker in speakers)):
+            with writing as writer, self._bar(count, progress) as bar, ExitStack() as stack:
+                each = [stack.enter_context(closing(self._video_patches(*speaker))) for speaker in speakers]
+                for patches in zip(*each):
                     writer.write_planes(planes.with_change(*together(photo, patches)))
                     bar.update()
         return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
-
-    def _each_patch(self, portrait: Portrait, chunks: Iterator[torch.Tensor]) -> Iterator[Patch]:
-        for latents in chunks:
-            yield from self._patches(portrait.renderer, rendered_part(latents, portrait.composition))
 
 
 def join_recordings(sources: Sequence[AudioSource]) -> tuple[np.ndarray, int, list[int]]:

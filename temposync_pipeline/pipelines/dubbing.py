@@ -7,7 +7,8 @@ Lips are made at the pipeline's own rate, as for a portrait, and read between it
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
@@ -34,6 +35,7 @@ from ..models.identity_encoder import IdentityEncoder
 from ..models.precision import inference_autocast
 from ..provenance.credentials import SigningKey, choose_credentials
 from ..provenance.origin import Origin
+from .ahead import ahead
 from .inputs import AudioInput, as_audio
 from .mouth_plate import USUAL_REACH, Plate, Plates, lay_plate
 from .person import Person
@@ -119,7 +121,8 @@ class DubbingPipeline(TalkingHeadPipeline):
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
             frames, times = [], []
             with self._bar(_expected(footage, sound.duration, end)) as bar:
-                for take, picture, patch in self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face):
+                for take, patch in self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face):
+                    picture = footage.picture(take.frame.planes)
                     frames.append(picture if patch is None else patch.onto(picture))
                     times.append(float(take.frame.appears))
                     bar.update()
@@ -178,11 +181,13 @@ class DubbingPipeline(TalkingHeadPipeline):
             source = footage.path if footage.path.suffix.lower() in (".mp4", ".m4v") else None
             mark = origin.moving_mark() if provenance else None
             sign = None if credentials is None else partial(credentials.sign, origin=origin, source=source)
-            with VideoWriter(output_path, footage.rate, audio, origin.tags(), sign, footage.look, footage.tick) as writer:
-                for take, picture, patch in self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face):
+            made = self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face)
+            writing = VideoWriter(output_path, footage.rate, audio, origin.tags(), sign, footage.look, footage.tick)
+            with writing as writer, closing(ahead(made, _half_chunk(sampling)) if self._can_overlap() else made) as frames:
+                for take, patch in frames:
                     frame = take.frame
                     if patch is not None:
-                        footage.paint(frame.planes, picture, *patch)
+                        footage.paint(frame.planes, footage.picture(frame.planes), *patch)
                         dubbed += 1
                         if mark is not None:
                             mark.lay(arrays_of(frame.planes)[0], _moved_origin(take.matrix, -take.corner), take.run)
@@ -205,22 +210,23 @@ class DubbingPipeline(TalkingHeadPipeline):
     def _dubbed(
         self, footage: Footage, speech: Speech, seconds: float, noise: torch.Tensor, sampling: Sampling, face_index: int, end: str,
         no_face: str,
-    ) -> Iterator[tuple[Take, np.ndarray, Patch | None]]:
-        """Frames in their order, each with its picture uint8 [H, W, 3] and what changes in it, None = nothing."""
+    ) -> Generator[tuple[Take, Patch | None], None, None]:
+        """Frames in their order, each with what changes in its picture, None = nothing."""
         person = Person(self.face_aligner, self._look_at, face_index)
-        for run, takes in groupby(self._found(footage, footage.frames(seconds, end), person, no_face), key=lambda take: take.run):
-            if run is None:
-                yield from ((take, footage.picture(take.frame.planes), None) for take in takes)
-                continue
-            for take, patch in self._speak(takes, speech, noise, sampling, float(footage.rate)):
-                yield take, footage.picture(take.frame.planes), patch
+        found = self._found(footage, footage.frames(seconds, end), person, no_face)
+        with closing(ahead(found, _half_chunk(sampling)) if self._can_overlap() else found) as all_takes:
+            for run, takes in groupby(all_takes, key=lambda take: take.run):
+                if run is None:
+                    yield from ((take, None) for take in takes)
+                else:
+                    yield from self._speak(takes, speech, noise, sampling, float(footage.rate))
         if not person.is_known:
             if not person.most_faces:
                 raise FaceError(f"No face found in {footage.name}; a frontal one at least 48 pixels tall is needed.")
             most = person.most_faces
             raise FaceError(f"face_index {face_index} asked for, but no frame of {footage.name} shows more than {most} face(s).")
 
-    def _found(self, footage: Footage, frames: Iterable[FootageFrame], person: Person, no_face: str) -> Iterator[Take]:
+    def _found(self, footage: Footage, frames: Iterable[FootageFrame], person: Person, no_face: str) -> Generator[Take, None, None]:
         for frame in frames:
             picture = footage.picture(frame.planes)
             face = person.find(picture)
@@ -292,6 +298,11 @@ def _expected(footage: Footage, seconds: float, end: str) -> int:
     if end == "cut" and footage.seconds:
         seconds = min(seconds, footage.seconds)
     return max(1, round(seconds * float(footage.rate)))
+
+
+def _half_chunk(sampling: Sampling) -> int:
+    """How many frames are ahead between two stages: memory of a few more pictures."""
+    return max(1, sampling.chunk_size // 2)
 
 
 def _surroundings(matrix: np.ndarray, shape: tuple[int, int]) -> Rectangle:

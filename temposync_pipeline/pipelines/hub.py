@@ -1,5 +1,6 @@
 """Loading and saving of the pipeline, as directories and as repositories of the Hugging Face Hub."""
 
+import os
 from collections.abc import Mapping
 from inspect import signature
 from os import PathLike
@@ -11,6 +12,7 @@ import torch
 from ..bases import DiffusionPipeline, ModelMixin
 from ..checkpoints import checkpoint_folder, public_name
 from ..errors import InvalidInputError
+from ..export import check_runtime
 from .loading import LOADER_OPTIONS, DTypes, component_classes, load_pipeline_parts
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class HubPipeline(DiffusionPipeline):
         device_map: str | None = None,
         max_memory: Mapping[int | str, int | str] | None = None,
         quantization_config: "PipelineQuantizationConfig | None" = None,
-        runtime: str = "torch",
+        runtime: str | None = None,
         **overrides: Any,
     ) -> Self:
         """Load a bundled checkpoint by name (`checkpoints.BUNDLED`, no network), else a directory, else org/name from the Hub.
@@ -56,7 +58,8 @@ class HubPipeline(DiffusionPipeline):
             cache_dir, token, local_files_only, force_download: as everywhere in huggingface_hub.
             device_map: "cuda" loads straight there, "balanced" spreads the components over several accelerators, within `max_memory`.
             quantization_config: of diffusers, for the components that it names.
-            runtime: what computes the large networks on a CPU: "torch", "openvino", "onnxruntime" or "auto" (`export.runtimes`).
+            runtime: what computes the large networks on a CPU: "torch", "openvino", "onnxruntime" or "auto" (`export.runtimes`);
+                None = what the environment variable TEMPOSYNC_RUNTIME says, else torch.
             overrides: components and settings by name, in place of the checkpoint's (`vae=…`, `mouth_amplitude=1.0`), and diffusers'
                 `low_cpu_mem_usage`, `offload_folder` and `offload_state_dict`.  Of `TempoSyncPipeline`, `denoiser` may name a folder:
                 "denoiser" is the student, "teacher" the teacher, which comes with its own sampler (give it `num_inference_steps=25`).
@@ -72,6 +75,8 @@ class HubPipeline(DiffusionPipeline):
         loader_options = {name: overrides.pop(name) for name in LOADER_OPTIONS if name in overrides}
         if unknown := sorted(set(overrides) - set(signature(cls).parameters)):
             raise InvalidInputError(f"{cls.__name__}.from_pretrained does not know {', '.join(unknown)}")
+        runtime = runtime or os.environ.get("TEMPOSYNC_RUNTIME") or "torch"
+        check_runtime(runtime)
         subfolders = cls._take_folders(overrides)
         parts, placed, folder = load_pipeline_parts(
             cls, pretrained_model_name_or_path, subfolders=subfolders, given=overrides, dtype=dtype, variant=variant,

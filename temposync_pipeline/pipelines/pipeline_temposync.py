@@ -1,6 +1,6 @@
 """Audio + portrait -> frames: inference of TempoSyncDiff (algorithm 3 of arXiv 2603.06057)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -191,7 +191,9 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             noise[0] = latents
         return noise.to(self._execution_device, self.denoiser.dtype)
 
-    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: torch.Tensor, sampling: Sampling) -> Iterator[torch.Tensor]:
+    def _latent_chunks(
+        self, portrait: Portrait, speech: Speech, noise: torch.Tensor, sampling: Sampling
+    ) -> Generator[torch.Tensor, None, None]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk."""
         mouth = self._mouth(portrait, noise, sampling)
         for start in range(0, len(speech), sampling.chunk_size):

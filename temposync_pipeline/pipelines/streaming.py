@@ -2,6 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -95,5 +97,6 @@ class StreamingPipeline(TalkingHeadBase):
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
-            for latents in self._latent_chunks(portrait, speech, noise, sampling):
-                yield np.stack(self._render(portrait, latents))
+            with closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
+                while frames := [patch.onto(portrait.photo) for patch in islice(patches, sampling.chunk_size)]:
+                    yield np.stack(frames)

@@ -43,8 +43,8 @@ class TalkingHeadPipeline(StreamingPipeline, ToFilePipeline):
                     if output_type != "latent":
                         portrait = self._enliven(portrait, sampling, source, speech.voice)
                     # 4. Denoise chunk by chunk, 5. decode, and put the frames into the photo
-                    chunks = self._latent_chunks(portrait, speech, noise, sampling)
-                    frames = self._collect(portrait, chunks, len(speech), output_type, bar)
+                    collect = self._collect_latents if output_type == "latent" else self._collect_frames
+                    frames = collect(portrait, speech, noise, sampling, bar)
                     video = TempoSyncPipelineOutput(
                         convert_frames(frames, output_type), speech.visemes[:len(frames)], self.config.fps, audio=recording,
                         origin=self._origin(portrait.photo, portrait.matrix))

@@ -2,8 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
 from ..provenance.origin import Origin
+from .ahead import ahead
 from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import ImageInput, as_image
@@ -67,7 +68,9 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         """Fields of the `Portrait` that only this method needs, of its crop uint8 [256, 256, 3] and the crop's latents [1, C, 16, 16]."""
         return {}
 
-    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling) -> Iterator[torch.Tensor]:
+    def _latent_chunks(
+        self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling
+    ) -> Generator[torch.Tensor, None, None]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk of `chunk_size` frames."""
         raise NotImplementedError
 
@@ -110,26 +113,57 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
             logger.warning("the eyes are not open and certain enough to blink; they stay as they are")
         return replace(portrait, renderer=LivingRenderer(portrait.renderer, photo, tracks.frames(voice)))
 
-    def _collect(self, portrait: Portrait, chunks: Iterator[torch.Tensor], total: int, output_type: str, bar: tqdm) -> list | torch.Tensor:
-        """All frames, uint8 [H, W, 3] each, or, for output_type "latent", all latents [T, C, 16, 16]; T < `total` if interrupted."""
+    def _collect_latents(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling, bar: tqdm) -> torch.Tensor:
+        """All latents, [T, C, 16, 16]; fewer than the speech has frames if interrupted."""
         # Latents of a long recording fill much memory: they go straight to where they stay.
-        frames = torch.empty(total, *portrait.latents.shape[1:], dtype=portrait.latents.dtype) if output_type == "latent" else []
-        done = 0
-        for latents in chunks:
-            if output_type == "latent":
-                frames[done:done + len(latents)] = latents
-            else:
-                frames += self._render(portrait, latents)
+        collected, done = torch.empty(len(speech), *portrait.latents.shape[1:], dtype=portrait.latents.dtype), 0
+        for latents in self._latent_chunks(portrait, speech, noise, sampling):
+            collected[done:done + len(latents)] = latents
             done += len(latents)
             bar.update(len(latents))
-        return frames[:done]
+        return collected[:done]
 
-    def _render(self, portrait: Portrait, latents: torch.Tensor) -> list[np.ndarray]:
-        """Frames uint8 [H, W, 3] of latents [n, C, 16, 16]."""
-        return [patch.onto(portrait.photo) for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition))]
+    def _collect_frames(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling, bar: tqdm) -> list[np.ndarray]:
+        """All frames, uint8 [H, W, 3] each; fewer than the speech has if interrupted."""
+        frames = []
+        with closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
+            for patch in patches:
+                frames.append(patch.onto(portrait.photo))
+                bar.update()
+        return frames
+
+    def _video_patches(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling) -> Generator[Patch, None, None]:
+        """What each frame changes in the photo; meanwhile the next frames are decoded, and those after them denoised."""
+        chunks = (rendered_part(latents, portrait.composition) for latents in self._latent_chunks(portrait, speech, noise, sampling))
+        aside = self._can_overlap() and sampling.callback is None  # which is called by the thread that called the pipeline
+        decoded = self._decoded(portrait.renderer, ahead(chunks) if aside else chunks)
+        with closing(ahead(decoded) if aside else decoded) as parts:
+            try:
+                for part in parts:
+                    yield from map(portrait.renderer.patch, part)
+            except BaseException:
+                sampling.interrupted = True  # nobody waits for what is being denoised
+                raise
+
+    def _can_overlap(self) -> bool:
+        """Whether networks may compute at the same time: where all stay on the CPU, and none is still to be compiled (`export.runtimes`),
+        which does not bear another at work."""
+        networks = [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
+        for module in (module for network in networks for module in network.modules()):
+            own = vars(module)
+            if "_hf_hook" in own or not getattr(own.get("forward"), "is_ready", lambda: True)():
+                return False
+        return all(execution_device(network).type == "cpu" for network in networks)
+
+    def _decoded(self, renderer: Renderer, chunks: Generator[torch.Tensor, None, None]) -> Generator[Any, None, None]:
+        """What `renderer.patch` takes of some frames at a time, of chunks of latents [n, C, h, w] of the part that is rendered."""
+        with closing(chunks):
+            for latents in chunks:
+                for part in latents.split(DECODED_TOGETHER):
+                    yield renderer.decode(part, self.use_bfloat16)
 
     def _patches(self, renderer: Renderer, latents: torch.Tensor) -> Iterator[Patch]:
-        """What each frame changes in the photo, of latents [n, C, h, w] of the part that is rendered."""
+        """What each frame changes in the photo, of such latents; nothing is done ahead."""
         for part in latents.split(DECODED_TOGETHER):
             yield from map(renderer.patch, renderer.decode(part, self.use_bfloat16))
 

@@ -1,6 +1,8 @@
 """Straight into files, for recordings of any length: videos, the latents of videos, and from those on to videos."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +18,7 @@ from ..media.audio import AudioSource, load_audio
 from ..media.planes import StillPlanes
 from ..media.video import VideoWriter
 from ..provenance.credentials import SigningKey, choose_credentials
+from .ahead import ahead
 from .inputs import AudioInput, ImageInput, as_audio
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
 from .pipeline_output import check_video_name
@@ -71,11 +74,12 @@ class ToFilePipeline(TalkingHeadBase):
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
             origin = self._origin(portrait.photo, portrait.matrix)
             planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
-            with VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials)) as writer:
-                for latents in self._latent_chunks(portrait, speech, noise, sampling):
-                    for patch in self._patches(portrait.renderer, rendered_part(latents, portrait.composition)):
-                        writer.write_planes(planes.with_change(*patch))
-                    yield "frames", writer.num_frames, len(speech)
+            writing = VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials))
+            with writing as writer, closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
+                for patch in patches:
+                    writer.write_planes(planes.with_change(*patch))
+                    if writer.num_frames % sampling.chunk_size == 0 or writer.num_frames == len(speech):
+                        yield "frames", writer.num_frames, len(speech)
         yield "video", len(speech), len(speech)
 
     def _latent_video(
@@ -93,20 +97,24 @@ class ToFilePipeline(TalkingHeadBase):
 
         Raises InvalidInputError where the latents come from another autoencoder.
         """
-        for patches in self._decoded_chunks(video):
-            yield np.stack([patch.onto(video.photo) for patch in patches])
+        with closing(self._decoded_patches(video)) as patches:
+            while frames := [patch.onto(video.photo) for patch in islice(patches, video.chunk_size)]:
+                yield np.stack(frames)
 
     @torch.inference_mode()
-    def _decoded_chunks(self, video: LatentVideo) -> Iterator[list[Patch]]:
-        """What each frame changes in the photo, a list a chunk."""
+    def _decoded_patches(self, video: LatentVideo) -> Generator[Patch, None, None]:
+        """What each frame changes in the photo."""
         if video.autoencoder != autoencoder_hash(self.vae):
             raise InvalidInputError(f"the latents were made with another autoencoder, that of {video.model or 'an unnamed checkpoint'}")
         with self._returning_models():
             device, dtype = self._execution_device, self.vae.dtype
             portrait_latents = video.portrait_latents.to(device, dtype)
             renderer = make_renderer(self.vae, video.photo, video.matrix, portrait_latents, self.use_bfloat16, video.composition)
-            for start in range(0, len(video.latents), video.chunk_size):
-                yield list(self._patches(renderer, video.latents[start:start + video.chunk_size].to(device, dtype)))
+            chunks = (latents.to(device, dtype) for latents in video.latents.split(video.chunk_size))
+            decoded = self._decoded(renderer, chunks)
+            with closing(ahead(decoded) if self._can_overlap() else decoded) as parts:
+                for part in parts:
+                    yield from map(renderer.patch, part)
 
     @torch.inference_mode()
     def latents_to_file(
@@ -123,9 +131,9 @@ class ToFilePipeline(TalkingHeadBase):
         with self._returning_models():
             speech = self._hear(load_audio(audio))
             portrait = self.prepare_portrait(image_path, face_index, max_size, sampling.composition)
-            chunks = self._latent_chunks(portrait, speech, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
+            noise = self.prepare_latents(sampling.num_inference_steps, generator)
             with self._bar(len(speech), progress) as bar:
-                latents = self._collect(portrait, chunks, len(speech), "latent", bar)
+                latents = self._collect_latents(portrait, speech, noise, sampling, bar)
         self._latent_video(portrait, latents, speech.visemes, audio, chunk_size).save(output_path)
         count = len(latents)
         return {"output": str(Path(output_path)), "frames": count, "fps": self.config.fps, "seconds": count / self.config.fps}
@@ -147,9 +155,9 @@ class ToFilePipeline(TalkingHeadBase):
             load_audio(audio_path)
             origin = self._origin(video.photo, video.matrix)
             planes = StillPlanes(video.photo, origin.watermark() if provenance else None)
-            with VideoWriter(output_path, video.fps, audio_path, origin.tags(), origin.signing(credentials)) as writer:
-                for chunk in self._decoded_chunks(video):
-                    for patch in chunk:
-                        writer.write_planes(planes.with_change(*patch))
+            writing = VideoWriter(output_path, video.fps, audio_path, origin.tags(), origin.signing(credentials))
+            with writing as writer, closing(self._decoded_patches(video)) as patches:
+                for patch in patches:
+                    writer.write_planes(planes.with_change(*patch))
         count = len(video.latents)
         return {"output": str(Path(output_path)), "frames": count, "fps": video.fps, "seconds": count / video.fps}

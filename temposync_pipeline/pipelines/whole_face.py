@@ -1,6 +1,6 @@
 """What the methods have in common that make the whole face move: they follow features of the speech, and their latents are residuals."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -106,7 +106,9 @@ class WholeFacePipeline(TalkingHeadPipeline):
         """Tell the callback of a step: the latents to go on with, and whether to."""
         return sampling.report(self, step, levels, {"latents": latents})["latents"], not sampling.interrupted
 
-    def _latent_chunks(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling) -> Iterator[torch.Tensor]:
+    def _latent_chunks(
+        self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling
+    ) -> Generator[torch.Tensor, None, None]:
         """Generated latents on the crop's full grid, [n, C, 16, 16], n = `chunk_size` but for the last."""
         amplitude = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
         waiting, done = portrait.latents[:0], 0

@@ -1,0 +1,155 @@
+"""Stages of a video at work at the same time: in order, bounded, and without a thread left behind."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from temposync_pipeline.pipelines import talking_head_base, to_file
+from temposync_pipeline.pipelines.ahead import ahead
+from temposync_pipeline.pipelines.rendering import ColourRenderer
+
+from .tiny_components import picture, spoken, tiny_pipeline
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("temposync")]
+
+
+def wait_for(made: list, count: int) -> None:
+    """Until so many items are made; none may follow."""
+    deadline = time.monotonic() + 20
+    while len(made) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(0.002)
+    assert len(made) == count
+
+
+@pytest.fixture
+def pipeline():
+    return tiny_pipeline()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_items_keep_their_order_and_no_more_are_made_than_asked(count):
+    made = []
+
+    def numbers():
+        for number in range(20):
+            made.append(number)
+            yield number
+
+    taken = ahead(numbers(), count)
+    assert not made and not workers()  # nothing begins before it is asked for
+    for number in range(20):
+        assert next(taken) == number
+        wait_for(made, min(20, number + 1 + count))
+    assert list(taken) == [] and not workers()
+
+
+def test_both_work_at_the_same_time():
+    began = threading.Event()
+
+    def items():
+        yield 1
+        began.set()
+        yield 2
+
+    taken = ahead(items())
+    assert next(taken) == 1 and began.wait(20)  # while nobody asks for the second
+    taken.close()
+
+
+def test_errors_come_in_their_place():
+    def items():
+        yield 1
+        yield 2
+        raise OSError("broken")
+
+    taken = ahead(items(), 3)
+    assert [next(taken), next(taken)] == [1, 2]
+    with pytest.raises(OSError, match="broken"):
+        next(taken)
+    assert not workers()
+
+
+def test_an_early_end_closes_all_stages():
+    closed = []
+
+    def items(name, source=None):
+        try:
+            yield from source or iter(int, 1)
+        finally:
+            closed.append(name)
+
+    taken = ahead(items("second", ahead(items("first"))))
+    assert next(taken) == 0
+    taken.close()
+    assert sorted(closed) == ["first", "second"] and not workers()
+
+
+def test_stages_know_that_nothing_is_trained():
+    def modes():
+        while True:
+            yield torch.is_inference_mode_enabled()
+
+    for inference in (True, False):
+        with torch.inference_mode(inference):
+            taken = ahead(modes())
+            assert next(taken) is inference and next(taken) is inference
+            taken.close()
+
+
+def test_frames_are_the_same_as_one_after_the_other(pipeline, monkeypatch):
+    def frames():
+        return list(pipeline.stream(picture(), spoken(), 2, torch.Generator().manual_seed(0), chunk_size=5, mouth_amplitude=3.0))
+
+    together = frames()
+    monkeypatch.setattr(talking_head_base, "ahead", lambda items: items)
+    apart = frames()
+    assert [len(chunk) for chunk in together] == [5, 5, 5] and not workers()
+    assert all((a == b).all() for a, b in zip(together, apart, strict=True))
+    assert (together[0][0] != together[2][0]).any()
+
+
+def test_a_stream_that_is_left_leaves_nothing_behind(pipeline, tmp_path):
+    chunks = pipeline.stream(picture(), spoken(), 2, chunk_size=4)
+    next(chunks)
+    assert workers()
+    chunks.close()
+    assert not workers()
+    stages = pipeline.stream_to_file(picture(), spoken(), tmp_path / "talk.mp4", 2, chunk_size=4)
+    assert next(frames for stage, frames, _ in stages if stage == "frames") == 4 and workers()
+    stages.close()
+    assert not workers() and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stage", ["denoiser", "decode", "patch", "write"])
+def test_an_error_of_any_stage_ends_all(pipeline, tmp_path, monkeypatch, stage):
+    calls = []
+
+    def failing(*_, **__):
+        calls.append(threading.current_thread() is threading.main_thread())
+        raise OSError(28, "No space left on device")
+
+    owner, name = {"denoiser": (pipeline.denoiser, "forward"), "decode": (ColourRenderer, "decode"), "patch": (ColourRenderer, "patch"),
+                   "write": (to_file.VideoWriter, "write_planes")}[stage]
+    monkeypatch.setattr(owner, name, failing)
+    with pytest.raises(OSError, match="No space left"):
+        pipeline.generate_to_file(picture(), spoken(), tmp_path / "talk.mp4", 2, progress=False)
+    assert calls == [stage in ("patch", "write")]  # and where it happened
+    assert not workers() and not list(tmp_path.iterdir())
+
+
+def test_a_callback_is_called_by_who_called(pipeline):
+    threads = set()
+
+    def callback(pipe, step, timestep, tensors):
+        threads.add(threading.current_thread())
+        assert not workers()
+        return tensors
+
+    pipeline(picture(), spoken(), 2, chunk_size=5, callback_on_step_end=callback, output_type="np")
+    assert threads == {threading.main_thread()}
