@@ -1,5 +1,6 @@
 """Recordings laid end to end on one device, from which batches of stretches are cut at any playing speed."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..media.video import FPS
 from ..models.visemes import NUM_VISEMES
 from .batched_augmentation import Chance, playing_speeds
 from .viseme_labels import SAMPLE_RATE, Segment
@@ -26,14 +26,32 @@ class Cuts(NamedTuple):
     speed: Tensor
 
 
+class Track:
+    """Curves [T, D] that belong to recordings: value i of each stands for the time (i + offset) / rate."""
+
+    def __init__(self, curves: Sequence[np.ndarray], rate: float, offset: float, device: torch.device):
+        self.values = torch.from_numpy(np.concatenate(curves)).to(device)
+        self.rate, self.offset = rate, offset
+        self.counts = torch.tensor([len(item) for item in curves], device=device)
+        self.firsts = self.counts.cumsum(0) - self.counts
+
+    def at(self, index: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
+        """Curves of recordings `index` [B] at times [B, frames]: float32 [B, frames, D], and which of them lie inside [B, frames]."""
+        position = seconds * self.rate - self.offset
+        left, last = position.floor().long(), self.counts[index, None] - 1
+        place = self.firsts[index, None] + left.clamp(min=0).minimum(last - 1)
+        share = (position - left)[..., None].float()
+        return (1 - share) * self.values[place] + share * self.values[place + 1], (left >= 0) & (left < last)
+
+
 class SoundReel:
     """Recordings (int16 [N] at 16 kHz each) and what belongs to them; drawn in proportion to `weights`.
 
-    segments: their visemes, or None.  motion: curves [T, D] of each at 25 frames a second, or None.
+    segments: their visemes, or None.  tracks: curves of each, by name.
     """
 
-    def __init__(self, recordings: list[np.ndarray], weights: list[float], device: torch.device,
-                 segments: list[list[Segment]] | None = None, motion: list[np.ndarray] | None = None):
+    def __init__(self, recordings: Sequence[np.ndarray], weights: list[float], device: torch.device,
+                 segments: list[list[Segment]] | None = None, tracks: dict[str, Track] | None = None):
         self.lengths = torch.tensor([len(item) for item in recordings], device=device)
         grains = [-(-len(item) // _GRAIN) for item in recordings]
         self.starts = torch.tensor(np.concatenate([[0], np.cumsum(grains)[:-1]]) * _GRAIN, device=device)
@@ -42,10 +60,7 @@ class SoundReel:
         self.weights = torch.tensor(weights, dtype=torch.float64, device=device)
         if segments is not None:
             self.visemes = torch.from_numpy(np.concatenate([_grain_visemes(*item) for item in zip(segments, grains)])).to(device)
-        if motion is not None:
-            self.motion = torch.from_numpy(np.concatenate(motion)).float().to(device)
-            self.num_frames = torch.tensor([len(item) for item in motion], device=device)
-            self.first_frames = self.num_frames.cumsum(0) - self.num_frames
+        self.tracks = tracks or {}
 
     def draw(self, count: int, seconds: float, chance: Chance) -> Cuts:
         """Stretches that sound for `seconds`."""
@@ -73,14 +88,10 @@ class SoundReel:
         shares = F.one_hot(torch.where(inside, visemes.long(), 0), NUM_VISEMES).float()
         return shares.reshape(len(place), num_frames, _LOOKS, NUM_VISEMES).mean(2)
 
-    def motions(self, cuts: Cuts, num_frames: int, offset: float, frame_seconds: float) -> tuple[Tensor, Tensor]:
-        """Curves at each frame's middle [B, num_frames, D], and which of the frames have any [B, num_frames]."""
+    def track(self, name: str, cuts: Cuts, num_frames: int, offset: float, frame_seconds: float) -> tuple[Tensor, Tensor]:
+        """A track at each frame's middle [B, num_frames, D], and which of the frames have any [B, num_frames]."""
         middles = offset + (torch.arange(num_frames, device=self.samples.device) + 0.5) * frame_seconds
-        position = (cuts.start + middles * cuts.speed) * FPS - 0.5
-        left, last = position.floor().long(), self.num_frames[cuts.index, None] - 1
-        place = self.first_frames[cuts.index, None] + left.clamp(min=0).minimum(last - 1)
-        share = (position - left)[..., None]
-        return (1 - share) * self.motion[place] + share * self.motion[place + 1], (left >= 0) & (left < last)
+        return self.tracks[name].at(cuts.index, cuts.start + middles * cuts.speed)
 
 
 def _grain_visemes(segments: list[Segment], count: int) -> np.ndarray:

@@ -1,14 +1,15 @@
-"""Stage `ear`: VisemeClassifier on a GPU, taught by Whisper's encoder as well as by labels, on crops that are made there, too.
+"""Stage `ear`: VisemeClassifier taught by Whisper's encoder as well as by labels, on crops made in batches.
 
     temposync train ear --data runs/visemes/corpus --init temposync-tiny --output runs/ear --set whisper=openai/whisper-base
 
-The corpus is that of the stage `visemes`.  First Whisper's encoder learns visemes itself for a few minutes; what it then says of clean
-speech, and its features, is what the classifier is to say of the same speech in any room.  So it also learns from speech that nobody
-labelled.  `lips` (optional, `save_performances`): sounds with the lips' motion, which the hidden state then tells, too.
+The corpus is that of the stage `visemes`.  First Whisper's encoder hears all of it, and a small reading of its features learns the
+visemes; what that says of clean speech, and the features, is what the classifier is to say of the same speech in any room.  So it also
+learns from speech that nobody labelled.  `lips` (optional, `save_performances`): sounds with the lips' motion, which the hidden state
+then tells, too.
 """
 
 import copy
-import dataclasses
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,20 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from ..data import batched_augmentation as augmentation
 from ..data.batched_augmentation import Chance
-from ..data.sound_reel import SoundReel
+from ..data.sound_reel import SoundReel, Track
 from ..data.viseme_corpus import Utterance, load_utterances
 from ..data.viseme_crops import BAND_WINDOW, NUM_BANDS, band_filters
 from ..data.viseme_labels import SAMPLE_RATE, coverage
+from ..media.video import FPS
 from ..metrics.visemes import score_visemes
 from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
 from ..models.visemes import NUM_VISEMES
 from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 from .visemes import class_weights, soft_cross_entropy
-from .whisper_teacher import WhisperTeacher
+from .whisper_teacher import TOKEN_RATE, VisemeReading, WhisperTeacher, listen_to_all
 
 
 @dataclass
@@ -41,9 +44,10 @@ class Config(LoopConfig):
     whisper: str = "openai/whisper-base"
     # Folder of `save_performances` files, or none.
     lips: str = ""
-    # Whisper's own lesson comes first, for so long (with `max_steps`, for as many steps as the ear's); its run is `output`/teacher.
-    teacher_minutes: float = 1.5
-    teacher_learning_rate: float = 2e-4
+    # Its layer that is listened to (of base's six the fourth says most: 85 % of the frames of held-out read sentences), and how long its
+    # reading learns (half a minute on a CPU core).
+    whisper_layer: int = 4
+    reading_steps: int = 2500
     max_minutes: float = 5.5
     learning_rate: float = 1.2e-3
     warmup_steps: int = 200
@@ -74,7 +78,7 @@ class Batch:
 
     labels: shares of visemes in the classifier's frames of the first L rows, [L, frames, 15]. levels: ln of the clean sound in bands,
     [B, frames, bands]. motion: of each performer its rows, their curves [R, frames, D] and which frames have any [R, frames].
-    speech: the rows in which somebody speaks, [S].
+    features: Whisper's, of the frames in which it heard speech, [F, width]; which frames those are: known [B, frames].
     """
 
     clean: Tensor
@@ -82,17 +86,19 @@ class Batch:
     labels: Tensor
     levels: Tensor
     motion: dict[str, tuple[slice, Tensor, Tensor]]
-    speech: Tensor
+    features: Tensor
+    known: Tensor
 
 
 class CropMaker:
     """Batches on the device: first what is labelled, then noise, then the performers."""
 
-    def __init__(self, config: Config, utterances: list[Utterance], performers: dict[str, SoundReel], classifier: VisemeClassifier,
-                 device: torch.device):
+    def __init__(self, config: Config, utterances: list[Utterance], lessons: list[np.ndarray], performers: dict[str, SoundReel],
+                 classifier: VisemeClassifier, device: torch.device):
         self.config, self.performers, self.chance = config, performers, Chance(device)
         self.speech = SoundReel([item.samples for item in utterances], utterance_weights(utterances, config.source_weights), device,
-                                segments=[item.segments for item in utterances])
+                                segments=[item.segments for item in utterances],
+                                tracks={"whisper": Track(lessons, TOKEN_RATE, 0, device)})
         self.tunes = augmentation.music_reels(device)
         self.filters = torch.from_numpy(band_filters()).to(device)
         self.length = int(config.crop_seconds * SAMPLE_RATE)
@@ -110,12 +116,15 @@ class CropMaker:
         silence = torch.zeros(noisy, self.num_frames, NUM_VISEMES, device=chance.device)
         silence[..., 0] = 1
         labels = torch.cat([self.speech.labels(cuts, *frames), silence])
+        lessons = [self.speech.track("whisper", cuts, *frames)]
+        lessons.append((lessons[0][0].new_zeros(noisy, self.num_frames, lessons[0][0].shape[-1]), torch.zeros_like(silence[..., 0]).bool()))
         clean = [self.speech.sounds(cuts, length), torch.zeros(noisy, length, device=chance.device)]
         motion, first = {}, labelled + noisy
         for name, reel in self.performers.items():
             cuts = reel.draw(moving, config.crop_seconds, chance)
             clean.append(reel.sounds(cuts, length))
-            motion[name] = slice(first, first + moving), *reel.motions(cuts, *frames)
+            motion[name] = slice(first, first + moving), *reel.track("motion", cuts, *frames)
+            lessons.append(reel.track("whisper", cuts, *frames))
             first += moving
         sounds = torch.cat(clean)
         heard = augmentation.augment(sounds, self._babble(len(sounds)), self.tunes, chance)
@@ -123,8 +132,8 @@ class CropMaker:
         heard = augmentation.normalize(heard) * 10 ** (chance.uniform(-8, 6, len(heard), 1) / 20)
         heard[:labelled] *= self._gates(labels[:labelled])
         levels = augmentation.band_levels(sounds, self.filters, (self.middles * SAMPLE_RATE).round().long(), BAND_WINDOW)
-        speech = torch.cat([torch.arange(labelled), torch.arange(labelled + noisy, len(heard))]).to(chance.device)
-        return Batch(sounds, heard, labels, levels, motion, speech)
+        features, known = (torch.cat(values) for values in zip(*lessons))
+        return Batch(sounds, heard, labels, levels, motion, features[known], known)
 
     def _gates(self, labels: Tensor) -> Tensor:
         """[L, N] of 0 in the pauses of some crops, as `media.loudness.hear_voice` leaves them, else 1."""
@@ -192,7 +201,7 @@ def save_performances(path: Path, sounds: list[np.ndarray], motion: list[np.ndar
              motion=np.concatenate(motion).astype(np.float16), frames=[len(item) for item in motion])
 
 
-def load_performances(folder: str, device: torch.device) -> dict[str, SoundReel]:
+def load_performances(folder: str, teacher: WhisperTeacher, device: torch.device) -> dict[str, SoundReel]:
     """A reel for every performer; curves in units of their deviation."""
     reels = {}
     for path in sorted(Path(folder).glob("*.npz")) if folder else ():
@@ -203,43 +212,58 @@ def load_performances(folder: str, device: torch.device) -> dict[str, SoundReel]
             moving = std > 0.05 * std.max()
             curves = ((curves - curves.mean(0)) / np.maximum(std, 1e-9))[:, moving]
             motion = np.split(curves, np.cumsum(file["frames"])[:-1])
-        reels[path.stem] = SoundReel(sounds, [float(len(item)) for item in sounds], device, motion=motion)
+        lessons = listen_to_all(teacher, sounds, path.stem)
+        reels[path.stem] = SoundReel(sounds, [float(len(item)) for item in sounds], device, tracks={
+            "motion": Track(motion, FPS, 0.5, device), "whisper": Track(lessons, TOKEN_RATE, 0, device)})
     return reels
 
 
-def train_teacher(config: Config, crops: CropMaker, weights: Tensor, validation: list[Utterance]) -> WhisperTeacher:
-    """Whisper's encoder, which has learnt visemes; `weights` [15] of the classes."""
-    lesson = dataclasses.replace(config, output=str(Path(config.output) / "teacher"), max_minutes=config.teacher_minutes,
-                                 learning_rate=config.teacher_learning_rate, ema_decay=0.995)
-    teacher = WhisperTeacher.from_pretrained(config.whisper)
-    # Its spectrogram and positions are good as they are.
-    for part in (teacher.encoder.conv1, teacher.encoder.conv2, teacher.encoder.embed_positions):
-        part.requires_grad_(False)
+def train_reading(config: Config, utterances: list[Utterance], lessons: list[np.ndarray], weights: Tensor) -> VisemeReading:
+    """Visemes read in Whisper's features `lessons` ([tokens, width] of each utterance); `weights` [15] of the classes."""
+    device = weights.device
+    features = torch.from_numpy(np.concatenate(lessons))
+    labels = torch.from_numpy(np.concatenate([token_labels(item, len(values)) for item, values in zip(utterances, lessons)]))
+    counts = torch.tensor([len(values) for values in lessons])
+    chances = torch.tensor(utterance_weights(utterances, config.source_weights), dtype=torch.float64)
+    firsts = counts.cumsum(0) - counts
+    reading = VisemeReading(features.shape[1]).to(device)
+    optimizer = torch.optim.AdamW(reading.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, config.reading_steps + 1)
+    for _ in tqdm(range(config.reading_steps), desc="Visemes in Whisper's features"):
+        index = torch.multinomial(chances, 512, replacement=True)
+        place = firsts[index] + (torch.rand(len(index)) * counts[index]).long()
+        logits = reading(features[place].float().to(device))
+        soft_cross_entropy(logits, labels[place].to(device), weights).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return reading.requires_grad_(False).eval()
 
-    def compute_losses(teacher: WhisperTeacher, progress: float) -> Losses:
-        batch = crops.draw()
-        labelled = len(batch.labels)
-        # Half of them as recorded: that is what it will be asked about.
-        sounds = torch.cat([batch.clean[:labelled // 2], batch.heard[labelled // 2:labelled]])
-        return {"loss": soft_cross_entropy(teacher(sounds, crops.middles)[1], batch.labels, weights)}
 
-    average = copy.deepcopy(teacher)
-    train_loop(lesson, make_accelerator(lesson), teacher, average, compute_losses, lambda average: teacher_figures(average, validation),
-               lambda average: None)
-    return average
+def token_labels(item: Utterance, count: int) -> np.ndarray:
+    """Share of each viseme around the times of Whisper's tokens, [count, 15]."""
+    return coverage(item.segments, count, 1 / TOKEN_RATE, -0.5 / TOKEN_RATE)
 
 
-def ear_losses(ear: Ear, teacher: WhisperTeacher, batch: Batch, crops: CropMaker, weights: Tensor) -> Losses:
-    config, count, speech = crops.config, len(batch.labels), batch.speech
-    with torch.no_grad():
-        features, told = teacher(batch.clean, crops.middles)
-        features = F.layer_norm(features.float(), features.shape[-1:])
+@torch.no_grad()
+def reading_figures(reading: VisemeReading, teacher: WhisperTeacher, validation: list[Utterance]) -> dict[str, float]:
+    """Agreement with the labels at the times of the tokens, by source."""
+    right: dict[str, list[bool]] = {}
+    for item in validation:
+        features = torch.from_numpy(teacher.listen(item.samples)).float()
+        told = reading(features.to(teacher.filters.device)).argmax(-1).cpu().numpy()
+        right.setdefault(item.source, []).extend(told == token_labels(item, len(told)).argmax(1))
+    return {f"whisper_{source}_accuracy": float(np.mean(values)) for source, values in right.items()}
+
+
+def ear_losses(ear: Ear, reading: VisemeReading, batch: Batch, crops: CropMaker, weights: Tensor) -> Losses:
+    config, count, known = crops.config, len(batch.labels), batch.known
     logits, hidden = ear(batch.heard)
-    told = told.float().softmax(-1)
+    told = reading(batch.features).float().softmax(-1)
     losses = {
         "visemes": soft_cross_entropy(logits[:count], batch.labels, weights),
-        "teacher": soft_cross_entropy(logits[speech], told[speech], weights),
-        "features": F.mse_loss(ear.features(hidden)[speech].float(), features[speech]),
+        "teacher": soft_cross_entropy(logits[known], told, weights),
+        "features": F.mse_loss(ear.features(hidden[known]).float(), batch.features),
         "levels": F.mse_loss(ear.levels(hidden).float(), batch.levels),
     }
     loss = (config.label_weight * losses["visemes"] + config.teacher_weight * losses["teacher"]
@@ -249,20 +273,6 @@ def ear_losses(ear: Ear, teacher: WhisperTeacher, batch: Batch, crops: CropMaker
         losses[name] = (error * known).sum() / known.sum().clamp(min=1)
         loss = loss + config.lips_weight * losses[name]
     return {"loss": loss, **losses}
-
-
-@torch.no_grad()
-def teacher_figures(teacher: WhisperTeacher, validation: list[Utterance]) -> dict[str, float]:
-    """Agreement with the labels on video frames, by source."""
-    right: dict[str, list[bool]] = {}
-    device = next(teacher.parameters()).device
-    for item in validation:
-        frames = len(item.samples) * 25 // SAMPLE_RATE
-        seconds = (torch.arange(4 * frames, device=device) + 0.5) / 100
-        _, logits = teacher(torch.from_numpy(item.samples).float()[None].to(device) / 32768, seconds)
-        told = logits[0].float().softmax(-1).reshape(frames, 4, -1).mean(1).argmax(1).cpu().numpy()
-        right.setdefault(item.source, []).extend(told == coverage(item.segments, frames, 0.04).argmax(1))
-    return {source: float(np.mean(values)) for source, values in right.items()}
 
 
 def without_dropout(classifier: VisemeClassifier) -> VisemeClassifier:
@@ -278,12 +288,15 @@ def train(config: Config) -> dict[str, float]:
     device, folder = accelerator.device, Path(config.data)
     utterances = [item for item in load_utterances(folder / "train.npz") if item.source in config.source_weights]
     validation = load_utterances(folder / "validation.npz")
-    performers = load_performances(config.lips, device) if config.lips_weight else {}
+    teacher = WhisperTeacher.from_pretrained(config.whisper, config.whisper_layer).to(device)
+    lessons = listen_to_all(teacher, [item.samples for item in utterances], "the corpus")
+    performers = load_performances(config.lips, teacher, device) if config.lips_weight else {}
     classifier = grown_classifier(config)
-    crops = CropMaker(config, utterances, performers, classifier, device)
+    crops = CropMaker(config, utterances, lessons, performers, classifier, device)
     weights = class_weights(utterances, config.class_weight_power, config.closure_weight).to(device)
-    teacher = train_teacher(config, crops, weights, validation)
-    model = Ear(classifier, teacher.width, {name: reel.motion.shape[1] for name, reel in performers.items()})
+    reading = train_reading(config, utterances, lessons, weights)
+    print({name: round(value, 3) for name, value in reading_figures(reading, teacher, validation).items()}, file=sys.stderr)
+    model = Ear(classifier, teacher.width, {name: reel.tracks["motion"].values.shape[1] for name, reel in performers.items()})
 
     def validate(average: Ear) -> dict[str, float]:
         scores = {source: score_visemes(average.classifier, [item for item in validation if item.source == source]).figures()
@@ -291,5 +304,5 @@ def train(config: Config) -> dict[str, float]:
         return {f"{source}_{name}": value for source in scores for name, value in scores[source].items()}
 
     return train_loop(config, accelerator, model, copy.deepcopy(model),
-                      lambda ear, progress: ear_losses(ear, teacher, crops.draw(), crops, weights), validate,
+                      lambda ear, progress: ear_losses(ear, reading, crops.draw(), crops, weights), validate,
                       lambda average: save_weights(without_dropout(average.classifier), Path(config.output) / "viseme_classifier"))
