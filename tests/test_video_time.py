@@ -128,6 +128,26 @@ def test_a_variable_rate_keeps_its_time(tmp_path):
         assert len(own) == len(times) and rate < fps
 
 
+def test_frames_of_one_time_stamp_delay_none_of_the_others(tmp_path):
+    """Some who write as they film give a frame the stamp of the one before."""
+    source, path = write_clip(tmp_path / "a.mkv", steady(25), codec="mpeg4"), tmp_path / "slips.mkv"
+    with av.open(str(source)) as whole, av.open(str(path), "w") as slipped:
+        streams, stamps = {stream.type: slipped.add_stream_from_template(stream) for stream in whole.streams}, []
+        for packet in whole.demux():
+            if packet.pts is None:
+                continue
+            if packet.stream.type == "video":
+                if len(stamps) in (3, 6, 9, 15, 20, 40, 50):
+                    packet.pts = packet.dts = stamps[-1]
+                stamps.append(packet.pts)
+            packet.stream = streams[packet.stream.type]
+            slipped.mux(packet)
+    with av.open(str(path)) as container:
+        stamps = [frame.pts for frame in container.decode(video=0)]
+    assert len(stamps) == 75 and len(set(stamps)) == 68
+    assert flash(path) == MOMENT and len(read_video(path, fps=25)[0]) == 75
+
+
 def test_other_rates(tmp_path):
     """At 50 fps every other frame is left out, at 12.5 each is shown twice, at 30 five of six remain."""
     for fps, count in ((50, 150), (30, 90), (25, 75)):

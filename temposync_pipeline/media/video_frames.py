@@ -9,6 +9,9 @@ import numpy as np
 from ..errors import InvalidVideoError
 from ..limits import MAX_STILL_SECONDS
 
+# A time stamp this much earlier, in seconds, than the one before is a slip of who wrote it; its frame appears an instant after the other.
+_WAVERING, _INSTANT = Fraction(1, 2), Fraction(1, 1000)
+
 
 def appearance(frame: av.VideoFrame, container: av.container.InputContainer) -> Fraction | None:
     """When a frame appears on the file's own clock, in seconds; None where the file does not say.
@@ -23,20 +26,24 @@ def timed_frames(
 ) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
     """Adds when each frame appears, in seconds after the first one, and how long it stays if none follows.
 
-    `duration` is how long a frame stays that does not say so. A frame without a time stamp follows the one before, and where time
-    stamps run backwards, as where recordings were joined, they go on from there.
+    `duration` is how long a frame stays that does not say so. A frame without a time stamp follows the one before, and so does one whose
+    stamp alone is none later, as in some fragmented files. Where time stamps begin anew, as where recordings were joined, they go on
+    from there.
 
     Raises InvalidVideoError for a gap of more than `MAX_STILL_SECONDS`.
     """
-    origin, appears, following = None, Fraction(-1), Fraction(0)
+    origin, appears, following, advanced = None, Fraction(-1), Fraction(0), False
     for frame in frames:
         stays = Fraction(frame.duration or 0) * frame.time_base if frame.time_base else Fraction(0)
         stays = stays if 0 < stays <= MAX_STILL_SECONDS else duration
         stamp = appearance(frame, container)
         if stamp is None:
             appears = following
+        elif advanced and stamp - origin <= appears < stamp - origin + _WAVERING:
+            appears, advanced = appears + _INSTANT, False
         else:
-            if origin is None or stamp - origin <= appears:
+            advanced = origin is not None and stamp - origin > appears
+            if not advanced:
                 origin = stamp - following
             appears = stamp - origin
         if appears - following > MAX_STILL_SECONDS:
