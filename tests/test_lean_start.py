@@ -16,7 +16,7 @@ from temposync_pipeline.models.viseme_classifier import VisemeClassifierConfig
 
 from .tiny_components import MEDIA
 
-HEAVY = ("torch._dynamo", "torch.distributed.tensor", "sympy", "diffusers", "transformers", "accelerate", "peft")
+HEAVY = ("torch._dynamo", "torch.distributed.tensor", "sympy", "diffusers", "transformers", "accelerate", "peft", "scipy.interpolate")
 
 
 def run_command(*arguments: object, before: str = "") -> set[str]:
