@@ -14,6 +14,7 @@ from temposync_pipeline.media.footage import Footage
 from temposync_pipeline.media.planes import arrays_of, to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.models.face_aligner import Face
+from temposync_pipeline.pipelines import dubbing
 from temposync_pipeline.pipelines.dubbing import _read_between, _with_neighbours
 from temposync_pipeline.pipelines.person import Person
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
@@ -73,6 +74,19 @@ def test_only_the_mouth_changes(pipeline, write_film):
     rows, columns = np.nonzero(np.abs(frames - originals).max((0, 3)) > 1e-6)
     # The template face fills the picture; its mouth's block spans rows 0.51 to 0.97 and columns 0.17 to 0.83.
     assert len(rows) and rows.min() > 0.5 * SIZE and columns.min() > 0.15 * SIZE and columns.max() < 0.85 * SIZE
+
+
+def test_stages_at_the_same_time_give_the_same_file(pipeline, write_film, tmp_path, monkeypatch):
+    film = write_film([scene(number) for number in range(12)])
+
+    def dubbed(name: str) -> np.ndarray:
+        generator = torch.Generator().manual_seed(0)
+        pipeline.dub_to_file(film, spoken(0.6), tmp_path / name, 2, generator, progress=False, chunk_size=4, provenance=False)
+        return read_video(tmp_path / name)[0]
+
+    together = dubbed("together.mp4")
+    monkeypatch.setattr(dubbing, "ahead", lambda items, count: items)
+    assert np.array_equal(together, dubbed("apart.mp4")) and len(together) == 15
 
 
 def test_every_frame_is_made_of_itself(pipeline, write_film):

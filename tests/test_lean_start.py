@@ -1,6 +1,7 @@
 """`temposync generate` and `visemes` do without diffusers and transformers, and make what they make with them."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from temposync_pipeline.models.viseme_classifier import VisemeClassifierConfig
 
 from .tiny_components import MEDIA
 
-HEAVY = ("torch._dynamo", "torch.distributed.tensor", "sympy", "diffusers", "transformers", "accelerate", "peft")
+HEAVY = ("torch._dynamo", "torch.distributed.tensor", "sympy", "diffusers", "transformers", "accelerate", "peft", "scipy.interpolate")
 
 
 def run_command(*arguments: object, before: str = "") -> set[str]:
@@ -100,3 +101,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     network = Network.from_pretrained(tmp_path)
     assert network.config.size == 2 and network.dtype == torch.float32 and not network.training
     assert network.layer(torch.ones(1, 2)).item() == 3
+
+
+def test_waiting_threads_yield_their_core_unless_told_otherwise(monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    startup.yield_cores()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    startup.yield_cores()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"

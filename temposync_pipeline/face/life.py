@@ -8,14 +8,17 @@ Gaze stays as it is: the talkers' irises moved by 0.3 % of an eye's width across
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from .crop import crop_face, transform_points
 from .landmarks import EYES, GROUPS, LOWER_LID, RIGID, UPPER_LID, interocular_distance
 from .mouth_box import Patch, Rectangle
+
+if TYPE_CHECKING:
+    from scipy.interpolate import PchipInterpolator
 
 # --- when: blinks and the motion of the head ---------------------------------------------------------------------------
 
@@ -202,8 +205,10 @@ class Lids:
         return cv2.remap(source, places.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
 
-def _curve(points: np.ndarray) -> PchipInterpolator:
+def _curve(points: np.ndarray) -> "PchipInterpolator":
     """A smooth curve y(x) through a lid's points [N, 2]."""
+    from scipy.interpolate import PchipInterpolator  # which takes long to import, and most videos do without
+
     x, first = np.unique(points[:, 0].astype(np.float64), return_index=True)
     return PchipInterpolator(x, points[first, 1].astype(np.float64))
 
