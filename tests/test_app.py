@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from PIL import Image
 
 import app
 from temposync_pipeline.app import studio as studio_module
+from temposync_pipeline.app.memory import UNREAD_SECONDS, Housekeeping
 from temposync_pipeline.app.status import draw_status
 from temposync_pipeline.app.studio import STAGES, Progress, Studio
 from temposync_pipeline.app.timeline import draw_timeline
@@ -377,3 +379,21 @@ def test_examples_outlive_the_cleaning(server):
 def test_the_page_asks_nobody_else(server):
     """No font, script or counter from elsewhere: the app works without a network."""
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False" and server[2].analytics_enabled is False
+
+
+def test_visits_that_ended_are_forgotten(client, server, portrait, make_audio, monkeypatch):
+    page = server[2]
+    keeper, queue = Housekeeping(page), page._queue
+    speech = handle_file(str(make_audio("a.wav", seconds=0.2)))
+    client.predict(handle_file(portrait), speech, True, 1, 0, 1.0, api_name="/generate")
+    posted = httpx.post(f"{server[0]}gradio_api/call/visemes", json={"data": [None]}).json()["event_id"]  # whose answer nobody fetches
+    deadline = time.monotonic() + 30
+    while queue.event_ids_to_events and time.monotonic() < deadline:
+        time.sleep(0.05)
+    page.temp_file_sets[0].add("/no/longer/there")
+    keeper.sweep(1000.0)
+    keeper.sweep(1000.0 + UNREAD_SECONDS - 1)
+    assert posted in queue.pending_messages_per_session and "/no/longer/there" not in page.temp_file_sets[0]
+    keeper.sweep(1000.0 + UNREAD_SECONDS)
+    assert not queue.pending_messages_per_session and not queue.pending_event_ids_session
+    assert client.predict(handle_file(portrait), speech, True, 1, 0, 1.0, api_name="/generate")[1]["frames"] == 5

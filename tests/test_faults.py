@@ -15,7 +15,7 @@ from PIL import Image
 
 from temposync_pipeline import cli
 from temposync_pipeline.errors import InvalidInputError
-from temposync_pipeline.files import write_whole
+from temposync_pipeline.files import sweep, unfinished, write_whole
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.training.checkpointing import load_checkpoint, save_checkpoint, save_weights
@@ -242,3 +242,22 @@ def test_a_folder_without_the_right_to_write(tmp_path):
         os._exit(1)
     assert os.waitpid(process, 0)[1] == 0
     assert (folder / "out.mp4").read_bytes() == OLD and os.listdir(folder) == ["out.mp4"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
+    """Of this machine's dead processes only, and whatever else lies there stays."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine = unfinished(tmp_path / "a.mp4")
+    name = mine.name.split("-")
+    left = mine.with_name("-".join([*name[:2], str(dead.pid), *name[3:]]))
+    elsewhere = mine.with_name("-".join([name[0], "00000000", str(dead.pid), *name[3:]]))
+    others = [mine, elsewhere, tmp_path / ".temposync-notes", tmp_path / ".x"]
+    for path in [left, *others]:
+        path.write_bytes(OLD)
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    left.write_bytes(OLD)
+    subprocess.run([sys.executable, "-c", "import sys; from pathlib import Path; from temposync_pipeline.files import write_whole;"
+                    "write_whole(Path(sys.argv[1]), 'whole')", str(tmp_path / "a.txt")], cwd=ROOT, check=True)
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "a.txt"])

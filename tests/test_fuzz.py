@@ -7,14 +7,17 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from temposync_pipeline.errors import InvalidInputError
+from temposync_pipeline.media.video import read_video
 
 from . import fuzz
 from .fuzz import Target
 from .fuzz import fuzz as run
+from .fuzz_targets import video
 
 
 def test_damaged_files_are_read_or_refused_in_one_sentence(tmp_path):
@@ -74,3 +77,14 @@ def test_a_case_is_decided_by_seed_and_number():
     targets = {"a": Target(refuse, {"a.json": b'{"a": [1, 2]}', "b.wav": b"RIFF" * 9})}
     cases = [fuzz.make_case(targets, 1, number).content for number in range(40)]
     assert cases == [fuzz.make_case(targets, 1, number).content for number in range(40)] and len(set(cases)) > 30
+
+
+def test_a_stream_that_turns_up_late_does_not_end_a_video(tmp_path):
+    """Found by the fuzzing: padding that hides the sound while FFmpeg looks for streams, and a packet of it afterwards."""
+    whole = video(tmp_path / "a.mpg", "mpeg1video")
+    place = whole.index(b"\0\0\1\xbe") + 4
+    hiding = bytes.fromhex("9288f75a4d20be70000001029399b693482e5250000001be")
+    (tmp_path / "late.mpg").write_bytes(whole[:place] + 2 * hiding + whole[place:])
+    with av.open(str(tmp_path / "late.mpg")) as container, pytest.raises(IndexError):
+        list(container.demux(container.streams.video[0]))
+    assert len(read_video(tmp_path / "late.mpg")[0]) == 6

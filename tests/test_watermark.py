@@ -249,4 +249,4 @@ def test_the_mark_of_a_face_that_moves_is_where_the_face_is(woman):
         found = found + evidence(luma_crop(marked, moved))
     assert np.array_equal(np.sign(scores(found)), payload_bits(IDENTIFIER))
     steady = np.abs(watermark(luma_of(photo), matrix, IDENTIFIER)).mean()
-    assert 0.3 * steady < np.abs(marked.astype(int) - luma).mean() < 0.7 * steady
+    assert 0.6 * steady < np.abs(marked.astype(int) - luma).mean() < steady

@@ -114,6 +114,9 @@ def decode_frames(container: av.container.InputContainer, stream: av.stream.Stre
             packet = next(packets)
         except StopIteration:
             break
+        except IndexError:  # a packet of a stream that FFmpeg came upon after opening the file, and that PyAV does not know
+            packets = container.demux(stream)
+            continue
         except (av.error.FFmpegError, MemoryError):
             damaged += 1
             break

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -71,7 +72,7 @@ class TempoSyncPipelineOutput(BaseOutput):
         mark, signing = (origin.watermark() if provenance else None, origin.signing(credentials)) if origin else (None, None)
         if Path(path).suffix.lower() == ".gif":
             if mark is not None and self.times is None:
-                frames = (with_mark(frame, mark) for frame in frames)
+                frames = map(partial(with_mark, mark=mark), frames)
             _write_gif(Path(path), frames, ends, tags.get("comment", ""), signing)
             return
         with VideoWriter(path, self.fps, self.audio, tags, signing, tick=None if self.times is None else TICK) as writer:
