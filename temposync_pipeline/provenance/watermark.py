@@ -34,7 +34,7 @@ MASKING, FLAT = 0.5, 1.0
 # Of each bit, in standard deviations, as it leaves, in a crop of one pixel a crop pixel; of a larger one, of which encoders keep more, it
 # falls with the root of the size.  The mark is as strong as this needs, but within limits: root mean square levels of the crop.
 FULL_SCORE = 7.5
-LEAST_LEVELS, MOST_LEVELS = 0.9, 2.45
+LEAST_LEVELS, MOST_LEVELS = 0.9, 2.15
 MOVING_SHARE = 0.8
 # Scale of a face from which its crop is interpolated by cubic curves; not 1, about which searches try several.
 CUBIC_FROM = 1.1
