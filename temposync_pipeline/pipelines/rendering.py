@@ -8,7 +8,7 @@ import torch
 
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
-from ..face.inner_mouth import block_of_window, cells_around
+from ..face.inner_mouth import block_of_window, cells_around, is_sharp
 from ..face.life import Life, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
@@ -68,7 +68,7 @@ class ColourRenderer:
 
 class MotionRenderer:
     """The photo's own pixels, moved, and the decoder's colours where the photo doesn't show what the frame does: at twice the crop's
-    resolution, if the autoencoder knows the inside of mouths.
+    resolution, if the autoencoder knows the inside of mouths and the photo is sharp enough for it.
 
     Args:
         vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
@@ -76,8 +76,9 @@ class MotionRenderer:
 
     def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool):
         self.vae, self._reference = vae, latent_window(latents)
-        self._warp = PhotoWarp(photo, matrix, fine=vae.knows_inner_mouth)
-        self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if vae.knows_inner_mouth else None
+        fine = vae.knows_inner_mouth and is_sharp(photo, matrix)
+        self._warp = PhotoWarp(photo, matrix, fine)
+        self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if fine else None
 
     def _look(self, block: np.ndarray, use_bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """What the autoencoder takes of the photo's own mouth, uint8 [128, 192, 3]."""
