@@ -131,9 +131,10 @@ def main() -> None:
     for start in range(0, len(lids) - length + 1, length):
         pieces.add(lids[start:start + length], brows[start:start + length])
     low, median, high = (f"{value:.2f}" for value in np.percentile([each.blinks / each.seconds for each in rates.values()], SHOWN))
+    columns = ("", "seconds", "blinks", "a second", "interval, s", "duration at half depth, s", "raises of the brows a second",
+               "height, IOD", "duration at half height, s", "deviation of the brows, IOD")
     print(f"# Life\n\nThree numbers are those that a tenth, half and nine tenths are below. {len(rates)} talkers blink {low}, {median} and "
-          f"{high} times a second.\n\n| | seconds | blinks | a second | interval, s | duration at half depth, s | raises of the brows a second | "
-          "height, IOD | duration at half height, s | deviation of the brows, IOD |\n|---|---|---|---|---|---|---|---|---|---|")
+          f"{high} times a second.\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     print(row("talkers", talkers), row("generated, cut likewise", pieces), row("generated, ten minutes", whole), sep="\n")
     print("\nThe largest autocorrelation within ten minutes, two seconds apart or more, and at which distance (brows follow "
           "the voice, which comes again and again):\n\n| | r | s |\n|---|---|---|")
