@@ -1,10 +1,10 @@
 """Blinks, brows and the head's motion of talkers, beside those that `face.life` generates: Markdown.
 
-    python examples/life_figures.py --tracks TRACKS --audio SPEECH > docs/results/life.md
+    python examples/life_figures.py --tracks TRACKS --audio examples/media/*.wav
 
-TRACKS holds landmark files of clips at 25 frames a second, `<talker>_<clip>.npz`, as `temposync manifest` or examples/label_faces.py write
-them; the generator speaks AUDIO, over and over.  Both are measured alike, the generator's ten minutes also cut into pieces as long as the
-clips: of a short clip's blinks only those intervals are known that fit into it.
+TRACKS holds landmark files of clips at 25 frames a second, `<talker>_<clip>.npz` (`landmarks` [T, 131 or 478, 2 or 3]); the generator
+speaks AUDIO, over and over, for ten minutes.  Both are measured alike, the generator's also cut into pieces of 3 s, as long as GRID's clips: of a
+short clip's blinks only those intervals are known that fit into it.
 """
 
 import argparse
@@ -24,10 +24,11 @@ from temposync_pipeline.data.clips import load_landmarks
 from temposync_pipeline.data.face_motion import face_motion
 from temposync_pipeline.face.landmarks import lid_opening
 from temposync_pipeline.face.life import LifeTracks
-from temposync_pipeline.media.audio import load_audio
+from temposync_pipeline.media.audio import SAMPLE_RATE, load_audio
 
 FPS, MINUTES = 25, 10
-# A blink closes eyes by at least this share of how far they are open, and is no part of the one before; the least rise of brows that counts, IOD.
+# A blink closes eyes by at least this share of how far they are open, and is no part of the one before; the least rise of brows that
+# counts, in IOD.
 LEAST_DEPTH, LEAST_FRAMES, LEAST_RAISE = 0.12, 8, 0.006
 SHOWN = (10, 50, 90)
 
@@ -83,12 +84,12 @@ def talkers_tracks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]
             yield path.stem.rsplit("_", 1)[0], opening / np.percentile(opening, 80), -motion.brows[..., 1].mean(1)
 
 
-def generated_tracks(audio: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def generated_tracks(recordings: list[Path], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lids [T], brows [T] and head [T, 6] of ten minutes."""
     pipe = TempoSyncPipeline.from_pretrained("temposync-tiny")
-    recording = load_audio(audio)
+    samples = np.concatenate([load_audio(recording).samples for recording in recordings])
     with torch.inference_mode():
-        *_, hearing = pipe.viseme_classifier.listen(recording.samples, round(recording.duration * FPS), FPS)
+        *_, hearing = pipe.viseme_classifier.listen(samples, round(len(samples) / SAMPLE_RATE * FPS), FPS)
     voice = islice(cycle(pipe._to_speech(hearing).voice), MINUTES * 60 * FPS)
     life = list(LifeTracks(seed, FPS, 1.0, 1.0).frames(voice))
     return np.array([each.lids for each in life]), np.array([each.brows for each in life]), np.stack([each.head for each in life])
@@ -115,7 +116,7 @@ def row(name: str, all_: Measured) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tracks", type=Path, required=True)
-    parser.add_argument("--audio", type=Path, required=True)
+    parser.add_argument("--audio", type=Path, nargs="+", required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     talkers, pieces, whole, rates = Measured(), Measured(), Measured(), defaultdict(Measured)
@@ -130,11 +131,13 @@ def main() -> None:
     for start in range(0, len(lids) - length + 1, length):
         pieces.add(lids[start:start + length], brows[start:start + length])
     low, median, high = (f"{value:.2f}" for value in np.percentile([each.blinks / each.seconds for each in rates.values()], SHOWN))
-    print(f"# Life\n\nThree numbers are those that a tenth, half and nine tenths are below. {len(rates)} talkers blink {low}, {median} and {high} "
-          "times a second.\n\n| | seconds | blinks | a second | interval, s | duration at half depth, s | raises of the brows a second | "
-          "height, IOD | duration at half height, s | deviation of the brows, IOD |\n|---|---|---|---|---|---|---|---|---|---|")
+    columns = ("", "seconds", "blinks", "a second", "interval, s", "duration at half depth, s", "raises of the brows a second",
+               "height, IOD", "duration at half height, s", "deviation of the brows, IOD")
+    print(f"# Life\n\nThree numbers are those that a tenth, half and nine tenths are below. {len(rates)} talkers blink {low}, {median} and "
+          f"{high} times a second.\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     print(row("talkers", talkers), row("generated, cut likewise", pieces), row("generated, ten minutes", whole), sep="\n")
-    print("\nThe largest autocorrelation within ten minutes, two seconds apart or more, and at which distance:\n\n| | r | s |\n|---|---|---|")
+    print("\nThe largest autocorrelation within ten minutes, two seconds apart or more, and at which distance (brows follow "
+          "the voice, which comes again and again):\n\n| | r | s |\n|---|---|---|")
     names = ("right", "down", "tilt", "growth", "turn right", "turn down")
     for name, track in (("lids", lids), ("brows", brows), *(zip((f"head {name}" for name in names), head.T))):
         print(f"| {name} | {likeness(track)[0]:.2f} | {likeness(track)[1]:.1f} |")

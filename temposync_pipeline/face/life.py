@@ -2,8 +2,8 @@
 
 Lids close with the photo's own skin and lashes, at its own resolution; the head moves as a whole, and turns a little by a shallow depth, in
 a smooth field that fades to nothing around it, and brows in another between lids and forehead, so that nothing is torn.  What is doubtful
-stays still: eyes that are nearly shut, or seen from the side, or that the face aligner is not sure of; brows likewise, and behind glasses.
-Gaze stays as it is: the talkers' irises moved by 0.3 % of an eye's width across and 0.5 % up and down, which nobody sees.
+stays still: eyes that are nearly shut, or seen from the side, or that the face aligner is not sure of, brows likewise, and both behind
+glasses.  Gaze stays as it is: the talkers' irises moved by 0.3 % of an eye's width across and 0.5 % up and down, which nobody sees.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,6 +28,8 @@ BLINKS_A_SECOND, BLINK_SPREAD, SHORTEST_INTERVAL = 0.31, 0.8, 0.35
 # Seconds a lid takes to close, stays shut and takes to open, as in the median of those blinks (0.24 s at half depth); how far it is open
 # when shut, 1 = as in the photo.
 CLOSING, SHUT, OPENING, SHUT_OPENING = 0.10, 0.04, 0.28, 0.03
+# By how much blinks differ in length: the deviation of its logarithm (a tenth of those blinks took 0.12 s or less, a tenth 0.44 s or more).
+LENGTH_SPREAD = 0.4
 # Of the head: shift to the right and down in interocular distances (IOD), tilt in radians, growth in shares, and how far the nose moves
 # to the right and down beyond that, in IOD.  Standard deviations in speech, such that videos, measured as the talkers were, deviate as
 # those do (0.018, 0.023, 0.0065, 0.0069, 0.0020 and 0.0045), and the seconds over which they change (correlation over 0.2 s: 0.4 to 0.7).
@@ -77,14 +79,14 @@ class LifeTracks:
             yield Life(next(lids), self.head_motion * head.send(share), self.head_motion * brows.send((share, loudness)))
 
     def _lids(self) -> Iterator[float]:
-        """Openings: blinks at intervals whose logarithms are normally distributed."""
-        frame, begin = 0, self._interval()
+        """Openings: blinks at intervals, and of lengths, whose logarithms are normally distributed."""
+        frame, begin, length = 0, self._interval(), self._length()
         while True:
-            since = frame / self.fps - begin
+            since = (frame / self.fps - begin) / length
             yield blink_opening(since)
             frame += 1
             if since > CLOSING + SHUT + OPENING:
-                begin += self._interval()
+                begin, length = begin + self._interval(), self._length()
 
     def _interval(self) -> float:
         if not self.blink_rate:
@@ -92,6 +94,9 @@ class LifeTracks:
         mean = 1 / (BLINKS_A_SECOND * self.blink_rate)
         drawn = mean * np.exp(BLINK_SPREAD * self._blinks.standard_normal() - BLINK_SPREAD**2 / 2)
         return max(SHORTEST_INTERVAL, float(drawn))
+
+    def _length(self) -> float:
+        return float(np.exp(LENGTH_SPREAD * self._blinks.standard_normal()))
 
     def _head(self):
         """A coroutine: noise through two equal low-passes one after the other, from rest, times what speech calls for."""
@@ -106,7 +111,6 @@ class LifeTracks:
             smooth = kept * smooth + slow
             motion = (SILENT_SHARE + (1 - SILENT_SHARE) * share) * DEVIATION * smooth
 
-
     def _brows(self):
         """A coroutine: how far brows are raised, in IOD, which they are with some of the voice's accents, one raise after the other."""
         frame, begin, accent, height, usual, motion = 0, -np.inf, -np.inf, 0.0, None, None
@@ -116,7 +120,7 @@ class LifeTracks:
             now, speaks = frame / self.fps, share > 0.5
             usual = loudness if speaks and usual is None else usual
             if speaks and loudness > usual + ACCENT and now - accent > ACCENT_INTERVAL:
-                accent, chosen, drawn = now, *self._raises.random(1), *self._raises.standard_normal(1)
+                accent, chosen, drawn = now, self._raises.random(), self._raises.standard_normal()
                 if chosen < ACCENT_SHARE:
                     begin, height = now, min(RAISE * float(np.exp(RAISE_SPREAD * drawn)), MOST_RAISE)
             if speaks:
@@ -339,10 +343,9 @@ def wears_glasses(crop: np.ndarray, landmarks: np.ndarray) -> bool:
     return float(steps.max() - steps.min()) > BRIDGE
 
 
-def certain_brows(crop: np.ndarray, landmarks: np.ndarray, confidence: np.ndarray) -> bool:
-    """Whether brows may move in a crop: both are seen, and no glasses are before them."""
-    sure = all(confidence[GROUPS[name]].mean() >= LEAST_SURE for name in ("right_brow", "left_brow"))
-    return sure and not wears_glasses(crop, landmarks)
+def certain_brows(confidence: np.ndarray) -> bool:
+    """Whether both brows are seen well enough to move, by the landmarks' confidence [131]."""
+    return all(confidence[GROUPS[name]].mean() >= LEAST_SURE for name in ("right_brow", "left_brow"))
 
 
 def _smoothstep(x: np.ndarray) -> np.ndarray:
@@ -364,8 +367,10 @@ class LivingPhoto:
     def __init__(self, photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray, confidence: np.ndarray):
         in_crop = transform_points(np.asarray(matrix, np.float64), landmarks)
         self.photo = photo
-        self._eyes = [Lids(photo, matrix, in_crop[eye]) for eye in certain_eyes(landmarks, confidence)]
-        self._head = HeadWarp(photo.shape[:2], matrix, in_crop, certain_brows(crop_face(photo, matrix), in_crop, confidence))
+        # Rims would be drawn out with the skin.
+        glasses = wears_glasses(crop_face(photo, matrix), in_crop)
+        self._eyes = [] if glasses else [Lids(photo, matrix, in_crop[eye]) for eye in certain_eyes(landmarks, confidence)]
+        self._head = HeadWarp(photo.shape[:2], matrix, in_crop, certain_brows(confidence) and not glasses)
 
     @property
     def can_blink(self) -> bool:

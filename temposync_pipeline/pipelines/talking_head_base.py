@@ -110,7 +110,7 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         tracks = LifeTracks(seed, self.config.fps, sampling.blink_rate, sampling.head_motion)
         photo = LivingPhoto(portrait.photo, portrait.matrix, portrait.landmarks, portrait.sureness)
         if sampling.blink_rate and not photo.can_blink:
-            logger.warning("the eyes are not open and certain enough to blink; they stay as they are")
+            logger.warning("the eyes are behind glasses, or not open and certain enough to blink; they stay as they are")
         return replace(portrait, renderer=LivingRenderer(portrait.renderer, photo, tracks.frames(voice)))
 
     def _collect_latents(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling, bar: tqdm) -> torch.Tensor:
