@@ -3,8 +3,8 @@
     python examples/life_figures.py --tracks TRACKS --audio examples/media/*.wav
 
 TRACKS holds landmark files of clips at 25 frames a second, `<talker>_<clip>.npz` (`landmarks` [T, 131 or 478, 2 or 3]); the generator
-speaks AUDIO, over and over, for ten minutes.  Both are measured alike, the generator's also cut into pieces of 3 s, as long as GRID's clips: of a
-short clip's blinks only those intervals are known that fit into it.
+speaks AUDIO, over and over, for ten minutes.  Both are measured alike, the generator's also in pieces of 3 s, as long as GRID's clips:
+of a short clip's blinks only those intervals are known that fit into it.
 """
 
 import argparse
