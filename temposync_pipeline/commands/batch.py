@@ -78,6 +78,8 @@ def batch(
             typer.echo(f"{jobs.name}: line {result['line']}: {result['error']}", err=True)
     counts = {status: sum(result["status"] == status for result in results) for status in ("made", "existing", "failed")}
     write_json(json_file, {**counts, "lines": results})
+    if counts["existing"]:
+        typer.echo(f"{jobs.name}: {counts['existing']} of {len(results)} lines had been made before", err=True)
     if counts["failed"]:
         raise InvalidInputError(f"{jobs.name}: {counts['failed']} of {len(results)} lines failed")
 
