@@ -1,4 +1,4 @@
-"""A sheet of eyes at four times the crop's scale: as in the photo, half closed, shut, and with brows raised.
+"""A sheet of eyes at four times the crop's scale: as in the photo, half closed, and shut.
 
     python examples/lids_sheet.py --photos PHOTOS --output docs/results/lids.jpg
 
@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 
 from temposync_pipeline import TempoSyncPipeline
-from temposync_pipeline.face.life import MOST_RAISE, SHUT_OPENING, Life, LivingPhoto
+from temposync_pipeline.face.life import SHUT_OPENING, Life, LivingPhoto
 from temposync_pipeline.face.mouth_box import Patch
 from temposync_pipeline.media.image import load_image
 
 # Rows and columns of the crop that are shown, how much larger, and what the frames do.
 SHOWN, ZOOM = (slice(60, 112), slice(66, 190)), 4
-LIVES = [Life(1.0, np.zeros(6)), Life(0.5, np.zeros(6)), Life(SHUT_OPENING, np.zeros(6)), Life(1.0, np.zeros(6), MOST_RAISE)]
+LIVES = [Life(1.0, np.zeros(6)), Life(0.5, np.zeros(6)), Life(SHUT_OPENING, np.zeros(6))]
 
 
 def row(pipe: TempoSyncPipeline, file: Path) -> np.ndarray:
