@@ -59,5 +59,5 @@ PAGE_MAX_SECONDS = limit("PAGE_MAX_SECONDS", 60.0)
 PAGE_MAX_UPLOAD_MB = limit("PAGE_MAX_UPLOAD_MB", 20)
 PAGE_MAX_SIZE = limit("PAGE_MAX_SIZE", 1920)  # longer side of the video, px: at full size a photo keeps everybody else waiting
 PAGE_MAX_FACES = limit("PAGE_MAX_FACES", 8)  # to choose from, the largest
-PAGE_LIVE_SIZE = limit("PAGE_LIVE_SIZE", 512)  # the same of a video that is made while one speaks
-PAGE_LIVE_VISITORS = limit("PAGE_LIVE_VISITORS", 1)  # who speak at once: one takes most of two CPU cores
+PAGE_MAX_LIVE_SIZE = limit("PAGE_MAX_LIVE_SIZE", 512)  # the same of a video that is made while one speaks
+PAGE_MAX_LIVE_VISITORS = limit("PAGE_MAX_LIVE_VISITORS", 1)  # who speak at once: one takes most of two CPU cores

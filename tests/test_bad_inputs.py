@@ -268,10 +268,10 @@ def vbr(path: Path) -> None:
 
 
 def lying_flac(path: Path) -> None:
-    """It announces eighteen days."""
+    """It announces fifty minutes."""
     data = bytearray(encoded(path, "flac"))
-    data[21] |= 0x0F
-    data[22:26] = b"\xff" * 4
+    data[21] &= 0xF0
+    data[22:26] = (50 * 60 * 44_100).to_bytes(4, "big")
     path.write_bytes(data)
 
 
@@ -304,7 +304,7 @@ READ = {  # what makes it; seconds, at least and at most; a warning
     "22 VBR without Xing.mp3": (vbr, (2.9, 3.3), ""),
     "24 truncated.flac": (part_of("flac"), (0.8, 1.6), "truncated.flac: truncated"),
     "25 without end.ogg": (part_of("libopus"), (0.5, 1.9), ""),
-    "29 eighteen days.flac": (lying_flac, (1, 1), "truncated; 1.00 s of the announced 15582"),
+    "29 fifty minutes.flac": (lying_flac, (1, 1), "truncated; 1.00 s of the announced 3000.00 s"),
 }
 
 

@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 
 from ..errors import InvalidInputError
-from ..limits import PAGE_LIVE_VISITORS as MOST_VISITORS
+from ..limits import PAGE_MAX_LIVE_VISITORS as MOST_VISITORS
 from ..limits import PAGE_MAX_SECONDS as MAX_SECONDS
 from ..media.live_video import LiveVideoWriter
 from ..media.planes import StillPlanes

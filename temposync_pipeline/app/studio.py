@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from ..errors import InvalidInputError
-from ..limits import PAGE_LIVE_SIZE as LIVE_SIZE
 from ..limits import PAGE_MAX_FACES as MAX_FACES
+from ..limits import PAGE_MAX_LIVE_SIZE as LIVE_SIZE
 from ..limits import PAGE_MAX_SECONDS as MAX_SECONDS
 from ..limits import PAGE_MAX_SIZE as MAX_SIZE
 from ..media.audio import Audio, load_audio
