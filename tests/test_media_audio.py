@@ -6,6 +6,7 @@ import pytest
 from scipy.signal import correlate
 
 from temposync_pipeline.errors import InvalidAudioError
+from temposync_pipeline.media import audio
 from temposync_pipeline.media.audio import SAMPLE_RATE, full_scale, load_audio
 
 from .conftest import tone
@@ -252,3 +253,14 @@ def test_damaged_mp3_never_raises_anything_else(make_audio):
             assert np.isfinite(load_audio(path).samples).all()
         except InvalidAudioError:
             pass
+
+
+def test_frames_of_many_channels_are_read_as_they_are():
+    """Also planar ones: sixteen planes are more than PyAV counts rightly."""
+    samples = np.arange(16 * 100, dtype=np.float32).reshape(16, 100) / 1600
+    packed = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1).copy(), format="flt", layout="hexadecagonal")
+    packed.sample_rate = 48_000
+    planar, = av.AudioResampler("fltp", packed.layout, 48_000).resample(packed)
+    assert planar.format.is_planar
+    for frame in (packed, planar):
+        assert np.array_equal(audio._samples_of(frame), samples)

@@ -26,6 +26,7 @@ SAMPLE_RATE = 16_000
 _LENGTH_GUESSED = {"mp3", "aac", "amr", "mpeg", "mpegts", "ac3", "eac3"}
 # A header that speaks of more than this was written before the length was known.
 _MADE_UP_SECONDS = 3 * 3600
+_MOST_PLANES = 8
 # A time stamp later than this, in seconds, means that sound is missing; what is less is rounding.
 _GAP_SECONDS = 0.01
 # Floating-point samples: up to here (+40 dB) they were recorded too loud, above they are integers in disguise.
@@ -191,10 +192,8 @@ def _by_time_stamps(frames: Iterable[av.AudioFrame]) -> Iterator[tuple[np.ndarra
     """
     place = None
     for frame in frames:
-        rate, channels = frame.sample_rate, frame.layout.nb_channels
-        chunk = frame.to_ndarray()
-        if not frame.format.is_planar:
-            chunk = chunk.reshape(-1, channels).T
+        rate, chunk = frame.sample_rate, _samples_of(frame)
+        channels = len(chunk)
         if frame.pts is not None:
             stamp = round(frame.pts * frame.time_base * rate)
             if place is None or not -rate < stamp - place < MAX_SECONDS * rate:
@@ -219,6 +218,15 @@ def _beginning(head: list[av.AudioFrame]) -> Fraction:
         told = head[1].pts * head[1].time_base - length
         return told if abs(told - stamp) < length / 2 else stamp
     return stamp
+
+
+def _samples_of(frame: av.AudioFrame) -> np.ndarray:
+    """[channels, n].  PyAV takes the wrong number of planes of a frame that has more than 8, and reads what is none: it is packed first."""
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar and channels > _MOST_PLANES:
+        frame, = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate).resample(frame)
+    samples = frame.to_ndarray()
+    return samples if frame.format.is_planar else samples.reshape(-1, channels).T
 
 
 def _begin_at(late: Fraction, chunks: Iterable[tuple[np.ndarray, int, bool]]) -> Iterator[tuple[np.ndarray, int, bool]]:
