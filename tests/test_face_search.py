@@ -114,12 +114,21 @@ def test_a_covered_mouth_is_refused(aligner, known, name, cover, colour):
 def test_a_mouth_at_the_edge_and_half_a_face_are_refused(aligner, known, name):
     photo, landmarks = known[name]
     lips = landmarks[GROUPS["outer_lips"]]
-    middle, (left, top), (right, bottom) = lips.mean(0).astype(int), lips.min(0).astype(int), lips.max(0).astype(int)
+    middle, (left, top), right = lips.mean(0).astype(int), lips.min(0).astype(int), int(lips[:, 0].max())
     for part in (photo[:middle[1]], photo[:top], photo[:, :middle[0]], photo[:, middle[0]:], photo[:, :left], photo[:, right:]):
         with pytest.raises(FaceError):
             find_face(aligner, np.ascontiguousarray(part), name)
-    chin = int(landmarks[CHIN, 1])
+
+
+@pytest.mark.parametrize("name", PORTRAITS)
+def test_a_chin_that_is_cut_off_is_said(aligner, known, name, caplog):
+    photo, landmarks = known[name]
+    find_face(aligner, photo, name)
+    assert not caplog.records
+    bottom, chin = int(landmarks[GROUPS["outer_lips"], 1].max()), int(landmarks[CHIN, 1])
     find_face(aligner, np.ascontiguousarray(photo[:(bottom + chin) // 2]), name)  # a cut through the chin leaves the mouth
+    said, = (record.message for record in caplog.records)
+    assert said == f"{name}: the chin is cut off; an opened mouth may run into the picture's edge"
 
 
 def turned_aside(photo: np.ndarray, landmarks: np.ndarray, degrees: float) -> np.ndarray:

@@ -23,6 +23,14 @@ def is_mouth_outside(landmarks: np.ndarray, size: tuple[int, int]) -> bool:
     return bool((lips < 0).any() or (lips > np.array(size[::-1]) - 1).any())
 
 
+def is_chin_outside(landmarks: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether the chin of `landmarks` [131, 2] lies beyond the edge of a picture of `size` (height, width): an opened mouth may, too."""
+    outline = landmarks[GROUPS["face_oval"]]
+    down = landmarks[GROUPS["outer_lips"]].mean(0) - landmarks[GROUPS["nose_bridge"]][0]
+    chin = outline[(outline @ down).argmax()]
+    return bool((chin < 0).any() or (chin > np.array(size[::-1]) - 1).any())
+
+
 def yaw_of(landmarks: np.ndarray) -> float:
     """How far a face with `landmarks` [131, 2] is turned to a side: 0 seen from the front, 0.5 at about 45°, near 1 in profile.
 

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from ..errors import FaceError
-from ..face.visibility import is_mouth_covered, is_mouth_outside, yaw_of
+from ..face.visibility import is_chin_outside, is_mouth_covered, is_mouth_outside, yaw_of
 from ..models.face_aligner import Face, FaceAligner
 
 logger = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ MAX_YAW = 0.42
 def find_face(aligner: FaceAligner, photo: np.ndarray, name: str, face_index: int = 0) -> tuple[np.ndarray, Face]:
     """The photo uint8 [H, W, 3], turned upright where its faces lie on their side or upside down, and the face in it.
 
-    Photos are tried as they are first, and turned only if they show no face. That is logged as a warning, and so is a face turned far to
-    a side.
+    Photos are tried as they are first, and turned only if they show no face. That is logged as a warning, and so are a face turned far to
+    a side and a chin that is cut off.
 
     Args:
         name: what messages call the photo.
@@ -49,6 +49,8 @@ def choose_face(photo: np.ndarray, faces: list[Face], name: str, face_index: int
         raise FaceError(f"{name}: the mouth lies at the picture's edge; a portrait that shows all of the face is needed.")
     if is_mouth_covered(photo, face.landmarks, face.confidence):
         raise FaceError(f"{name}: the mouth seems to be covered; a portrait that shows it is needed.")
+    if is_chin_outside(face.landmarks, photo.shape[:2]):
+        logger.warning("%s: the chin is cut off; an opened mouth may run into the picture's edge", name)
     if abs(yaw_of(face.landmarks)) > MAX_YAW:
         logger.warning("%s: the face is turned far to a side; the mouth may look wrong, a frontal portrait works best", name)
     return face
