@@ -3,6 +3,7 @@
 import struct
 from functools import partial
 
+import av
 import numpy as np
 import pytest
 
@@ -20,8 +21,17 @@ FORMATS = [
 ]
 
 
+def skip_without(codec: str) -> None:
+    """PyAV 19's FFmpeg writes no AMR."""
+    try:
+        av.Codec(codec, "w")
+    except ValueError:
+        pytest.skip(f"this PyAV writes no {codec}")
+
+
 @pytest.mark.parametrize(("name", "rate", "codec"), FORMATS, ids=lambda value: str(value))
 def test_joined_files_are_read_one_after_the_other(tmp_path, caplog, name, rate, codec):
+    skip_without(codec)
     pitches = (400, 800, 1600)
     files = [make_sounds(tmp_path, partial(tone, hertz=hertz))(name, 1.0, rate, codec=codec).read_bytes() for hertz in pitches]
     (tmp_path / name).write_bytes(b"".join(files))
@@ -59,6 +69,7 @@ def test_a_recording_that_breaks_off_is_said(make_audio, caplog, name, codec):
 
 @pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.mov", "alac"), ("a.3gp", "libopencore_amrnb")])
 def test_a_phone_recording_without_its_index_says_so(make_audio, name, codec):
+    skip_without(codec)
     path = make_audio(name, rate=8000, seconds=2, codec=codec)
     path.write_bytes(path.read_bytes()[:-600])
     with pytest.raises(InvalidAudioError, match=f"^{name}: breaks off before the end of its index"):

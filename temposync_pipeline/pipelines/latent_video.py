@@ -117,7 +117,8 @@ class LatentVideo:
                 if metadata.get("format") != FORMAT:
                     raise InvalidInputError(f"{path.name}: holds no latents of a video (no {FORMAT!r} in its metadata)")
                 if metadata.get("version") != VERSION:
-                    raise InvalidInputError(f"{path.name}: version {metadata.get('version')!r} of the format, this program reads {VERSION}")
+                    version = " ".join(str(metadata.get("version")).split())
+                    raise InvalidInputError(f"{path.name}: version {version} of the format, this program reads {VERSION}")
                 tensors = {name: file.get_tensor(name) for name in (*_NUMBERS, *_BYTES)}
             fps, chunk_size = float(metadata["fps"]), int(metadata["chunk_size"])
             fps = int(fps) if fps.is_integer() else fps
