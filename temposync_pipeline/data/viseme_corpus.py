@@ -27,10 +27,13 @@ _ESPEAK_VARIANTS = (
     "+belinda", "+david", "+ed", "+edward", "+john", "+linda", "+max", "+paul", "+quincy", "+rob", "+shelby", "+steph", "+travis", "+zac",
 )
 _FLITE_VOICES = ("slt", "rms", "awb", "kal16")
+# Of syllables strung together: p, b and m are what lips must be right about. `metrics.syllables` asks for words and voices that are not here.
+_SYLLABLE_CONSONANTS, _SYLLABLE_VOWELS = "p p p b b m m t d n k g f v s l r w".split(), "a a o u i e ee oo".split()
+_SYLLABLE_VOICES, _SYLLABLES_NOT = ("rms", "awb", "kal16"), frozenset(("papa", "mama", "baba"))
 
 
 class Utterance(NamedTuple):
-    """samples: int16 [N] at 16 kHz.  source: `grid`, `read`, `voices`, `synthetic` or `foreign`."""
+    """samples: int16 [N] at 16 kHz.  source: `grid`, `read`, `voices`, `synthetic`, `foreign` or `syllables`."""
 
     name: str
     source: str
@@ -110,6 +113,35 @@ def foreign_utterances(count: int, transcripts: list[str], seed: int = 0) -> Ite
         else:
             text = " ".join(generator.choices([word for sentence in sentences for word in sentence.split()], k=7))
         yield _synthesised(f"{voice}_{index}", "foreign", _speak_somehow(text, voice, generator))
+
+
+def syllable_utterances(count: int, seed: int = 0) -> Iterator[Utterance]:
+    """Words without meaning between pauses, five an utterance: closures that nothing but their release gives away."""
+    generator, rng = random.Random(seed), np.random.default_rng(seed)
+    accents = [accent for accent in _ESPEAK_ACCENTS if accent != "en-us"]
+    for index in tqdm(range(count), desc="syllables"):
+        in_flite, pace = generator.random() < 0.5, generator.uniform(0.75, 1.3)
+        voice = generator.choice(_SYLLABLE_VOICES if in_flite else accents)
+        pieces, phones, length = [], [], 0
+        for _ in range(5):
+            word = _meaningless_word(generator)
+            speech = speak_flite(word, voice, round(pace, 2)) if in_flite else _speak_somehow(word, voice, generator)
+            pause = rng.normal(0, 10 ** generator.uniform(-5, -3.3), int(generator.uniform(0.05, 0.5) * SAMPLE_RATE))
+            pieces += [soxr.resample(speech.samples, speech.sample_rate, SAMPLE_RATE), pause]
+            start = length / SAMPLE_RATE
+            phones += [phone._replace(start=start + phone.start, end=start + phone.end) for phone in speech.phones]
+            length += len(pieces[-2])
+            phones.append(Phone(length / SAMPLE_RATE, (length + len(pause)) / SAMPLE_RATE, "", (("sil", 1.0),)))
+            length += len(pause)
+        yield _utterance(f"syllables_{index}", "syllables", np.concatenate(pieces), phones)
+
+
+def _meaningless_word(generator: random.Random) -> str:
+    while True:
+        syllables = generator.choice((1, 2, 2, 2, 3))
+        word = "".join(generator.choice(_SYLLABLE_CONSONANTS) + generator.choice(_SYLLABLE_VOWELS) for _ in range(syllables))
+        if word not in _SYLLABLES_NOT:
+            return word
 
 
 def evaluation_utterances(voice: str) -> list[Utterance]:

@@ -28,6 +28,7 @@ from ..data.viseme_corpus import (
     load_utterances,
     read_utterances,
     save_utterances,
+    syllable_utterances,
     synthetic_utterances,
 )
 from ..data.viseme_crops import NUM_BANDS, CropSampler
@@ -53,6 +54,7 @@ class Config(LoopConfig):
     voices: list[str] = field(default_factory=list)
     num_synthetic: int = 1800
     num_foreign: int = 1500
+    num_syllables: int = 250
     source_weights: dict[str, float] = field(default_factory=lambda: {
         "grid": 0.2, "read": 0.34, "voices": 0.18, "synthetic": 0.11, "foreign": 0.11, "noise": 0.06})
     crop_seconds: float = 2.0
@@ -88,6 +90,7 @@ def prepare_corpus(config: Config) -> tuple[list[Utterance], list[Utterance]]:
         train += [item for root in config.voices for item in read_utterances(data / root, "voices")]
         train += synthetic_utterances(config.num_synthetic, transcripts, config.seed)
         train += foreign_utterances(config.num_foreign, transcripts, config.seed)
+        train += syllable_utterances(config.num_syllables, config.seed)
         save_utterances(paths[0], train)
         save_utterances(paths[1], validation)
     return load_utterances(paths[0]), load_utterances(paths[1])
