@@ -8,6 +8,7 @@ from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.landmarks import CHIN, GROUPS, LEFT_IRIS, MIRROR, NUM_LANDMARKS, RIGHT_IRIS, lip_opening
 from temposync_pipeline.face.lip_shape import LIP_SHAPE, NUM_LIP_SHAPE, OPENING, lip_shape, smooth_over_time
 from temposync_pipeline.media.audio import load_audio
+from temposync_pipeline.models.conditioning import sharpen_motion
 from temposync_pipeline.models.lip_motion import PRESSED, LipMotion
 from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifier, VisemeClassifierConfig
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
@@ -121,6 +122,24 @@ def test_lips_at_rest_leave_a_silent_mouth_as_it_is(speaking, monkeypatch):
     monkeypatch.setattr(speaking.lip_motion, "predict", lambda _: np.zeros((8, NUM_LIP_SHAPE), np.float32))
     still = frames(speaking)
     assert np.abs(still - still[:1]).max() < 1 / 255
+
+
+def test_lips_are_sharpened_before_they_are_smoothed(speaking, tmp_path):
+    def lips() -> np.ndarray:
+        seen = []
+        frames(speaking, callback_on_step_end=lambda *given: seen.append(given[-1]["lips"]) or {}, callback_on_step_end_tensor_inputs=["lips"])
+        return seen[0].numpy()
+
+    plain = lips()
+    speaking.register_to_config(lip_sharpening=0.8)
+    try:
+        np.testing.assert_allclose(lips(), sharpen_motion(plain, 0.8), atol=1e-5)
+        speaking.save_pretrained(tmp_path)
+    finally:
+        speaking.register_to_config(lip_sharpening=0.0)
+    assert TempoSyncPipeline.from_pretrained(tmp_path).config.lip_sharpening == 0.8
+    with pytest.raises(InvalidInputError, match="lip_sharpening.*frames"):
+        TempoSyncPipeline(**speaking.components, lip_sharpening=3.0)
 
 
 def test_a_pipeline_with_lip_motion_is_saved_and_loaded(speaking, tmp_path):

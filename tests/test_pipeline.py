@@ -11,7 +11,7 @@ from temposync_pipeline import FaceError, InvalidInputError, TempoSyncPipeline, 
 from temposync_pipeline.export.runtimes import use_runtime
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
-from temposync_pipeline.models.conditioning import quiet_faint_motion, smooth_latents, smooth_visemes
+from temposync_pipeline.models.conditioning import quiet_faint_motion, sharpen_motion, smooth_latents, smooth_visemes
 from temposync_pipeline.models.precision import has_fast_bfloat16
 from temposync_pipeline.models.viseme_classifier import Hearing
 from temposync_pipeline.pipelines.latent_video import LatentVideo
@@ -172,6 +172,18 @@ def test_the_motion_floor_is_saved_and_must_be_a_share_of_the_motion(pipeline, t
     for value in (-0.1, float("nan"), 2, "x", True):
         with pytest.raises(InvalidInputError, match="motion_floor"):
             TempoSyncPipeline(**pipeline.components, motion_floor=value)
+
+
+def test_sharpened_motion_is_what_smoothing_leaves_as_it_was():
+    times = np.arange(200)
+    slow = np.sin(2 * np.pi * times / 25).astype(np.float32)[:, None]
+    smoothed = smooth_latents(torch.from_numpy(sharpen_motion(slow, 1.0**2 / 2)).reshape(-1, 1, 1, 1), 1.0).flatten().numpy()
+    blurred = smooth_latents(torch.from_numpy(slow).reshape(-1, 1, 1, 1), 1.0).flatten().numpy()
+    inside = slow[2:-2, 0]
+    assert np.abs(smoothed - inside)[5:-5].max() < 0.2 * np.abs(blurred - inside)[5:-5].max()
+    assert np.array_equal(sharpen_motion(slow, 0.0), slow) and sharpen_motion(slow, 1.0).dtype == np.float32
+    still = np.full((5, 2), 0.3, np.float32)
+    assert np.array_equal(sharpen_motion(still, 1.0), still)
 
 
 def test_smooth_latents_is_a_weighted_mean_over_time():

@@ -15,6 +15,7 @@ from ..models.conditioning import (
     gaussian_kernel,
     latent_window,
     quiet_faint_motion,
+    sharpen_motion,
     silent_windows,
     smooth_latents,
     smooth_visemes,
@@ -59,6 +60,8 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             and flicker less. Not in the paper.
         motion_floor: root mean square, 0 to 1, of a latent cell's motion at which half of it is kept, in units of the clean residual's
             standard deviation; fainter motion is held still, stronger motion goes on. 0 = off. Not in the paper.
+        lip_sharpening: how much of the lips' quick motion is given back beforehand that smoothing will take, in frames², 0 to 2
+            (`models.conditioning.sharpen_motion`); half the square of what is smoothed by gives back all of it. Not in the paper.
 
     Attributes:
         use_bfloat16: whether denoiser and decoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
@@ -69,7 +72,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
     SETTINGS = {
         "fps": Setting(25, least=1, most=240), "mouth_amplitude": Setting(1.0, most=3),
         "viseme_smoothing": Setting(0.5, most=10, unit=" frames"), "latent_smoothing": Setting(0.0, most=10, unit=" frames"),
-        "motion_floor": Setting(0.0, most=1)}
+        "lip_sharpening": Setting(0.0, most=2, unit=" frames²"), "motion_floor": Setting(0.0, most=1)}
     model_cpu_offload_seq = "face_aligner->viseme_classifier->lip_motion->identity_encoder->denoiser->vae"
     _optional_components = ["lip_motion"]
     _callback_tensor_inputs = ["latents", "reference", "context", "visemes", "lips", "identity"]
@@ -89,6 +92,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         latent_smoothing: float | None = None,
         motion_floor: float | None = None,
         lip_motion: LipMotion | None = None,
+        lip_sharpening: float | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -96,7 +100,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             face_aligner=face_aligner, scheduler=scheduler, lip_motion=lip_motion)
         self.register_settings(
             fps=fps, mouth_amplitude=mouth_amplitude, viseme_smoothing=viseme_smoothing, latent_smoothing=latent_smoothing,
-            motion_floor=motion_floor)
+            motion_floor=motion_floor, lip_sharpening=lip_sharpening)
         self.use_bfloat16 = has_fast_bfloat16()
 
     @classmethod
@@ -172,7 +176,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         return sampling if still else replace(sampling, blink_rate=blink_rate, head_motion=head_motion)
 
     def _to_speech(self, hearing: Hearing) -> Speech:
-        lips = self.lip_motion.predict(hearing) if self.lip_motion else None
+        lips = sharpen_motion(self.lip_motion.predict(hearing), self.config.lip_sharpening) if self.lip_motion else None
         return Speech(smooth_visemes(hearing.visemes, self.config.viseme_smoothing), lips, loudness=hearing.loudness[:, None])
 
     def _conditions(self, crop: np.ndarray, latents: torch.Tensor) -> Mapping[str, torch.Tensor]:
