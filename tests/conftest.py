@@ -83,11 +83,9 @@ def hear_interrupts() -> None:
 
 
 @pytest.fixture
-def temposync(monkeypatch, capsys, pipeline):
-    """The command with the test's own `pipeline` for a checkpoint: (exit code, lines of stdout, lines of stderr)."""
-    from temposync_pipeline import TempoSyncPipeline, cli  # not above: some tests run where there is no torch
-
-    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pipeline)
+def command_line(capsys):
+    """The command with given arguments: (exit code, lines of stdout, lines of stderr)."""
+    from temposync_pipeline import cli  # not above: some tests run where there is no torch
 
     def command(*arguments):
         with pytest.raises(SystemExit) as end:
@@ -96,3 +94,12 @@ def temposync(monkeypatch, capsys, pipeline):
         return end.value.code or 0, printed.out.splitlines(), printed.err.splitlines()
 
     return command
+
+
+@pytest.fixture
+def temposync(monkeypatch, command_line, pipeline):
+    """`command_line` with the test's own `pipeline` for a checkpoint."""
+    from temposync_pipeline import TempoSyncPipeline
+
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pipeline)
+    return command_line

@@ -127,7 +127,8 @@ def test_lips_at_rest_leave_a_silent_mouth_as_it_is(speaking, monkeypatch):
 def test_lips_are_sharpened_before_they_are_smoothed(speaking, tmp_path):
     def lips() -> np.ndarray:
         seen = []
-        frames(speaking, callback_on_step_end=lambda *given: seen.append(given[-1]["lips"]) or {}, callback_on_step_end_tensor_inputs=["lips"])
+        frames(speaking, callback_on_step_end=lambda *given: seen.append(given[-1]["lips"]) or {},
+               callback_on_step_end_tensor_inputs=["lips"])
         return seen[0].numpy()
 
     plain = lips()

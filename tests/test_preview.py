@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from temposync_pipeline import cli
 from temposync_pipeline.models.face_aligner import FaceAligner
 from temposync_pipeline.pipelines.preview import DIMMED, LIP_COLOUR, PANEL, dim_what_stays, draw_preview
 
@@ -37,18 +36,11 @@ def test_three_panels_and_a_frame_a_face(height, width):
 
 
 @pytest.fixture
-def temposync(monkeypatch, capsys):
+def temposync(monkeypatch, command_line):
     aligner = tiny_face_aligner()
     aligner.detect = two_faces
     monkeypatch.setattr(FaceAligner, "from_pretrained", lambda *_, **__: aligner)
-
-    def command(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return end.value.code or 0, printed.out.splitlines(), printed.err.splitlines()
-
-    return command
+    return command_line
 
 
 def test_the_command(temposync, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from temposync_pipeline.data.forced_alignment import force_align
 from temposync_pipeline.data.speech_augmentation import augment, coloured_noise, impulse_response, music, whispered
 from temposync_pipeline.data.speech_synthesis import speak_espeak, speak_flite
-from temposync_pipeline.data.viseme_corpus import Utterance, load_utterances, save_utterances
+from temposync_pipeline.data.viseme_corpus import Utterance, load_utterances, save_utterances, syllable_utterances
 from temposync_pipeline.data.viseme_crops import CropSampler, band_levels, played_at
 from temposync_pipeline.data.viseme_labels import Phone, Segment, coverage, viseme_segments
 from temposync_pipeline.models.visemes import ARPABET_VISEMES, VISEME_INDEX, VISEMES, arpabet_parts, ipa_parts
@@ -169,6 +169,18 @@ def test_flite_reports_phone_times():
     speech = speak_flite("sue pass", "slt")
     assert [segment.viseme for segment in viseme_segments(speech.phones)] == [SIL, SS, OU, PP, AA, SS, SIL]
     assert speech.phones[-1].end == pytest.approx(len(speech.samples) / speech.sample_rate, abs=0.05)
+
+
+@pytest.mark.skipif(not (shutil.which("flite") and ctypes.util.find_library("espeak-ng")), reason="flite or espeak-ng is not installed")
+def test_words_without_meaning_stand_between_pauses_that_are_labelled_so():
+    for item in syllable_utterances(3, seed=4):
+        seconds, pauses = len(item.samples) / 16_000, [segment for segment in item.segments if segment.viseme == SIL]
+        assert item.segments[-1].viseme == SIL and item.segments[-1].end == pytest.approx(seconds, abs=0.01)
+        assert all(before.end <= after.start + 1e-6 for before, after in zip(item.segments, item.segments[1:]))
+        assert len(pauses) >= 5 and any(segment.viseme != SIL for segment in item.segments)
+        level = np.square(item.samples.astype(np.float64) / 32768)
+        quiet = np.concatenate([level[int(start * 16_000) : int(end * 16_000)] for start, end, _ in pauses])
+        assert quiet.mean() < 0.1 * level.mean()
 
 
 @pytest.mark.skipif(not shutil.which("flite"), reason="flite is not installed")

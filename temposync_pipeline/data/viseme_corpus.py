@@ -27,7 +27,7 @@ _ESPEAK_VARIANTS = (
     "+belinda", "+david", "+ed", "+edward", "+john", "+linda", "+max", "+paul", "+quincy", "+rob", "+shelby", "+steph", "+travis", "+zac",
 )
 _FLITE_VOICES = ("slt", "rms", "awb", "kal16")
-# Of syllables strung together: p, b and m are what lips must be right about. `metrics.syllables` asks for words and voices that are not here.
+# Strung together. `metrics.syllables` asks for words and voices that are not among these.
 _SYLLABLE_CONSONANTS, _SYLLABLE_VOWELS = "p p p b b m m t d n k g f v s l r w".split(), "a a o u i e ee oo".split()
 _SYLLABLE_VOICES, _SYLLABLES_NOT = ("rms", "awb", "kal16"), frozenset(("papa", "mama", "baba"))
 
