@@ -176,7 +176,7 @@ def test_words_without_meaning_stand_between_pauses_that_are_labelled_so():
     for item in syllable_utterances(3, seed=4):
         seconds, pauses = len(item.samples) / 16_000, [segment for segment in item.segments if segment.viseme == SIL]
         assert item.segments[-1].viseme == SIL and item.segments[-1].end == pytest.approx(seconds, abs=0.01)
-        assert all(before.end <= after.start + 1e-6 for before, after in zip(item.segments, item.segments[1:]))
+        assert all(before.end < after.start + 0.002 for before, after in zip(item.segments, item.segments[1:]))
         assert len(pauses) >= 5 and any(segment.viseme != SIL for segment in item.segments)
         level = np.square(item.samples.astype(np.float64) / 32768)
         quiet = np.concatenate([level[int(start * 16_000) : int(end * 16_000)] for start, end, _ in pauses])
