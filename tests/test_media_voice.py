@@ -95,6 +95,16 @@ def test_quieter_speech_after_other_sounds_is_heard_at_once(kind):
     assert np.std(heard[len(before):]) == pytest.approx(np.std(alone), rel=0.2)
 
 
+@pytest.mark.parametrize("length", [0.3, 0.4, 0.6])
+def test_a_single_syllable_is_heard(length):
+    size, found = int(length * SAMPLE_RATE), []
+    for index in range(len(SPEECH)):
+        samples = speech(index)
+        crops = [samples[start:start + size] for start in range(SAMPLE_RATE // 2, len(samples) - size, SAMPLE_RATE // 5)]
+        found += [voiced_frames(high_pass(crop)).mean() for crop in crops if np.std(crop) > 0.7 * samples.std()]
+    assert len(found) > 20 and np.mean(found) > 0.98
+
+
 def gusts(length: int) -> np.ndarray:
     """Noise below 55 Hz."""
     spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(length))

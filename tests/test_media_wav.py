@@ -87,6 +87,16 @@ def test_sound_in_several_pieces_is_read_to_its_end(tmp_path, caplog, sound):
     assert [record.getMessage() for record in caplog.records] == ["a.wav: its sound lies in 5 pieces; all of them were read"]
 
 
+@pytest.mark.parametrize("size", [4, 7])
+@pytest.mark.parametrize("pad", [b"", b"\0"], ids=["bare", "padded"])
+def test_chunks_of_odd_length_may_lack_their_padding(tmp_path, caplog, sound, size, pad):
+    content, chunk = wav(pcm(sound)), b"LIST" + struct.pack("<I", size) + b"INFOxyz"[:size] + (pad if size % 2 else b"")
+    place = content.index(b"data")
+    content = content[:4] + struct.pack("<I", len(content) + len(chunk) - 8) + content[8:place] + chunk + content[place:]
+    np.testing.assert_allclose(heard(tmp_path, content), sound, atol=1e-4)
+    assert not caplog.records
+
+
 def test_where_no_header_is_true_nothing_is_missing(tmp_path, caplog, sound):
     parts = [wav(pcm(part), announced=96_000) for part in np.array_split(sound, 3)]
     np.testing.assert_allclose(heard(tmp_path, b"".join(parts)), sound, atol=1e-4)

@@ -8,7 +8,7 @@ from scipy.io import wavfile
 
 from temposync_pipeline.data.viseme_corpus import Utterance, save_utterances
 from temposync_pipeline.data.viseme_labels import SAMPLE_RATE, Segment
-from temposync_pipeline.data.voice_mixtures import MixtureMaker
+from temposync_pipeline.data.voice_mixtures import MixtureMaker, varied
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.media import voice_activity
 from temposync_pipeline.training import voice
@@ -40,6 +40,15 @@ def test_mixtures_say_when_somebody_speaks():
         level = np.abs(mixture.samples).reshape(300, -1).mean(1)
         sure = np.isin(mixture.spoken, (0, 1)) & np.isin(np.roll(mixture.spoken, 5), (0, 1))
         assert level[sure & (mixture.spoken == 1)].mean() > 3 * level[sure & (mixture.spoken == 0)].mean()
+
+
+def test_other_sounds_are_heard_at_other_pitches_and_on_other_lines():
+    sound = hum(440).astype(np.float32)[:SAMPLE_RATE * 3]
+    drawn = [varied(sound, SAMPLE_RATE * 2, np.random.default_rng(seed)) for seed in range(30)]
+    assert all(heard.shape == (SAMPLE_RATE * 2,) and heard.dtype == np.float32 for heard in drawn)
+    peaks = np.array([np.abs(np.fft.rfft(heard)).argmax() / 2 for heard in drawn])
+    assert peaks.min() < 380 and peaks.max() > 520 and (np.abs(peaks - 440) < 1).sum() > 5
+    assert np.all((peaks > 440 / 1.41) & (peaks < 440 * 1.41))
 
 
 def test_the_network_is_the_one_that_listens(tmp_path):

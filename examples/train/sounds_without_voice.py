@@ -1,10 +1,12 @@
 """Sounds in which nobody speaks, for the stage `voice`: music of a sound font, loops of sampled drums, rings, birds, sirens, noise.
 
     pip install mido
-    python examples/train/sounds_without_voice.py --soundfont FluidR3_GM.sf2 --samples DRUMKITS --output OTHER
+    python examples/train/sounds_without_voice.py --soundfont FluidR3_GM.sf2 --samples DRUMKITS --output OTHER/fluid
+    python examples/train/sounds_without_voice.py --soundfont freepats.cfg --first 500 --output OTHER/freepats
 
-Needs FluidSynth's command. `--samples` is a folder of single drum strokes in any sound format, searched with its subfolders. Each file
-written is a WAV of 20 s at 16 kHz; a number belongs to one sound for ever, so that a longer run goes on where a shorter one ended.
+Needs FluidSynth's command, or TiMidity's where the sound font is one of its configurations (.cfg); the more sound fonts, the better is what
+was never heard told from a voice. `--samples` is a folder of single drum strokes in any sound format, searched with its subfolders. Each
+file written is a WAV of 20 s at 16 kHz; a number belongs to one sound for ever, so that a longer run goes on where a shorter one ended.
 """
 
 import argparse
@@ -29,6 +31,9 @@ DRUM_CHANNEL, DRUM_KITS = 9, (0, 8, 16, 24, 25, 32, 40, 48)
 # Choirs and breath: closer to a voice than what should be silence.
 SUNG = {52, 53, 54, 85, 91, 121}
 PROGRAMS = [program for program in range(128) if program not in SUNG]
+# Instruments whose tone wanders like a voice's, or has formants: organs, guitars, bowed strings, brass, reeds, pipes, leads, pads.
+VOICE_LIKE = [program for program in (*range(16, 24), *range(26, 32), *range(40, 46), *range(48, 52), *range(54, 97), *range(104, 112), 120)
+              if program not in SUNG - {54, 85, 91}]
 
 
 def main() -> None:
@@ -37,8 +42,10 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, help="folder of single drum strokes")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pieces", type=int, default=200, help="of the sound font; a third of them drums alone")
+    parser.add_argument("--solos", type=int, default=100, help="of the sound font: one instrument close to a voice")
     parser.add_argument("--loops", type=int, default=100, help="of sampled drums")
     parser.add_argument("--signals", type=int, default=100, help="rings, birds, sirens and noise")
+    parser.add_argument("--synthesised", type=int, default=100, help="ring tones, gliding leads, pads with formants, songs of birds")
     parser.add_argument("--first", type=int, default=0, help="number of the first of each; others are other sounds")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -48,11 +55,16 @@ def main() -> None:
 
     for number in tqdm(numbers(args.pieces), desc="pieces"):
         write(args.output / f"piece_{number:04d}.wav", partial(piece, args.soundfont, number % 3 == 0), number)
+    for number in tqdm(numbers(args.solos), desc="solos"):
+        write(args.output / f"solo_{number:04d}.wav", partial(solo, args.soundfont), number)
     strokes = kits_of(args.samples) if args.samples else []
     for number in tqdm(numbers(args.loops if strokes else 0), desc="loops"):
         write(args.output / f"loop_{number:04d}.wav", partial(drum_loop, strokes), number)
     for number in tqdm(numbers(args.signals), desc="signals"):
         kind = (rings, birds, siren, bells, bursts)[number % 5]
+        write(args.output / f"{kind.__name__}_{number:04d}.wav", kind, number)
+    for number in tqdm(numbers(args.synthesised), desc="synthesised"):
+        kind = (ring_tone, lead, pad, bird_song)[number % 4]
         write(args.output / f"{kind.__name__}_{number:04d}.wav", kind, number)
 
 
@@ -64,6 +76,15 @@ def write(path: Path, make: Callable[[np.random.Generator], np.ndarray], seed: i
 
 def piece(soundfont: Path, drums_alone: bool, rng: np.random.Generator) -> np.ndarray:
     return render(compose(rng, drums_alone), soundfont)
+
+
+def solo(soundfont: Path, rng: np.random.Generator) -> np.ndarray:
+    """A tune of one instrument close to a voice, legato or not, in any register."""
+    piece = mido.MidiFile(ticks_per_beat=480)
+    piece.tracks.append(mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(rng.uniform(60, 180)))]))
+    scale = np.array(SCALES[rng.integers(len(SCALES))])
+    piece.tracks.append(tune(rng, 0, int(rng.integers(45, 75)), scale, shortest=float(rng.choice((0.25, 0.5))), programs=VOICE_LIKE))
+    return render(piece, soundfont)
 
 
 def compose(rng: np.random.Generator, drums_alone: bool) -> mido.MidiFile:
@@ -81,9 +102,10 @@ def compose(rng: np.random.Generator, drums_alone: bool) -> mido.MidiFile:
     return piece
 
 
-def tune(rng: np.random.Generator, channel: int, root: int, scale: np.ndarray, together: int = 1, shortest: float = 0.25) -> mido.MidiTrack:
+def tune(rng: np.random.Generator, channel: int, root: int, scale: np.ndarray, together: int = 1, shortest: float = 0.25,
+         programs: list[int] = PROGRAMS) -> mido.MidiTrack:
     """Notes one after the other, `together` at a time, of at least so many beats, with rests and bends."""
-    track = mido.MidiTrack([mido.Message("program_change", channel=channel, program=int(rng.choice(PROGRAMS)))])
+    track = mido.MidiTrack([mido.Message("program_change", channel=channel, program=int(rng.choice(programs)))])
     place, bends, beats, rest = int(rng.integers(len(scale))), rng.random() < 0.3, 0.0, 0
     while beats < 64:
         length = shortest * 2 ** int(rng.integers(0, 3))
@@ -122,7 +144,10 @@ def render(piece: mido.MidiFile, soundfont: Path) -> np.ndarray:
     with TemporaryDirectory() as folder:
         score, sound = Path(folder) / "piece.mid", Path(folder) / "piece.wav"
         piece.save(score)
-        subprocess.run(["fluidsynth", "-ni", "-F", sound, "-r", str(RATE), "-g", "0.5", soundfont, score], check=True, capture_output=True)
+        command = ["fluidsynth", "-ni", "-F", sound, "-r", str(RATE), "-g", "0.5", soundfont, score]
+        if soundfont.suffix == ".cfg":
+            command = ["timidity", "-c", soundfont, "-Ow", "-s", str(RATE), "-o", sound, score]
+        subprocess.run(command, check=True, capture_output=True)
         return load_audio(sound).samples
 
 
@@ -203,6 +228,84 @@ def bursts(rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.6:
         return noise * np.exp(-(time % rng.uniform(0.1, 2)) / rng.uniform(0.01, 0.5))
     return noise * (1 + np.sin(rng.uniform(0.5, 20) * time))
+
+
+def ring_tone(rng: np.random.Generator) -> np.ndarray:
+    """A phone's tune, repeated after a rest, of a wave form of old synthesisers or a struck bar."""
+    wave, step, scale = rng.integers(4), rng.uniform(0.06, 0.3), SCALES[rng.integers(len(SCALES))]
+    pitches = rng.uniform(350, 1200) * 2 ** (rng.choice(scale, size=int(rng.integers(3, 16))) / 12)
+    index, decay, held = rng.uniform(0.5, 5), rng.uniform(0.05, 1), rng.uniform(0.4, 1)
+
+    def note(hertz: float) -> np.ndarray:
+        time = np.arange(int(RATE * step)) / RATE
+        phase = 2 * np.pi * hertz * time
+        tone = (np.sign(np.sin(phase)), np.sin(phase + index * np.sin(rng.integers(1, 5) * phase)),
+                sum(np.sin(k * phase) / k for k in range(1, 6)), np.sin(phase) + 0.5 * np.sin(3.9 * phase) * np.exp(-time / 0.03))[wave]
+        edge = np.minimum(1, np.minimum(time, np.maximum(held * step - time, 0)) / 0.003)
+        return tone * np.exp(-time / decay) * edge
+
+    melody = np.concatenate([note(pitch) for pitch in pitches] * int(rng.integers(1, 4)))
+    return np.resize(np.append(melody, np.zeros(int(RATE * rng.uniform(0, 2)))), RATE * SECONDS)
+
+
+def lead(rng: np.random.Generator) -> np.ndarray:
+    """One gliding tone with vibrato: a theremin, a whistle, a saw, a bowed string that nobody plays well."""
+    count = int(SECONDS / rng.uniform(0.15, 1.2))
+    scale = np.array(SCALES[rng.integers(len(SCALES))])
+    notes = rng.uniform(40, 84) + scale[rng.integers(len(scale), size=count)] + 12 * (rng.random(count) < 0.2)
+    time, glide = np.arange(RATE * SECONDS) / RATE, int(RATE * rng.uniform(0.01, 0.3))
+    path = np.repeat(notes, -(-len(time) // count))[:len(time)]
+    path = np.convolve(np.pad(path, (glide, glide), mode="edge"), np.full(2 * glide + 1, 1 / (2 * glide + 1)), "valid")
+    path += rng.uniform(0, 0.8) * np.sin(2 * np.pi * rng.uniform(3, 8) * time)
+    phase = 2 * np.pi * np.cumsum(440 * 2 ** ((path - 69) / 12)) / RATE
+    tone = partials(phase, path, rng.uniform(0.6, 3), int(rng.integers(1, 16)))
+    if rng.random() < 0.5:
+        tone *= np.repeat(rng.random(count) < 0.8, -(-len(time) // count))[:len(time)]
+    return tone * (1 + rng.uniform(0, 0.9) * np.sin(2 * np.pi * rng.uniform(0.2, 7) * time))
+
+
+def pad(rng: np.random.Generator) -> np.ndarray:
+    """Held chords through resonances that stay, wander or follow the beat, as those of a vocoder or a wah pedal."""
+    time, sound = np.arange(RATE * SECONDS) / RATE, np.zeros(RATE * SECONDS)
+    beat = rng.uniform(0.2, 2)
+    roots = rng.uniform(40, 60) + rng.choice(SCALES[0], size=int(SECONDS / beat) + 1)
+    path = roots[(time / beat).astype(int)]
+    for interval in rng.choice((0, 3, 4, 7, 10, 12), size=int(rng.integers(1, 4)), replace=False):
+        detuned = path + interval + rng.uniform(-0.1, 0.1)
+        sound += partials(2 * np.pi * np.cumsum(440 * 2 ** ((detuned - 69) / 12)) / RATE, detuned, 1.0, 24)
+    size = 1024
+    centres = rng.uniform(250, 3000, int(rng.integers(1, 4)))
+    depth, speed, width = rng.uniform(0, 0.6), rng.uniform(0.1, 6), rng.uniform(60, 300)
+    frequency, window = np.fft.rfftfreq(size, 1 / RATE), np.hanning(size + 1)[:-1]
+    filtered = np.zeros(len(sound) + size)
+    for start in range(0, len(sound) - size, size // 2):
+        moved = centres * (1 + depth * np.sin(2 * np.pi * speed * start / RATE + np.arange(len(centres))))
+        spectrum = np.fft.rfft(sound[start:start + size] * window)
+        response = sum(1 / (1 + ((frequency - centre) / width) ** 2) for centre in moved)
+        filtered[start:start + size] += np.fft.irfft(spectrum * response)
+    return filtered * (1 if rng.random() < 0.6 else np.exp(-(np.arange(len(filtered)) / RATE % beat) / beat / rng.uniform(0.2, 1)))
+
+
+def partials(phase: np.ndarray, pitch: np.ndarray, falling: float, count: int) -> np.ndarray:
+    """Harmonics [N] of a phase, below 7 kHz, that fall by their number to the power of `falling`; pitch in semitones of MIDI."""
+    hertz = 440 * 2 ** ((pitch - 69) / 12)
+    return sum(np.sin(k * phase) * (k * hertz < 7000) / k**falling for k in range(1, count + 1))
+
+
+def bird_song(rng: np.random.Generator) -> np.ndarray:
+    """Phrases of sweeps, trills and calls with harmonics, said again and again, perhaps by two birds."""
+    sound = np.zeros(RATE * SECONDS)
+    for _ in range(int(rng.integers(1, 4))):
+        phrase, low = [], rng.uniform(700, 4500)
+        for _ in range(int(rng.integers(1, 7))):
+            time = np.arange(int(RATE * rng.uniform(0.02, 0.4))) / RATE
+            sweep = np.linspace(0, rng.uniform(-0.5, 0.5), len(time)) + rng.uniform(0, 0.2) * np.sin(2 * np.pi * rng.uniform(5, 60) * time)
+            phase = 2 * np.pi * np.cumsum(low * rng.uniform(0.8, 1.6) * 2 ** sweep) / RATE
+            call = sum(np.sin(k * phase) * rng.uniform(0, 1) ** k for k in range(1, 5)) * np.hanning(len(time)) ** rng.uniform(0.3, 1)
+            phrase += [call] * int(rng.choice((1, 1, 1, 4, 8))) + [np.zeros(int(RATE * rng.uniform(0.01, 0.2)))]
+        phrase.append(np.zeros(int(RATE * rng.exponential(1.0))))
+        sound += rng.uniform(0.1, 1) * np.resize(np.concatenate(phrase), len(sound))
+    return sound + rng.uniform(0, 0.03) * np.append(coloured_noise(len(sound) - 1, 1.0, rng), 0)
 
 
 if __name__ == "__main__":

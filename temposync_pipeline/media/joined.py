@@ -23,6 +23,9 @@ _BEGINNINGS = [re.compile(pattern, re.DOTALL) for pattern in (
     rb"\.snd\0\0[\0-\x0f].{5}\0\0\0[\x01-\x1b]",  # AU
     rb"TTA1\x01\0[\x01-\x08]\0",
     rb"#!AMR(?:-WB)?\n",
+    rb"caff\0\x01\0\0desc\0{7}\x20",
+    rb"wvpk.{4}[\x02-\x10]\x04.{6}\0{4}.{5}[\x08-\x0f\x18-\x1f\x28-\x2f\x38-\x3f\x48-\x4f\x58-\x5f\x68-\x6f\x78-\x7f]",  # block 0
+    rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0.{8}wave",  # Wave64
 )]
 _LONGEST = 60
 

@@ -83,9 +83,14 @@ def wav_files(file: BinaryIO, name: str, report: bool = True) -> list[BinaryIO]:
     if report:
         _report(parts, len(starts), name)
     file.seek(0)
-    if len(parts) == 1 and parts[0].length == parts[0].announced and _container_format(parts[0].format) == parts[0].format:
+    if len(parts) == 1 and _is_true(parts[0]):
         return [file]
     return [Spliced(_header(part), file, part.first, part.length) for part in parts]  # type: ignore[misc]
+
+
+def _is_true(part: _Wav) -> bool:
+    """Whether the file's own header describes it; samples at an odd place follow a chunk that should have been padded."""
+    return part.length == part.announced and _container_format(part.format) == part.format and part.first % 2 == 0
 
 
 def _report(parts: list[_Wav], num_files: int, name: str) -> None:
@@ -136,8 +141,14 @@ def _read_parts(file: BinaryIO, place: int, end: int) -> list[_Wav]:
             announced = long_size if size == _SIZE_ELSEWHERE and long_size else size
             size = _data_length(file, place, announced, end, form)
             parts.append(_Wav(form, place, announced, size))
-        place += size + size % 2
+        place += size + (size % 2 and not _begins_chunk(file, place + size))
     return parts
+
+
+def _begins_chunk(file: BinaryIO, place: int) -> bool:
+    """Whether one of the usual chunks lies there, at an odd place: not every program pads those of odd length."""
+    file.seek(place)
+    return file.read(4) in (b"fmt ", b"data", *_METADATA)
 
 
 def _data_length(file: BinaryIO, first: int, announced: int, end: int, form: bytes) -> int:

@@ -43,7 +43,7 @@ class Config(LoopConfig):
     mixed_precision: str = "no"
     mixtures: int = 2500
     validation_mixtures: int = 150
-    channels: int = 32
+    channels: int = 48
     # Of the batches are of recordings as short as `SHORT`.
     short_share: float = 0.3
 
