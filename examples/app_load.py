@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=0.4, help="of speech")
+    parser.add_argument("--portrait", type=Path, default=MEDIA / "portrait_woman.jpg")
     parser.add_argument("--abuse", type=float, default=0.0, help="share of visitors that misbehave, 0 to 1")
     parser.add_argument("--folder", type=Path, help="the server's folder of temporary files")
     options = parser.parse_args()
@@ -137,7 +138,7 @@ def main() -> None:
             rng, started = random.Random(number), time.perf_counter()
             misbehaves = rng.random() < options.abuse
             act = rng.choice(ABUSES) if misbehaves else generate
-            answer = act(options.address, MEDIA / "portrait_woman.jpg", speech, number)
+            answer = act(options.address, options.portrait, speech, number)
             with lock:
                 done += 1
                 if not misbehaves:

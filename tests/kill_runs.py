@@ -113,8 +113,10 @@ def kill_writing(write: Callable[[Path], object], output: Path, kills: int, seed
     usual, length = time.monotonic() - started, count_frames(output)
     while found.total() < kills:
         output.write_bytes(OLD)
+        started = time.monotonic()
         if not killed(make, moments.uniform(0, 1.1 * usual)):
-            continue  # it was quicker than that
+            usual = time.monotonic() - started  # by which moments follow what else the machine does
+            continue
         content = output.read_bytes()
         whole = content != OLD and count_frames(output) == length
         found["old" if content == OLD else "new" if whole else "broken"] += 1
@@ -127,12 +129,17 @@ def kill_training(folder: Path, kills: int, seed: int, steps: int = 24) -> Count
     """How many kills came before a run's first checkpoint and after one, and how many runs, resumed until they ended, have weights "equal"
     to those of a run that was never killed, or "different"."""
     moments, found, runs = random.Random(seed), Counter(), 0
-    started = time.monotonic()
     expected = train(folder / "whole", max_steps=steps)
+    started = time.monotonic()
+    killed(lambda: train(folder / "timed", max_steps=steps), 600)
     usual = time.monotonic() - started
-    while found["before a checkpoint"] + found["after a checkpoint"] < kills:
+
+    def are_left() -> int:
+        return kills - found["before a checkpoint"] - found["after a checkpoint"]
+
+    while are_left():
         run, step, runs = folder / str(runs), 0, runs + 1
-        while step < steps:
+        while step < steps and are_left():
             if killed(lambda run=run: train(run, max_steps=steps, resume=True), moments.uniform(0, 1.1 * usual)):
                 found["after a checkpoint" if step else "before a checkpoint"] += 1
             step = (load_checkpoint(run / "checkpoint") or {"step": 0})["step"]

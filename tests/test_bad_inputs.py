@@ -216,15 +216,28 @@ def test_a_canary_stays_unread(tmp_path, refused, make_audio):
         assert NOT_SOUND in refused(audio=tmp_path / f"list{number}.wav")
 
 
-def test_bombs_take_no_memory(tmp_path):
-    """36 and 38, in a process whose peak is its own."""
-    code = """
+PEAK = """
 import resource, sys
-from temposync_pipeline.errors import InvalidImageError
-from temposync_pipeline.media.image import load_image
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+"""
+
+
+def alone(code: str, folder: Path, *arguments: str) -> list[str]:
+    """The lines that code prints in a process whose `peak()`, in MB, is its own: a shell stands between, for a process inherits the peak of
+    the one that starts it."""
+    result = subprocess.run(["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", PEAK + code, *arguments], cwd=folder,
+                            capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
+    assert result.returncode == 0, result
+    return result.stdout.splitlines()
+
+
+def test_bombs_take_no_memory(tmp_path):
+    """36 and 38."""
+    code = """
+from temposync_pipeline.errors import InvalidImageError
+from temposync_pipeline.media.image import load_image
 
 load_image(sys.argv[1])
 before = peak()
@@ -239,12 +252,67 @@ print(peak() - before)
     names = [case.partition(" ")[2] for case in BOMBS]
     for name, (make, _) in zip(names, BOMBS.values()):
         make(tmp_path / name)
-    result = subprocess.run([sys.executable, "-c", code, "ordinary.png", *names], cwd=tmp_path, capture_output=True, text=True,
-                            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
-    *lines, growth = result.stdout.splitlines()
-    assert len(lines) == len(BOMBS) and int(growth) < 50, result
+    *lines, growth = alone(code, tmp_path, "ordinary.png", *names)
+    assert len(lines) == len(BOMBS) and int(growth) < 50
     for line, name, (_, message) in zip(lines, names, BOMBS.values()):
         assert line.startswith(name) and message in line
+
+
+def chunk(name: bytes, body: bytes, size: int | None = None, order: str = "<") -> bytes:
+    return name + struct.pack(f"{order}I", len(body) if size is None else size) + body
+
+
+def claiming(kind: bytes, *before: bytes, form: bytes = b"WAVE", after: bytes = b"", order: str = "<") -> bytes:
+    """A file of chunks, among which a tag says that it has 250 MB: harmless, but seen in the memory of whoever believes it."""
+    tags = chunk(b"LIST", b"INFO" + chunk(b"ISFT", b"x" * 8, 250 * 2**20), 251 * 2**20, order)
+    return chunk(kind, form + b"".join(before) + tags + after, order=order)
+
+
+def large_picture(path: Path) -> None:
+    """A GIF whose second picture lies so far beside the screen that a screen with both has 81 megapixels."""
+    first, second = (Image.fromarray(picture(64, 64)).rotate(angle) for angle in (0, 90))
+    first.save(path, "GIF", save_all=True, append_images=[second], duration=40)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"\x21\xf9\x04") + 9  # its descriptor, after the extension that says for how long it stays
+    struct.pack_into("<HH", content, place, 9000 - 64, 9000 - 64)
+    path.write_bytes(content)
+
+
+FORMAT, SOUND = (chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)), chunk(b"data", bytes(2 * RATE)))
+TURNED = (chunk(b"fmt ", struct.pack(">HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16), order=">"), chunk(b"data", bytes(2 * RATE), order=">"))
+CLAIMS = {
+    "behind.wav": (content(claiming(b"RIFF", FORMAT, SOUND)), "16000"),
+    "broadcast.wav": (content(chunk(b"RIFF", b"WAVE" + FORMAT + SOUND + chunk(b"bext", bytes(700), 2**30))), "16000"),
+    "first.wav": (content(claiming(b"RIFF", FORMAT, after=SOUND)),
+                  f"first.wav: damaged before its sound; the chunk LIST claims {251 * 2**20} bytes, {12 + 8 + len(SOUND)} follow"),
+    "across.wav": (content(claiming(b"RIFX", *TURNED, chunk(b"JUNK", bytes(2**15 - 112), order=">"), order=">")), "16000"),
+    "turned.wav": (content(claiming(b"RIFX", *TURNED, order=">")), "16000"),
+    "tags.avi": (content(claiming(b"RIFF", form=b"AVI ")), "tags.avi: no audio in this file"),
+    "wide.gif": (large_picture, "wide.gif: 9000x9000 px, above the limit of 16 megapixels"),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_what_a_damaged_file_claims_takes_no_memory(tmp_path, name):
+    """23, 36 and what `make fuzz` found."""
+    code = """
+from temposync_pipeline.errors import InvalidInputError
+from temposync_pipeline.media.audio import load_audio
+from temposync_pipeline.media.gif import stream_gif
+
+load_audio("ordinary.wav")
+before = peak()
+try:
+    print(len(list(stream_gif(sys.argv[1], 25)) if sys.argv[1].endswith(".gif") else load_audio(sys.argv[1]).samples))
+except InvalidInputError as error:
+    print(error)
+print(peak() - before)
+"""
+    make, message = CLAIMS[name]
+    make(tmp_path / name)
+    wav(tmp_path / "ordinary.wav", bytes(2 * RATE))
+    said, growth = alone(code, tmp_path, name)
+    assert said == message and int(growth) < 100
 
 
 # --- sound that is read as far as it goes -----------------------------------------------------------------------------
@@ -369,20 +437,14 @@ def test_ten_minutes_are_heard_in_bounded_memory(tmp_path):
     wav(tmp_path / "short.wav", pcm(spoken(10.0)[0]))
     wav(tmp_path / "long.wav", pcm(spoken(10.0)[0]) * 60)
     code = """
-import resource
 from temposync_pipeline.media.audio import load_audio
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 load_audio("short.wav")
 before = peak()
 print(len(load_audio("long.wav").samples), peak() - before)
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
-    count, growth = map(int, result.stdout.split())
-    assert count == 600 * RATE and growth < 150, result  # the samples themselves are 38 MB
+    count, growth = map(int, alone(code, tmp_path)[-1].split())
+    assert count == 600 * RATE and growth < 150  # the samples themselves are 38 MB
 
 
 # --- faces ------------------------------------------------------------------------------------------------------------

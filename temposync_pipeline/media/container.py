@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ logger = logging.getLogger(__name__)
 _FORMATS = "wav,w64,mp3,flac,ogg,mov,aac,matroska,amr,aiff,caf,avi,mpeg,mpegts,asf,ac3,eac3,au,tta,wv"
 # AMR by codec: the first frame type that is no speech (comfort noise, nothing), sampling rate in Hz, samples of a frame.
 _AMR = {"amrnb": (8, 8_000, 160), "amrwb": (9, 16_000, 320)}
+# A list of tags in a WAV or AVI that says it is 1 MB or longer; in a big-endian one (RIFX), any. FFmpeg takes as much memory as a tag
+# claims before it reads it.
+_ENDLESS_TAGS = re.compile(rb"(LIST..(?:[\x10-\xff].|.[\x01-\xff]))INFO", re.DOTALL)
+_ANY_TAGS = re.compile(rb"(LIST....)INFO", re.DOTALL)
+_TAGS_HEAD = 12
 
 
 @contextmanager
@@ -75,14 +81,26 @@ def open_stream(file: BinaryIO, name: str, error: type[InvalidInputError]) -> It
 
 
 class _Input:
-    """An open file for FFmpeg, which lying headers send before its beginning: it expects a number for that, Python raises an exception."""
+    """An open file for FFmpeg, which lying headers send before its beginning: it expects a number for that, Python raises an exception.
+
+    Lists of tags that claim 1 MB or more bear another name.
+    """
 
     def __init__(self, file: BinaryIO):
-        self.read, self.tell, self._seek = file.read, file.tell, file.seek
+        self._file, self.tell = file, file.tell
+        file.seek(0)
+        self._hidden = _ANY_TAGS if file.read(4) == b"RIFX" else _ENDLESS_TAGS
+        file.seek(0)
+
+    def read(self, size: int) -> bytes:
+        before = min(self._file.tell(), _TAGS_HEAD - 1)  # a list's head may lie across two reads
+        self._file.seek(-before, io.SEEK_CUR)
+        content = self._file.read(before + size)
+        return self._hidden.sub(rb"\1JUNK", content)[before:]
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
-            return self._seek(offset, whence)
+            return self._file.seek(offset, whence)
         except (OSError, ValueError, OverflowError):
             return -1
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import GifImagePlugin, Image, ImageSequence
 
-from ..errors import InvalidVideoError
+from ..errors import InvalidInputError, InvalidVideoError
 from ..limits import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_PICTURE_BYTES
 from .container import check_bytes
 
@@ -22,15 +23,31 @@ def is_gif(path: str | PathLike) -> bool:
         return file.read(6) in (b"GIF87a", b"GIF89a")
 
 
+class GifFile(GifImagePlugin.GifImageFile):
+    """A GIF whose pictures may not make it larger than `most` pixels: one that reaches beyond the screen does, which raises `error` before
+    memory is taken for it. `file` is open and begins as a GIF, `name` is what messages call it."""
+
+    def __init__(self, file: BinaryIO, name: str, most: int, error: type[InvalidInputError]):
+        self._most, self._error, self._name = most, error, name
+        super().__init__(file)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self._pixels
+
+    @_size.setter
+    def _size(self, size: tuple[int, int]) -> None:
+        if size[0] * size[1] > self._most:
+            raise self._error(f"{self._name}: {size[0]}x{size[1]} px, above the limit of {self._most // 10**6} megapixels")
+        self._pixels = size
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     with open(path, "rb") as file:
         check_bytes(file, path.name, MAX_PICTURE_BYTES, InvalidVideoError)
         try:
-            with Image.open(file, formats=("GIF",)) as gif:
-                if gif.width * gif.height > MAX_FRAME_PIXELS:
-                    raise InvalidVideoError(
-                        f"{path.name}: {gif.width}x{gif.height} px, above the limit of {MAX_FRAME_PIXELS // 10**6} megapixels")
+            with GifFile(file, path.name, MAX_FRAME_PIXELS, InvalidVideoError) as gif:
                 yield gif
         except InvalidVideoError:
             raise
@@ -39,18 +56,19 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def stream_gif(path: str | PathLike, fps: float) -> Iterator[np.ndarray]:
-    """The pictures on display at the times 0, 1 / `fps`, 2 / `fps`, …, each once: uint8 RGB [H, W, 3].
+    """The pictures on display at the times 0, 1 / `fps`, 2 / `fps`, …, each once: uint8 RGB [H, W, 3], the size of the first.
 
     Raises InvalidVideoError, for a damaged file possibly in the middle, and OSError.
     """
     path, end, following = Path(path), 0.0, 0.0
     with _opened(path) as gif:
+        size = gif.size
         for count, picture in enumerate(ImageSequence.Iterator(gif), 1):
             if count > MAX_FRAMES:
                 raise InvalidVideoError(f"{path.name}: more frames than the limit of {MAX_FRAMES}")
             end += (picture.info.get("duration") or _UNSAID) / 1000
             if following < end:
-                yield np.asarray(picture.convert("RGB"))
+                yield np.asarray(picture.convert("RGB").crop((0, 0, *size)))
                 following = np.ceil(end * fps) / fps
 
 

@@ -4,6 +4,7 @@ import re
 import warnings
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -12,6 +13,7 @@ from ..errors import InvalidImageError
 from ..limits import MAX_PICTURE_BYTES, MAX_PIXELS, MIN_SIDE
 from .colour_profile import to_srgb
 from .container import check_bytes
+from .gif import GifFile, is_gif
 
 # What Pillow decodes within the process, and how such files are called; it would hand an EPS to Ghostscript, whatever the file's name.
 _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "GIF": (".gif",),
@@ -46,7 +48,7 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
         # Of large pictures, where the limit below is lower than Pillow's own, and of damaged tags, which are dropped.
         warnings.simplefilter("ignore")
         try:
-            with Image.open(file, formats=formats) as image:
+            with _opened(file, path, formats) as image:
                 return _to_rgb(image, path.name)
         except InvalidImageError:
             raise
@@ -60,6 +62,10 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
                 message = "a HEIC picture; save it as JPEG, or install what reads it: pip install 'temposync-pipeline[heic]' (pillow-heif)"
                 raise InvalidImageError(f"{path.name}: {message}") from cause
             raise InvalidImageError(f"{path.name}: not a readable {FORMAT_NAMES} picture") from cause
+
+
+def _opened(file: BinaryIO, path: Path, formats: tuple[str, ...]) -> Image.Image:
+    return GifFile(file, path.name, MAX_PIXELS, InvalidImageError) if is_gif(path) else Image.open(file, formats=formats)
 
 
 def _formats() -> tuple[str, ...]:

@@ -11,6 +11,8 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from ..errors import InvalidAudioError
+
 logger = logging.getLogger(__name__)
 
 _START = re.compile(rb"(?:RIFF|RF64|BW64).{4}WAVE", re.DOTALL)
@@ -23,6 +25,8 @@ _SIZE_ELSEWHERE = 2**32 - 1
 # A difference shorter than this, in seconds, is padding or a tag and not worth a word.
 _NEGLIGIBLE = 0.1
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+# 18 bytes and what they say may follow: the codec's own.
+_LONGEST_FORMAT = 18 + 2**16 - 1
 # Chunks that may follow the samples even where the file ends before they do.
 _METADATA = {b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"axml", b"cue ", b"fact", b"smpl", b"inst", b"PEAK", b"JUNK", b"PAD ", b"FLLR"}
 
@@ -73,24 +77,20 @@ class Spliced(io.RawIOBase):
 
 
 def wav_files(file: BinaryIO, name: str, report: bool = True) -> list[BinaryIO]:
-    """`file` as it is if it is a WAV or, if its own header describes it wrongly, each piece of sound in it with a true header; else [].
+    """Each piece of sound in a WAV, mostly one, with a true header and nothing else: no tag, whole or damaged, reaches FFmpeg. [] for
+    anything else, and for a WAV without sound.
 
-    Logs, unless `report` is False, what the header hides and what is missing.
+    Logs, unless `report` is False, what the header hides and what is missing. Raises InvalidAudioError where a damaged chunk hides the
+    sound.
     """
     starts = _find_starts(file)
     end = file.seek(0, io.SEEK_END)
     parts = [part for first, last in zip(starts, [*starts[1:], end]) for part in _read_parts(file, first, last)]
+    if starts and not parts:
+        _check_chunks(file, end, name)
     if report:
         _report(parts, len(starts), name)
-    file.seek(0)
-    if len(parts) == 1 and _is_true(parts[0]):
-        return [file]
     return [Spliced(_header(part), file, part.first, part.length) for part in parts]  # type: ignore[misc]
-
-
-def _is_true(part: _Wav) -> bool:
-    """Whether the file's own header describes it; samples at an odd place follow a chunk that should have been padded."""
-    return part.length == part.announced and _container_format(part.format) == part.format and part.first % 2 == 0
 
 
 def _report(parts: list[_Wav], num_files: int, name: str) -> None:
@@ -136,7 +136,7 @@ def _read_parts(file: BinaryIO, place: int, end: int) -> list[_Wav]:
         if name == b"ds64" and size >= 16:
             long_size = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
         if name == b"fmt ":
-            form = file.read(min(size, 64))
+            form = file.read(min(size, _LONGEST_FORMAT))
         if name == b"data" and len(form) >= 16:
             announced = long_size if size == _SIZE_ELSEWHERE and long_size else size
             size = _data_length(file, place, announced, end, form)
@@ -173,6 +173,19 @@ def _are_chunks(file: BinaryIO, place: int, end: int) -> bool:
         if place > end + 1:
             return name in _METADATA
     return True
+
+
+def _check_chunks(file: BinaryIO, end: int, name: str) -> None:
+    """Raises InvalidAudioError for a chunk that claims to reach beyond the end of the file."""
+    place = 12
+    while place + 8 <= end:
+        file.seek(place)
+        kind, size = struct.unpack("<4sI", file.read(8))
+        place += 8
+        if place + size > end and kind in _METADATA | {b"fmt "}:
+            chunk = kind.decode().strip()
+            raise InvalidAudioError(f"{name}: damaged before its sound; the chunk {chunk} claims {size} bytes, {end - place} follow")
+        place += size + size % 2
 
 
 def _container_format(form: bytes) -> bytes:
