@@ -50,7 +50,9 @@ def test_what_cannot_be_told_is_unknown():
     assert estimate_offset(speech(100, seed=9), opening) is None, "another sentence"
     assert estimate_offset(opening, np.full(100, 0.1)) is None, "lips that do not move"
     assert estimate_offset(np.roll(opening, 40), opening) is None, "beyond the range"
-    assert estimate_offset(opening[:50], opening[:50]) is None, "too short"
+    assert estimate_offset(opening[:45], opening[:45]) is None, "too short"
+    assert estimate_offset(np.roll(opening, 14), opening) == pytest.approx(14, abs=0.3)
+    assert estimate_offset(np.roll(opening[:60], 14), opening[:60]) is None, "more than a fifth of the clip"
     faceless = np.where(np.arange(100) < 30, np.nan, opening)
     assert estimate_offset(np.r_[opening[:2], opening[:-2]], faceless) == pytest.approx(2, abs=0.2)
 

@@ -12,9 +12,10 @@ SCALE = 2  # pixels painted a crop pixel, along each side
 INNER_CELLS = Rectangle(9, 13, 5, 11)
 BLOCK = Rectangle(*(LATENT_STRIDE * limit for limit in INNER_CELLS))  # in crop pixels
 
-# Photo pixels a crop pixel from which on detail is looked for at all, and how strong that of the finest octave must be beside the next:
-# of 10 sharp photos 1.3 to 2.2, enlarged to three times their size 0.4 to 0.7, of three photos enlarged by somebody 0.7.
-MIN_ENLARGEMENT, MIN_DETAIL = 1.5, 0.9
+# Photo pixels a crop pixel from which on detail is looked for at all: as many as are painted (in a dark frame of a film with 1.7 of them,
+# whose grain is its coding, the paint was a muddle). And how strong the finest octave must be beside the next: of 10 sharp photos 1.3 to
+# 2.2, enlarged to three times their size 0.4 to 0.7, of three photos enlarged by somebody 0.7.
+MIN_ENLARGEMENT, MIN_DETAIL = float(SCALE), 0.9
 
 
 def is_sharp(photo: np.ndarray, matrix: np.ndarray) -> bool:

@@ -27,6 +27,8 @@ from .lips import pearson
 from .optional_components import load_optional
 
 MAX_OFFSET = 15
+# Of a short clip the few frames that a large shift leaves agree by chance: a pause with a pause.
+_LARGEST_SHARE = 0.2
 # Frames with a face and sound that a comparison needs.
 _FEWEST_FRAMES = 40
 # A peak that is lower, or not that much higher than what is more than `_PEAK_WIDTH` frames away from it, says nothing.
@@ -34,14 +36,16 @@ _LEAST_R, _LEAST_LEAD, _PEAK_WIDTH = 0.4, 0.15, 3
 
 
 def estimate_offset(expected: np.ndarray, opening: np.ndarray, max_offset: int = MAX_OFFSET) -> float | None:
-    """Frames, with a fraction, by which the sound is late (below 0: early), in ±`max_offset`; None where that cannot be told.
+    """Frames, with a fraction, by which the sound is late (below 0: early), in ±`max_offset` and ±a fifth of the clip; None where that
+    cannot be told.
 
     The shift o of the highest Pearson correlation of expected[t + o] with opening[t], and the vertex of the parabola through it and its
     neighbours.  `expected` [T] is the opening that the sound lets expect, `opening` [T'] that of the real lips, NaN in frames without a
     face, both in interocular distances and from the same moment on.
     """
     length = min(len(expected), len(opening))
-    shifts = np.arange(-max_offset, max_offset + 1)
+    reach = min(max_offset, int(length * _LARGEST_SHARE))
+    shifts = np.arange(-reach, reach + 1)
     curve = np.zeros(len(shifts))
     for index, shift in enumerate(shifts):
         heard, seen = expected[max(0, shift):length + min(0, shift)], opening[max(0, -shift):length + min(0, -shift)]
