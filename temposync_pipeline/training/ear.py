@@ -61,7 +61,7 @@ class Config(LoopConfig):
     noise_share: float = 0.05
     lips_share: float = 0.2
     source_weights: dict[str, float] = field(default_factory=lambda: {
-        "grid": 0.18, "read": 0.3, "voices": 0.32, "synthetic": 0.08, "foreign": 0.12})
+        "grid": 0.16, "read": 0.27, "voices": 0.29, "synthetic": 0.1, "foreign": 0.1, "syllables": 0.08})
     # Of the labels, of Whisper's opinion and features, of the clean sound's bands, of the lips.
     label_weight: float = 0.4
     teacher_weight: float = 0.6
