@@ -13,8 +13,8 @@ from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRendere
 from .tiny_components import picture, spoken, tiny_inner_vae, tiny_motion_vae, tiny_pipeline
 
 ARGUMENTS = {"audio": spoken(), "num_inference_steps": 2, "chunk_size": 4}
-# Sharp enough for what is painted at twice the crop's resolution.
-PHOTO = np.clip(picture(540, 468) + np.random.default_rng(0).normal(0, 12, (540, 468, 1)), 0, 255).astype(np.uint8)
+# Sharp and large enough for what is painted at twice the crop's resolution.
+PHOTO = np.clip(picture(720, 624) + np.random.default_rng(0).normal(0, 12, (720, 624, 1)), 0, 255).astype(np.uint8)
 SOFT = cv2.GaussianBlur(PHOTO, (0, 0), 2)
 
 
@@ -47,8 +47,8 @@ def test_streams_latents_and_frames_agree_to_the_bit(pipeline, tmp_path):
     latents = pipeline(PHOTO, generator=generator(), output_type="latent", **ARGUMENTS).latent_video
     assert np.array_equal(np.concatenate(list(pipeline.decode_latents(latents))), streamed)
     assert (streamed != PHOTO).any()
-    upper = streamed[:, :180]
-    assert (upper == PHOTO[:180]).all()
+    upper = streamed[:, :240]
+    assert (upper == PHOTO[:240]).all()
 
 
 def test_files_hold_what_whole_frames_would(pipeline, tmp_path):
