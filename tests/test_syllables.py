@@ -27,7 +27,7 @@ def test_words_lie_where_they_are_spoken():
 
 
 @pytest.mark.skipif(not (ctypes.util.find_library("espeak-ng") and shutil.which("flite")), reason="espeak-ng and flite are not installed")
-def test_the_bundled_model_shuts_its_lips_for_mama_at_least(pytestconfig, tmp_path, monkeypatch):
+def test_the_bundled_model_shuts_its_lips_for_most(pytestconfig, tmp_path, monkeypatch):
     monkeypatch.setattr(syllables, "ESPEAK_VOICES", ("en-us",))
     monkeypatch.setattr(syllables, "ESPEAK_SPEEDS", (140,))
     monkeypatch.setattr(syllables, "FLITE_SPEEDS", ())
@@ -36,4 +36,4 @@ def test_the_bundled_model_shuts_its_lips_for_mama_at_least(pytestconfig, tmp_pa
     syllables.main(["--image", str(image), "--output", str(tmp_path / "table.md")])
     *_, voice, total = (tmp_path / "table.md").read_text().splitlines()
     shut = int(voice.split("|")[4])
-    assert voice.split("|")[3].strip() == "6" and 1 <= shut <= 6 and f"| {shut} (" in total
+    assert voice.split("|")[3].strip() == "6" and 3 <= shut <= 6 and f"| {shut} (" in total

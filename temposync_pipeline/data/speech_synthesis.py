@@ -5,13 +5,15 @@ import ctypes.util
 import subprocess
 import tempfile
 import wave
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import soxr
 
 from ..models.visemes import arpabet_parts, ipa_parts
 from .closures import fit_closures
-from .viseme_labels import Phone, Speech
+from .viseme_labels import SAMPLE_RATE, Phone, Speech
 
 
 class _EspeakEventId(ctypes.Union):
@@ -118,3 +120,19 @@ def speak_flite(text: str, voice: str = "slt", duration_stretch: float = 1.0) ->
         phones.append(Phone(start, end, symbol, arpabet_parts(symbol)))
         start = end
     return Speech(samples, sample_rate, fit_closures(phones, samples, sample_rate))
+
+
+def with_pauses(words: Sequence[Speech], pauses: Sequence[np.ndarray]) -> Speech:
+    """Words one after the other, at 16 kHz, each after its own of the `pauses` (float [N] at 16 kHz); one pause more ends them."""
+    sounds, phones, length = [], [], 0
+    for word, pause in zip([*words, None], pauses, strict=True):
+        if len(pause):
+            phones.append(Phone(length / SAMPLE_RATE, (length + len(pause)) / SAMPLE_RATE, "", (("sil", 1.0),)))
+        length += len(pause)
+        sounds.append(pause)
+        if word is not None:
+            start = length / SAMPLE_RATE
+            phones += [phone._replace(start=start + phone.start, end=start + phone.end) for phone in word.phones]
+            sounds.append(soxr.resample(word.samples, word.sample_rate, SAMPLE_RATE))
+            length += len(sounds[-1])
+    return Speech(np.concatenate(sounds).astype(np.float32), SAMPLE_RATE, phones)

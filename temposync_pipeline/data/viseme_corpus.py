@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..media.audio import load_audio
 from .forced_alignment import GRID_PRONUNCIATIONS, force_align
 from .sentences import EVALUATION, TRAINING
-from .speech_synthesis import speak_espeak, speak_flite
+from .speech_synthesis import speak_espeak, speak_flite, with_pauses
 from .viseme_labels import SAMPLE_RATE, Phone, Segment, Speech, viseme_segments
 
 # GRID sentences are command, colour, preposition, letter, digit, adverb.
@@ -27,9 +27,9 @@ _ESPEAK_VARIANTS = (
     "+belinda", "+david", "+ed", "+edward", "+john", "+linda", "+max", "+paul", "+quincy", "+rob", "+shelby", "+steph", "+travis", "+zac",
 )
 _FLITE_VOICES = ("slt", "rms", "awb", "kal16")
-# Strung together. `metrics.syllables` asks for words and voices that are not among these.
+# Words without meaning are made of these. `metrics.syllables` asks for the words and voices that are left out.
 _SYLLABLE_CONSONANTS, _SYLLABLE_VOWELS = "p p p b b m m t d n k g f v s l r w".split(), "a a o u i e ee oo".split()
-_SYLLABLE_VOICES, _SYLLABLES_NOT = ("rms", "awb", "kal16"), frozenset(("papa", "mama", "baba"))
+_SYLLABLE_VOICES, _WORDS_LEFT_OUT = ("rms", "awb", "kal16"), frozenset(("papa", "mama", "baba"))
 
 
 class Utterance(NamedTuple):
@@ -122,25 +122,21 @@ def syllable_utterances(count: int, seed: int = 0) -> Iterator[Utterance]:
     for index in tqdm(range(count), desc="syllables"):
         in_flite, pace = generator.random() < 0.5, generator.uniform(0.75, 1.3)
         voice = generator.choice(_SYLLABLE_VOICES if in_flite else accents)
-        pieces, phones, length = [], [], 0
+        words, pauses = [], [np.zeros(0)]
         for _ in range(5):
             word = _meaningless_word(generator)
-            speech = speak_flite(word, voice, round(pace, 2)) if in_flite else _speak_somehow(word, voice, generator)
-            pause = rng.normal(0, 10 ** generator.uniform(-5, -3.3), int(generator.uniform(0.05, 0.5) * SAMPLE_RATE))
-            pieces += [soxr.resample(speech.samples, speech.sample_rate, SAMPLE_RATE), pause]
-            start = length / SAMPLE_RATE
-            phones += [phone._replace(start=start + phone.start, end=start + phone.end) for phone in speech.phones]
-            length += len(pieces[-2])
-            phones.append(Phone(length / SAMPLE_RATE, (length + len(pause)) / SAMPLE_RATE, "", (("sil", 1.0),)))
-            length += len(pause)
-        yield _utterance(f"syllables_{index}", "syllables", np.concatenate(pieces), phones)
+            words.append(speak_flite(word, voice, round(pace, 2)) if in_flite else _speak_somehow(word, voice, generator))
+            pauses.append(rng.normal(0, 10 ** generator.uniform(-5, -3.3), int(generator.uniform(0.05, 0.5) * SAMPLE_RATE)))
+        speech = with_pauses(words, pauses)
+        yield _utterance(f"syllables_{index}", "syllables", speech.samples, speech.phones)
 
 
 def _meaningless_word(generator: random.Random) -> str:
+    """One to three syllables of a consonant and a vowel; not one of those that are asked for."""
     while True:
         syllables = generator.choice((1, 2, 2, 2, 3))
         word = "".join(generator.choice(_SYLLABLE_CONSONANTS) + generator.choice(_SYLLABLE_VOWELS) for _ in range(syllables))
-        if word not in _SYLLABLES_NOT:
+        if word not in _WORDS_LEFT_OUT:
             return word
 
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import soxr
-from PIL import Image
 from tqdm import tqdm
 
-from ..data.speech_synthesis import speak_espeak, speak_flite
+from ..data.speech_synthesis import speak_espeak, speak_flite, with_pauses
 from ..data.viseme_labels import SAMPLE_RATE, Speech, viseme_segments
 from ..face.landmarks import lip_opening
+from ..media.image import load_image
 from ..models.visemes import VISEME_INDEX
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
 from .closures import Span, shut_share
@@ -32,13 +31,8 @@ PAUSE = 0.2  # seconds of silence before and after each word
 def spoken_words(speak: Callable[[str], Speech]) -> tuple[np.ndarray, list[Span]]:
     """The words one after the other, float32 [N] at 16 kHz, and when their p, b and m are: start and end in seconds."""
     pause = np.zeros(int(PAUSE * SAMPLE_RATE), np.float32)
-    sounds, spans = [pause], []
-    for word in WORDS:
-        speech = speak(word)
-        start = sum(map(len, sounds)) / SAMPLE_RATE
-        spans += [(start + item.start, start + item.end) for item in viseme_segments(speech.phones) if item.viseme == VISEME_INDEX["PP"]]
-        sounds += [soxr.resample(speech.samples, speech.sample_rate, SAMPLE_RATE).astype(np.float32), pause]
-    return np.concatenate(sounds), spans
+    speech = with_pauses([speak(word) for word in WORDS], [pause] * (len(WORDS) + 1))
+    return speech.samples, [(item.start, item.end) for item in viseme_segments(speech.phones) if item.viseme == VISEME_INDEX["PP"]]
 
 
 def voices() -> Iterator[tuple[str, float, Callable[[str], Speech]]]:
@@ -51,7 +45,10 @@ def voices() -> Iterator[tuple[str, float, Callable[[str], Speech]]]:
 
 
 def syllable_table(pipe: TempoSyncPipeline, photo: np.ndarray, steps: int) -> str:
-    """A Markdown table: of each voice at each speed, how many closures there are and in how many of them the lips of the video shut."""
+    """A Markdown table: of each voice at each speed, how many closures there are and in how many of them the lips of the video shut.
+
+    photo: uint8 RGB [H, W, 3]. steps: the student's, 1 to 8.
+    """
     maker = VideoMaker(pipe)
     portrait = maker.portrait(photo)
     lines = ["| voice | speed | closures | shut |", "|---|---|---|---|"]
@@ -75,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     pipe = TempoSyncPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
-    table = syllable_table(pipe, np.asarray(Image.open(options.image).convert("RGB")), options.steps)
+    table = syllable_table(pipe, load_image(options.image), options.steps)
     Path(options.output).write_text(table, encoding="utf-8")
     print(table)
 
