@@ -315,11 +315,15 @@ def speak_live(page: Page) -> None:
     page.get_by_role("tab", name="Speak live").click()
     page.locator("#live video").wait_for()
     page.evaluate(WATCH)
+    page.get_by_role("button", name="Settings").click()
     page.locator("#live-portrait input[type=file]").first.set_input_files(MEDIA / "portrait_man.jpg")
     page.locator("#live-portrait img").wait_for()
-    page.get_by_role("button", name="Settings").click()
-    page.get_by_label("number input for Life").fill("0")
     page.locator("#live-consent input").check()
+    # Settings that have just been opened may not take a value yet.
+    life = page.get_by_label("number input for Life")
+    life.fill("0")
+    life.press("Tab")
+    expect(page.get_by_label("range slider for Life")).to_have_value("0")
     page.get_by_role("button", name="Speak", exact=True).click()
 
 
