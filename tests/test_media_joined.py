@@ -1,5 +1,6 @@
 """Recordings whose files were simply joined, broken off, or given headers that lie: all that is there is heard, and nothing else."""
 
+import io
 import struct
 from functools import partial
 
@@ -123,3 +124,32 @@ def test_an_au_whose_length_is_not_known(make_audio, caplog):
     content = path.read_bytes()
     path.write_bytes(content[:8] + bytes(4) + content[12:])
     assert load_audio(path).duration == 1 and not caplog.records
+
+
+class Pipe(io.RawIOBase):
+    """What is written can only be added to."""
+
+    def __init__(self):
+        self.content = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.content += bytes(data)
+        return len(data)
+
+
+@pytest.mark.parametrize(("name", "codec"), [
+    ("a.aiff", "pcm_s16be"), ("a.w64", "pcm_s16le"), ("a.caf", "pcm_s16le"), ("a.au", "pcm_s16be"), ("a.wav", "pcm_s16le")])
+def test_what_ffmpeg_writes_into_a_pipe(tmp_path, caplog, name, codec):
+    """The first two it cannot read itself: their headers say 0."""
+    pipe = Pipe()
+    with av.open(pipe, "w", format=name[2:]) as container:
+        stream = container.add_stream(codec, rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.full((1, 16_000), 1000, np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame) + stream.encode(None))
+    (tmp_path / name).write_bytes(pipe.content)
+    audio = load_audio(tmp_path / name)
+    assert audio.duration == 1 and np.allclose(audio.samples, 1000 / 2**15) and not caplog.records
