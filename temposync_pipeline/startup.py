@@ -1,5 +1,6 @@
 """What is chosen once for a process, before models are imported: the classes that they inherit (`bases`), how patiently threads wait."""
 
+import ctypes
 import os
 import sys
 
@@ -28,3 +29,16 @@ def yield_cores() -> None:
     video cost.  To be called before torch is imported; it changes no result.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def keep_little() -> None:
+    """Let torch forget how it prepared a layer for inputs of a size, with the memory to work in, as soon as there is another; oneDNN still
+    remembers the program. Unless the environment says otherwise; to be called before torch is imported; it changes no result.
+    """
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+
+
+def give_back() -> None:
+    """What is free in the heaps of glibc, to the system; takes milliseconds. Elsewhere nothing."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

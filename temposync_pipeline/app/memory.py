@@ -11,6 +11,10 @@ import time
 from collections.abc import Hashable
 from typing import Any
 
+from ..startup import give_back
+
+__all__ = ["Housekeeping", "give_back", "set_up_memory"]
+
 # Of visits that have ended, messages are kept for so long: somebody may still fetch them.
 UNREAD_SECONDS = 60.0
 _ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
@@ -22,12 +26,6 @@ def set_up_memory(heaps: int = 2) -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(2**62))
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_ARENA_MAX, heaps)
-
-
-def give_back() -> None:
-    """What is free in the heaps of glibc, to the system; takes milliseconds. Elsewhere nothing."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 class Housekeeping:

@@ -74,6 +74,7 @@ class ToFilePipeline(TalkingHeadBase):
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
             origin = self._origin(portrait.photo, portrait.matrix)
             planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
+            self._make_room()
             writing = VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials))
             with writing as writer, closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
                 for patch in patches:
