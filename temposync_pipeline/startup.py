@@ -4,6 +4,8 @@ import ctypes
 import os
 import sys
 
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+
 lean = False
 
 
@@ -33,9 +35,19 @@ def yield_cores() -> None:
 
 def keep_little() -> None:
     """Let torch forget how it prepared a layer for inputs of a size, with the memory to work in, as soon as there is another; oneDNN still
-    remembers the program. Unless the environment says otherwise; to be called before torch is imported; it changes no result.
+    remembers the program. And let all threads share one heap, so that one uses what another has freed.
+
+    Unless the environment says otherwise; to be called before torch is imported; it changes no result.
     """
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        share_heaps(1)
+
+
+def share_heaps(count: int) -> None:
+    """From now on all threads share so many heaps of glibc; elsewhere they stay."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_ARENA_MAX, count)
 
 
 def give_back() -> None:

@@ -64,6 +64,7 @@ class ToFilePipeline(TalkingHeadBase):
         credentials = choose_credentials(provenance)
         audio = as_audio(audio_path)
         with self._returning_models():
+            self._make_room()
             for speech in self._listen(load_audio(audio)):
                 if speech is None:
                     yield "listening", 0, 0
