@@ -26,7 +26,7 @@ from .commands.train import manifest, train
 from .commands.verify import verify
 from .commands.video import decode, generate, visemes
 from .errors import InvalidInputError
-from .startup import start_lean, yield_cores
+from .startup import keep_little, start_lean, yield_cores
 
 app = typer.Typer(
     help="Talking heads: a portrait and a speech recording in, a video of that person speaking out.",
@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments[:1] and arguments[0] in LEAN_COMMANDS:
             start_lean()
             yield_cores()
+            keep_little()
     try:
         with _raising_sigterm(), _warning_once():
             code = app(arguments or ["--help"], prog_name="temposync", standalone_mode=False) or 0

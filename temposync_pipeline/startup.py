@@ -1,7 +1,10 @@
 """What is chosen once for a process, before models are imported: the classes that they inherit (`bases`), how patiently threads wait."""
 
+import ctypes
 import os
 import sys
+
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 lean = False
 
@@ -28,3 +31,26 @@ def yield_cores() -> None:
     video cost.  To be called before torch is imported; it changes no result.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def keep_little() -> None:
+    """Let torch forget how it prepared a layer for inputs of a size, with the memory to work in, as soon as there is another; oneDNN still
+    remembers the program. And let all threads share one heap, so that one uses what another has freed.
+
+    Unless the environment says otherwise; to be called before torch is imported; it changes no result.
+    """
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        share_heaps(1)
+
+
+def share_heaps(count: int) -> None:
+    """From now on all threads share so many heaps of glibc; elsewhere they stay."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_ARENA_MAX, count)
+
+
+def give_back() -> None:
+    """What is free in the heaps of glibc, to the system; takes milliseconds. Elsewhere nothing."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

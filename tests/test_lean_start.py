@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from temposync_pipeline import cli, startup
 from temposync_pipeline.bases import lean, wav2vec2
+from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.media.video import read_video
 from temposync_pipeline.models.viseme_classifier import VisemeClassifierConfig
 
 from .tiny_components import MEDIA
 
-HEAVY = ("torch._dynamo", "torch.distributed.tensor", "sympy", "diffusers", "transformers", "accelerate", "peft", "scipy.interpolate")
+HEAVY = ("torch._dynamo", "torch.distributed.tensor", "sympy", "diffusers", "transformers", "accelerate", "peft", "scipy")
 
 
 def run_command(*arguments: object, before: str = "") -> set[str]:
@@ -101,6 +103,99 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     network = Network.from_pretrained(tmp_path)
     assert network.config.size == 2 and network.dtype == torch.float32 and not network.training
     assert network.layer(torch.ones(1, 2)).item() == 3
+
+
+@pytest.fixture
+def saved_network(tmp_path):
+    """A network with all that weights can lie in, in two files, half of it in float16."""
+    from safetensors.torch import save_file
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scales = torch.nn.ParameterDict({"own": torch.ones(3)})
+            self.norm, self.mix = torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.mix(self.norm(x * self.scales["own"]))
+
+    class Network(lean.ModelMixin, lean.ConfigMixin):
+        @lean.register_to_config
+        def __init__(self):
+            self.place, self.layers, self.unused = torch.nn.Parameter(torch.ones(3)), torch.nn.ModuleList([Layer()]), torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.layers[0](x + self.place)
+
+    torch.manual_seed(0)
+    weights = {name: torch.rand_like(value.float()) + 0.1 if value.is_floating_point() else value
+               for name, value in Network().state_dict().items()}
+    first = {name: value.half() for name, value in weights.items() if "mix" in name}
+    save_file(first, tmp_path / "model-00001-of-00002.safetensors")
+    save_file({name: value for name, value in weights.items() if name not in first}, tmp_path / "model-00002-of-00002.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    return Network, tmp_path
+
+
+def test_weights_rest_in_their_files_until_they_are_used(saved_network):
+    network = saved_network[0].from_pretrained(saved_network[1])
+    x, weights = torch.rand(5, 3), {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.inference_mode():
+        before = network(x)
+        for _ in range(2):
+            network.rest()
+            assert all(value.is_meta for value in (*network.parameters(), *network.buffers()))
+            assert network.dtype == torch.float32 and network.device == lean.group_offload_device(network) == torch.device("cpu")
+            assert torch.equal(network(x), before) and network.unused.weight.is_meta and network.unused(x).isfinite().all()
+    network.rest()
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    assert not any(value.is_meta for value in network.parameters()) and torch.equal(network(x), before)
+
+
+def test_what_is_multiplied_in_bfloat16_comes_back_in_it(saved_network):
+    network = saved_network[0].from_pretrained(saved_network[1])
+    x, weights = torch.rand(5, 3), {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        before = network(x)
+        network.rest()
+        assert torch.equal(network(x), before)
+    assert network.layers[0].mix.weight.dtype == torch.bfloat16 and network.layers[0].norm.weight.dtype == torch.float32
+    network.rest()
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_a_checkpoint_that_changes_meanwhile_is_refused(saved_network):
+    network = saved_network[0].from_pretrained(saved_network[1])
+    network.rest()
+    path = saved_network[1] / "model-00001-of-00002.safetensors"
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data + b" ")
+    with pytest.raises(InvalidInputError, match="00001-of-00002.safetensors: changed while it was in use"):
+        network(torch.rand(5, 3))
+
+
+def test_several_threads_may_wake_a_network(saved_network):
+    network, x = saved_network[0].from_pretrained(saved_network[1]), torch.rand(5, 3)
+    expected = network(x)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            network.rest()
+            assert all(torch.equal(result, expected) for result in pool.map(network, [x] * 4))
+
+
+def test_little_is_kept_unless_the_environment_says_otherwise(monkeypatch):
+    shared = []
+    monkeypatch.setattr(startup, "share_heaps", shared.append)
+    for name in ("LRU_CACHE_CAPACITY", "MALLOC_ARENA_MAX"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    startup.keep_little()
+    assert os.environ["LRU_CACHE_CAPACITY"] == "1" and shared == [1]
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    startup.keep_little()
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7" and shared == [1]
 
 
 def test_waiting_threads_yield_their_core_unless_told_otherwise(monkeypatch):

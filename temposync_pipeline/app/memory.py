@@ -5,29 +5,24 @@ Gradio keeps the messages of up to 2,000 visits that have ended, what it expects
 has deleted already, and statistics of 10,000 calls that it sums up anew, with pandas, after each call.
 """
 
-import ctypes
 import os
 import time
 from collections.abc import Hashable
 from typing import Any
 
+from ..startup import give_back, share_heaps
+
+__all__ = ["Housekeeping", "give_back", "set_up_memory"]
+
 # Of visits that have ended, messages are kept for so long: somebody may still fetch them.
 UNREAD_SECONDS = 60.0
-_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
 def set_up_memory(heaps: int = 2) -> None:
     """Before the page is built: all threads share so many heaps, and Gradio keeps no statistics. Elsewhere than on glibc heaps stay."""
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(2**62))
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_ARENA_MAX, heaps)
-
-
-def give_back() -> None:
-    """What is free in the heaps of glibc, to the system; takes milliseconds. Elsewhere nothing."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+    share_heaps(heaps)
 
 
 class Housekeeping:

@@ -23,6 +23,9 @@ if TYPE_CHECKING or not startup.lean:
     def group_offload_device(model):
         """The device that diffusers' group offloading computes a model on; None where it is not offloaded so."""
         return _get_group_onload_device(model) if _is_group_offload_enabled(model) else None
+
+    def rest_weights(components):
+        """Nothing: the libraries keep weights where they are told to."""
 else:
     from .lean import (
         AttentionMixin,
@@ -40,6 +43,7 @@ else:
         dispatch_attention_fn,
         group_offload_device,
         register_to_config,
+        rest_weights,
         strict,
     )
     from .wav2vec2 import Wav2Vec2Config, Wav2Vec2Model, Wav2Vec2PreTrainedModel
@@ -48,5 +52,5 @@ __all__ = [
     "AttentionMixin", "AttentionModuleMixin", "BaseOutput", "ConfigMixin", "DiffusionPipeline", "LoraBaseMixin", "ModelMixin",
     "ModelOutput", "PeftAdapterMixin", "PreTrainedModel", "SchedulerMixin", "Wav2Vec2Config", "Wav2Vec2Model",
     "Wav2Vec2PreTrainedModel", "apply_forward_hook", "dispatch_attention_fn", "group_offload_device", "register_to_config",
-    "strict",
+    "rest_weights", "strict",
 ]

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ..checkpoints.files import weight_files
+from .resting import WeightFiles
 
 
 class Config(dict):
@@ -63,25 +64,38 @@ def register_to_config(init: Callable) -> Callable:
     return wrapped
 
 
-def _read_weights(paths: Iterable[Path]) -> dict[str, torch.Tensor]:
-    """Tensors that lie in the files, mapped, not read."""
-    tensors = {}
+def _read_weights(paths: Iterable[Path]) -> tuple[dict[str, torch.Tensor], dict[str, Path]]:
+    """Tensors that lie in the files, mapped, not read; and the file of each."""
+    tensors, places = {}, {}
     for path in paths:
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name) for name in file.keys()}
-    return tensors
+            places |= dict.fromkeys(file.keys(), path)
+    return tensors, places
 
 
 class LoadedModule(nn.Module):
     """A network whose weights come from safetensors beside its config.json."""
 
+    weight_files: WeightFiles | None = None
+
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        return self.weight_files.dtype if self.weight_files else next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return group_offload_device(self) or next(self.parameters()).device
+
+    def rest(self) -> None:
+        """Leave the weights in their files until they are used again; of networks on a CPU alone."""
+        if self.weight_files and self.device.type == "cpu":
+            self.weight_files.rest(self)
+
+    def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+        if self.weight_files and self.weight_files.is_resting:
+            self.weight_files.wake(self)
+        return super().state_dict(*arguments, **named)
 
     @classmethod
     def _from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -97,7 +111,7 @@ class LoadedModule(nn.Module):
         with torch.device("meta"):
             model = cls._from_settings(settings)
         names = [path.name for path in folder.iterdir()]
-        found = _read_weights(folder / name for name in weight_files(names, variant) or weight_files(names))
+        found, places = _read_weights(folder / name for name in weight_files(names, variant) or weight_files(names))
         expected = model.state_dict()
         report = {
             "missing_keys": sorted(set(expected) - set(found)), "unexpected_keys": sorted(set(found) - set(expected)),
@@ -105,6 +119,7 @@ class LoadedModule(nn.Module):
         if not any(report.values()):
             weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in found.items()}
             model.load_state_dict(weights, assign=True)
+            model.weight_files = WeightFiles(model, places, dtype)
         elif not output_loading_info:
             raise ValueError(f"{folder.name}: its weights do not fit its config.json")
         model.eval()
@@ -215,8 +230,17 @@ def apply_forward_hook(method: Callable) -> Callable:
     return method
 
 
-def group_offload_device(model: nn.Module) -> None:
-    """Nothing is offloaded."""
+def group_offload_device(model: nn.Module) -> torch.device | None:
+    """Where a network computes whose weights rest in their files; None for others."""
+    files = getattr(model, "weight_files", None)
+    return torch.device("cpu") if files is not None and files.is_resting else None
+
+
+def rest_weights(components: Iterable[Any]) -> None:
+    """Leave the weights of all networks in their files until they are used again."""
+    for network in components:
+        if isinstance(network, LoadedModule):
+            network.rest()
 
 
 def dispatch_attention_fn(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: Any) -> torch.Tensor:

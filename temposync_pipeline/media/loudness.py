@@ -3,7 +3,6 @@
 from functools import lru_cache
 
 import numpy as np
-from scipy import fft
 
 from .voice_activity import FRAME, SAMPLE_RATE, voiced_frames
 
@@ -63,7 +62,7 @@ def _kernel_spectrum() -> np.ndarray:
     kernel = -np.sinc(2 * _CUTOFF * time) * np.kaiser(len(time), 6)
     kernel /= -kernel.sum()
     kernel[_HALF_LENGTH] += 1
-    return fft.rfft(kernel, _FFT_LENGTH).astype(np.complex64)
+    return np.fft.rfft(kernel, _FFT_LENGTH).astype(np.complex64)
 
 
 def high_pass(samples: np.ndarray) -> np.ndarray:
@@ -73,7 +72,7 @@ def high_pass(samples: np.ndarray) -> np.ndarray:
     padded = np.pad(samples.astype(np.float32), (_HALF_LENGTH, _HALF_LENGTH), mode="edge") if len(samples) else np.zeros(0, np.float32)
     filtered = np.empty(len(samples), np.float32)
     for start in range(0, len(samples), step):
-        block = fft.irfft(fft.rfft(padded[start:start + _FFT_LENGTH], _FFT_LENGTH) * spectrum)
+        block = np.fft.irfft(np.fft.rfft(padded[start:start + _FFT_LENGTH], _FFT_LENGTH) * spectrum)
         filtered[start:start + step] = block[2 * _HALF_LENGTH:][:len(filtered) - start]
     return filtered
 

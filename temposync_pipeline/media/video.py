@@ -153,14 +153,21 @@ class VideoWriter:
         self._container.mux(self._video.encode(None))
         if self._sound:
             self._sound.finish(1 / self.fps)
-        self._container.close()
+        self._close()
         if self.complete:
             self.complete(self._temporary)
         os.replace(self._temporary, self.path)
 
+    def _close(self) -> None:
+        """Close the file, where that has not been done, and let go of the encoders, which hold much memory."""
+        container = vars(self).pop("_container", None)
+        self._video = self._sound = None
+        if container is not None:
+            container.close()
+
     def _discard(self) -> None:
         try:
-            self._container.close()
+            self._close()
         except Exception as error:  # The cause is already on its way up.
             logger.debug("closing an unfinished video: %s", error)
         self._temporary.unlink(missing_ok=True)

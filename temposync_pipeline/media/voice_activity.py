@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
-from scipy import fft
 
 SAMPLE_RATE = 16_000
 FRAME = SAMPLE_RATE // 50  # samples for which one judgement holds
@@ -69,7 +68,7 @@ def _spectra(samples: np.ndarray, first: int, last: int) -> np.ndarray:
     piece = samples[max(0, start):end].astype(np.float32)
     piece = np.pad(piece, (max(0, -start), end - max(0, start) - len(piece)))
     frames = np.lib.stride_tricks.sliding_window_view(piece, _WINDOW)[::FRAME]
-    return fft.rfft(frames * _analysis()[0])[:, :len(_analysis()[1])]
+    return np.fft.rfft(frames * _analysis()[0])[:, :len(_analysis()[1])]
 
 
 @lru_cache(maxsize=1)

@@ -36,7 +36,8 @@ class ResidualBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((channels, 1, 1), initial_scale))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.scale * self.conv2(F.silu(self.conv1(x)))
+        hidden = self.conv2(F.silu(self.conv1(x), inplace=not torch.is_grad_enabled()))
+        return (self.scale * hidden).add_(x)  # in place: large pictures are decoded in less time and memory
 
 
 def _stage(channels: int, blocks: int) -> list[nn.Module]:

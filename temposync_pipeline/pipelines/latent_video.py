@@ -51,13 +51,11 @@ _BYTES = ("photo", "audio")
 def autoencoder_hash(vae: AutoencoderTempoSync) -> str:
     """SHA-256 of an autoencoder's weights and normalisation, the same for float16 and float32 copies of the same checkpoint."""
     digest = hashlib.sha256(repr((vae.config.latents_mean, vae.config.latents_std)).encode())
-    offloaded = any(weight.is_meta for weight in vae.parameters())
-    if offloaded:
+    weights = vae.state_dict()
+    if any(weight.is_meta for weight in weights.values()):  # offloaded
         from accelerate.utils.modeling import get_state_dict_offloaded_model
 
         weights = get_state_dict_offloaded_model(vae)
-    else:
-        weights = vae.state_dict()
     for name, weight in sorted(weights.items()):
         digest.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

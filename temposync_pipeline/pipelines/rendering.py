@@ -32,7 +32,12 @@ def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, use_bfloat16:
     with inference_autocast(latents, use_bfloat16):
         # CPUs convolve this memory layout faster.
         pixels = vae.decode(latents.to(execution_device(vae)).contiguous(memory_format=torch.channels_last)).sample
-    return pixels.float().clamp(-1, 1).add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
+    return to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_levels(pixels: torch.Tensor) -> torch.Tensor:
+    """Float32 in 0..255 of pixels in [-1, 1], which it may write over."""
+    return pixels.float().clamp_(-1, 1).add_(1).mul_(127.5)
 
 
 class Renderer(Protocol):
@@ -103,7 +108,7 @@ class MotionRenderer:
             reference = cells_around(self._reference.to(latents.device))
             with inference_autocast(latents, use_bfloat16):
                 pixels = self.vae.inner_mouth(cells_around(latents[is_open]), reference, hidden[is_open].to(latents.dtype), self._seen)
-            pictures = pixels.float().clamp(-1, 1).add(1).mul(127.5).permute(0, 2, 3, 1).cpu().numpy()
+            pictures = to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
             for index, picture in zip(is_open.tolist(), pictures):
                 painted[index] = picture
         return painted

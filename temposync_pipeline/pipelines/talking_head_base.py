@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .. import startup
+from ..bases import rest_weights
 from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
 from ..face.life import LifeTracks, LivingPhoto
@@ -193,6 +195,12 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         """A bar as `set_progress_bar_config` wants it; not to show one concerns this call alone."""
         settings = getattr(self, "_progress_bar_config", {}) | ({} if shown else {"disable": True})
         return tqdm(total=total, **settings)
+
+    def _make_room(self) -> None:
+        """In a process that only makes videos, networks that have done their part make room; what is used again comes back by itself."""
+        if startup.lean and self.runtime == "torch":  # another one may still have to compile them
+            rest_weights(self.components.values())
+            startup.give_back()
 
     @contextmanager
     def _returning_models(self) -> Iterator[None]:

@@ -64,6 +64,7 @@ class ToFilePipeline(TalkingHeadBase):
         credentials = choose_credentials(provenance)
         audio = as_audio(audio_path)
         with self._returning_models():
+            self._make_room()
             for speech in self._listen(load_audio(audio)):
                 if speech is None:
                     yield "listening", 0, 0
@@ -74,6 +75,7 @@ class ToFilePipeline(TalkingHeadBase):
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
             origin = self._origin(portrait.photo, portrait.matrix)
             planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
+            self._make_room()
             writing = VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials))
             with writing as writer, closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
                 for patch in patches:

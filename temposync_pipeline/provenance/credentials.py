@@ -77,12 +77,20 @@ class Credentials(NamedTuple):
             signed.unlink(missing_ok=True)
 
 
+class LocalCredentials:
+    """The test certificate (`local_credentials`), looked for when something is to be signed: until then its libraries take no memory."""
+
+    def sign(self, path: Path, origin: "Origin", source: Path | None = None) -> None:
+        """See `Credentials.sign`."""
+        local_credentials().sign(path, origin, source)
+
+
 def is_available() -> bool:
     """Whether the libraries are installed that content credentials need."""
     return all(importlib.util.find_spec(name) is not None for name in ("c2pa", "cryptography"))
 
 
-def choose_credentials(provenance: bool | SigningKey) -> Credentials | None:
+def choose_credentials(provenance: bool | SigningKey) -> Credentials | LocalCredentials | None:
     """What signs a video: a certificate of the user's own, or the test certificate; None where nothing is to be signed, or nothing can be.
 
     Raises InvalidInputError for a certificate or key that cannot be used, or where the libraries are missing that would use them.
@@ -93,7 +101,7 @@ def choose_credentials(provenance: bool | SigningKey) -> Credentials | None:
         return None
     if isinstance(provenance, SigningKey):
         return load_credentials(provenance)
-    return local_credentials() if provenance else None
+    return LocalCredentials() if provenance else None
 
 
 def load_credentials(files: SigningKey) -> Credentials:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import __version__
 from ..media.planes import luma_of
-from .credentials import PRODUCT, Credentials
+from .credentials import PRODUCT, Credentials, LocalCredentials
 from .watermark import MovingMark, watermark
 
 NOTICE = "AI-generated"
@@ -44,7 +44,7 @@ class Origin:
         """The mark for a video in which the face moves; `photo` and `matrix` play no part."""
         return MovingMark(model_identifier(self.model, self.revision))
 
-    def signing(self, credentials: Credentials | None) -> Callable[[Path], None] | None:
+    def signing(self, credentials: Credentials | LocalCredentials | None) -> Callable[[Path], None] | None:
         """What puts content credentials into the finished file (`VideoWriter`'s `complete`)."""
         return None if credentials is None else partial(credentials.sign, origin=self)
 
