@@ -550,6 +550,19 @@ def write(name: str, text: str):
     return lambda folder: (folder / name).write_text(text)
 
 
+def shard(name: str, harm=lambda folder: None):
+    """The weights in a file of that name, which an index names, beside one that is found by its own name and never read."""
+
+    def move(folder: Path) -> None:
+        named = dict.fromkeys(load_file(folder / WEIGHTS), name)
+        (folder / "vae/model.safetensors").write_bytes((folder / WEIGHTS).read_bytes())
+        (folder / WEIGHTS).rename(folder / "vae" / name)
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": named}))
+        harm(folder)
+
+    return move
+
+
 VAE, SPEECH, SAMPLER = "vae/config.json", "viseme_classifier/config.json", "scheduler/scheduler_config.json"
 HARMS = {
     "55 truncated": (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-9]), "'vae' cannot be loaded"),
@@ -561,6 +574,10 @@ HARMS = {
     "56 pickle": (lambda folder: (folder / WEIGHTS).rename(folder / "vae/diffusion_pytorch_model.bin"), "'vae' are pickled"),
     "56 shard": (write("vae/model.safetensors.index.json", '{"weight_map": {"a": "../../a"}}'), "a shard outside its folder"),
     "56 absolute shard": (write("vae/model.safetensors.index.json", '{"weight_map": {"a": "/etc/passwd"}}'), "a shard outside its folder"),
+    "55 header of a shard": (shard("parts.safetensors", lambda folder: long_header(folder / "vae/parts.safetensors")), "a header of .* bytes, above the limit of 5000000"),
+    "55 shape of a shard": (shard("parts.safetensors", edit(VAE, encoder_channels=[8, 8, 8, 10**6])), r"its config.json wants \[1000000\]"),
+    "56 pickled shard": (shard("parts.bin"), "a shard that is no safetensors file"),
+    "56 no shards": (write("vae/model.safetensors.index.json", '{"weight_map": [1]}'), "no list of shards"),
     "56 unknown key": (edit(VAE, depth=3), "config.json: 'depth', which AutoencoderTempoSync does not know"),
     "56 another class": (edit(VAE, _class_name="AutoencoderKL"), "config.json: for a 'AutoencoderKL', expected a AutoencoderTempoSync"),
     "56 class from elsewhere": (edit("model_index.json", vae=["os", "system"]), "'vae' in model_index.json is"),
