@@ -51,7 +51,7 @@ from temposync_pipeline.app.studio import (
     viseme_table,
 )
 from temposync_pipeline.app.timeline import draw_timeline
-from temposync_pipeline.limits import MAX_PIXELS
+from temposync_pipeline.limits import MAX_PIXELS, PAGE_MAX_WAITING
 from temposync_pipeline.limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
 from temposync_pipeline.media.footage import ENDS
 
@@ -353,7 +353,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         if not IS_LENT:
             live_tab(studio, page)
     check_quietly(page)
-    return page.queue(max_size=16, default_concurrency_limit=1)
+    return page.queue(max_size=PAGE_MAX_WAITING, default_concurrency_limit=1)
 
 
 def live_tab(studio: Studio, page: gr.Blocks) -> None:

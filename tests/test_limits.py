@@ -29,6 +29,18 @@ def test_every_limit_is_documented_with_its_value():
     assert {name: float(value) for name, value in table.items()} == known
 
 
+def test_every_limit_that_a_message_names_stands_there():
+    named = set()
+    for path in (ROOT / "temposync_pipeline").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        imported = {name for line in re.findall(r"^from \.+limits import (.+)$", text, re.MULTILINE)
+                    for name in re.split(r", | as ", line)}
+        own = set(re.findall(r"limits? of \{([A-Z]\w+)", text)) | set(re.findall(r"limits of .* to \{([A-Z]\w+)", text))
+        assert own <= imported, path.name
+        named |= own
+    assert {"MAX_PIXELS", "MAX_RATE", "MAX_FRAMES", "MAX_LAYERS"} <= named
+
+
 def test_the_environment_overrides_a_limit(tmp_path, make_audio):
     audio = make_audio("a.wav", seconds=0.5)
     code, errors = command("generate", "--image", audio, "--audio", audio, "--output", tmp_path / "out.mp4",
