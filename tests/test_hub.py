@@ -19,6 +19,7 @@ from temposync_pipeline import InvalidInputError, TempoSyncDenoiser, TempoSyncPi
 from temposync_pipeline.checkpoints import bundled_path, checkpoint_folder
 from temposync_pipeline.checkpoints.hub import download_checkpoint
 from temposync_pipeline.pipelines.loading import component_classes, place_components
+from temposync_pipeline.pipelines.lora import add_lora, save_lora
 
 from .fake_hub import FakeHub
 from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
@@ -349,3 +350,28 @@ def test_exported_networks_are_fetched_for_those_who_ask(hub):
     (folder / "openvino" / "decoder.xml").resolve().write_bytes(b"<bad/>")
     with pytest.raises(InvalidInputError, match="openvino/decoder.xml: not the published"):
         download_checkpoint("org/name", [], extra=["openvino"])
+
+
+def test_adapters_of_the_hub_are_checked_like_weights(hub, tmp_path):
+    pytest.importorskip("peft")
+    denoiser, name = tiny_denoiser(), "pytorch_lora_weights.safetensors"
+    add_lora(denoiser, rank=2)
+    save_lora(denoiser, tmp_path)
+    content = (tmp_path / name).read_bytes()
+    hub.commit("org/name", {name: content, "inside/anna.safetensors": content})
+    for options in ({}, {"local_files_only": True}, {"subfolder": "inside", "weight_name": "anna.safetensors"}, {"revision": "main"}):
+        pipeline = tiny_pipeline()
+        pipeline.load_lora_weights("org/name", **options)
+        assert pipeline.get_active_adapters()
+    (download_checkpoint("org/name", [], extra=[name]) / name).resolve().write_bytes(content[::-1])
+    with pytest.raises(InvalidInputError, match=f"^org/name: {name}: not the published SHA-256"):
+        pipeline.load_lora_weights("org/name")
+    size = int.from_bytes(content[:8], "little")
+    hub.commit("org/name", {name: (size + 6_000_000).to_bytes(8, "little") + content[8:8 + size] + b" " * 6_000_000 + content[8 + size:]})
+    with pytest.raises(InvalidInputError, match=f"^{name}: a header of .* above the limit of 5000000"):
+        pipeline.load_lora_weights("org/name")
+    with pytest.raises(InvalidInputError, match="^name: no readable safetensors file of an adapter"):
+        pipeline.load_lora_weights("org/name", weight_name="missing.safetensors")
+    hub.stop()
+    with pytest.raises(ConnectionError, match="^org/name: "):
+        pipeline.load_lora_weights("org/name", revision="other")
