@@ -178,9 +178,8 @@ class DubbingPipeline(TalkingHeadPipeline):
             yield "portrait", 0, total
             dubbed = 0
             origin = Origin(self.model_name, self.model_revision, NOTHING, NOTHING)
-            source = footage.path if footage.path.suffix.lower() in (".mp4", ".m4v") else None
             mark = origin.moving_mark() if provenance else None
-            sign = None if credentials is None else partial(credentials.sign, origin=origin, source=source)
+            sign = None if credentials is None else partial(credentials.sign, origin=origin, source=footage.path)
             made = self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face)
             writing = VideoWriter(output_path, footage.rate, audio, origin.tags(), sign, footage.look, footage.tick)
             with writing as writer, closing(ahead(made, _half_chunk(sampling)) if self._can_overlap() else made) as frames:

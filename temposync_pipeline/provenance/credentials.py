@@ -34,6 +34,9 @@ _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED, EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 _SETTINGS = {"version": 1, "builder": {"thumbnail": {"enabled": False}}, "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 _TEST_DAYS = 3650
+_SOURCE = {"title": "source", "relationship": "parentOf"}
+# Containers in which C2PA looks for credentials, by their first bytes: a name may be any.
+_SIGNATURES = ((4, b"ftyp", "video/mp4"), (8, b"AVI ", "video/x-msvideo"), (0, b"GIF8", "image/gif"))
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
@@ -216,11 +219,26 @@ def _builder(origin: "Origin", source: Path | None) -> Any:
         builder.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.TRAINED_ALGORITHMIC_MEDIA)
     else:
         builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
-        with open(source, "rb") as file:
-            builder.add_ingredient({"title": "source", "relationship": "parentOf"}, "video/mp4", file)
+        _add_source(builder, source)
         action |= {"action": "c2pa.edited", "digitalSourceType": _SOURCE_TYPES + EDITED}
     builder.add_action(action)
     return builder
+
+
+def _add_source(builder: Any, source: Path) -> None:
+    """What the video was edited out of; of a format that C2PA cannot read, or a damaged file, without credentials that it may hold."""
+    import c2pa
+
+    with open(source, "rb") as file:
+        head = file.read(12)
+        known = [kind for place, mark, kind in _SIGNATURES if head[place:].startswith(mark)]
+        for kind in known:
+            file.seek(0)
+            with suppress(c2pa.C2paError):
+                builder.add_ingredient(_SOURCE, kind, file)
+                return
+        file.seek(0)
+        builder.add_ingredient(_SOURCE, "application/octet-stream", file)
 
 
 def read_credentials(path: str | PathLike) -> dict[str, Any]:
