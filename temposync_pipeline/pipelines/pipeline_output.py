@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -69,19 +68,21 @@ class TempoSyncPipelineOutput(BaseOutput):
         starts = np.arange(count) / self.fps if self.times is None else self.times
         ends = [*starts[1:], starts[-1] + 1 / self.fps]
         credentials = choose_credentials(provenance)
-        mark, signing = (origin.watermark() if provenance else None, origin.signing(credentials)) if origin else (None, None)
+        mark_of, signing = _no_mark, origin.signing(credentials) if origin else None
+        if origin and provenance:
+            mark_of = origin.marker()
         if Path(path).suffix.lower() == ".gif":
-            if mark is not None and self.times is None:
-                frames = map(partial(with_mark, mark=mark), frames)
+            frames = (frame if (mark := mark_of(frame)) is None else with_mark(frame, mark) for frame in frames)
             _write_gif(Path(path), frames, ends, tags.get("comment", ""), signing)
             return
         with VideoWriter(path, self.fps, self.audio, tags, signing, tick=None if self.times is None else TICK) as writer:
             for frame, start, end in zip(frames, starts, ends):
+                planes = to_planes(frame, mark_of(frame))
                 if self.times is None:
-                    writer.write_planes(to_planes(frame, mark))
+                    writer.write_planes(planes)
                 else:
                     start, end = (Fraction(float(moment)).limit_denominator(10**6) for moment in (start, end))
-                    writer.write_planes(to_planes(frame), start, end - start)
+                    writer.write_planes(planes, start, end - start)
 
     def save_latents(self, path: str | PathLike) -> None:
         """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
@@ -105,6 +106,10 @@ class TempoSyncBatchOutput(BaseOutput):
             raise InvalidInputError(f"{len(self.videos)} videos need a list of {len(self.videos)} paths")
         for video, path in zip(self.videos, paths):
             video.save(path, provenance)
+
+
+def _no_mark(frame: np.ndarray) -> None:
+    """What nothing is known of bears none."""
 
 
 def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:

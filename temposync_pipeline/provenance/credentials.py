@@ -11,6 +11,7 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -229,7 +230,7 @@ def _add_source(builder: Any, source: Path) -> None:
     """What the video was edited out of; of a format that C2PA cannot read, or a damaged file, without credentials that it may hold."""
     import c2pa
 
-    with open(source, "rb") as file:
+    with open(source, "rb") if source.is_file() else BytesIO() as file:  # it may be gone by now
         head = file.read(12)
         known = [kind for place, mark, kind in _SIGNATURES if head[place:].startswith(mark)]
         for kind in known:
