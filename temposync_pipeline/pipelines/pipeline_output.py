@@ -1,7 +1,6 @@
 """What the pipelines return."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +13,7 @@ from PIL import Image
 
 from ..bases import BaseOutput
 from ..errors import InvalidInputError
-from ..files import unfinished
+from ..files import whole_file
 from ..media.audio import AudioSource
 from ..media.planes import to_planes, with_mark
 from ..media.video import VideoWriter
@@ -127,15 +126,11 @@ def _write_gif(
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
     # A GIF counts hundredths of a second: rounding each frame's end, not its length, keeps the time.
     ends = [0, *(round(100 * end) for end in ends)]
-    temporary = unfinished(path, ".gif")
-    try:
+    with whole_file(path, ".gif") as temporary:
         pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0, comment=comment.encode(),
                          duration=[10 * (end - start) for start, end in zip(ends, ends[1:])])
         if complete:
             complete(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _to_uint8(frame: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
