@@ -1,5 +1,6 @@
 """The Hub, over real HTTP: loading, publishing, and everything that breaks on the way."""
 
+import errno
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from temposync_pipeline.pipelines.loading import component_classes, place_compon
 from temposync_pipeline.pipelines.lora import add_lora, save_lora
 
 from .fake_hub import FakeHub
+from .test_faults import largest_file
 from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -375,3 +377,12 @@ def test_adapters_of_the_hub_are_checked_like_weights(hub, tmp_path):
     hub.stop()
     with pytest.raises(ConnectionError, match="^org/name: "):
         pipeline.load_lora_weights("org/name", revision="other")
+
+
+def test_a_full_disk_ends_a_download_and_the_next_one_is_whole(hub):
+    """57: the disk's own words, and nothing half-fetched passes for whole."""
+    content = hub.files("org/name")[WEIGHTS]
+    with pytest.raises(OSError) as error, largest_file(len(content) // 2):
+        checkpoint_folder("org/name", ["vae"])
+    assert error.value.errno == errno.EFBIG and not isinstance(error.value, ConnectionError)
+    assert (checkpoint_folder("org/name", ["vae"]) / WEIGHTS).read_bytes() == content
