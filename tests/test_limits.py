@@ -29,6 +29,18 @@ def test_every_limit_is_documented_with_its_value():
     assert {name: float(value) for name, value in table.items()} == known
 
 
+def test_every_promise_names_tests_that_exist():
+    promises = re.search(r"^## Promises\n(.*?)^## ", (ROOT / "SECURITY.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[1]
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    each = re.split(r"^\d+\. ", promises, flags=re.MULTILINE)[1:]
+    assert len(each) >= 8
+    for promise in each:
+        names, files = re.findall(r"`(test_\w+)`", promise), re.findall(r"\b(?:tests|docs/results)/\w+\.\w+", promise)
+        assert names or files, promise
+        assert all(f"def {name}(" in tests for name in names), promise
+        assert all((ROOT / file).exists() for file in files if (ROOT / file).parent.exists()), promise  # the source archive has no docs
+
+
 def test_every_limit_that_a_message_names_stands_there():
     named = set()
     for path in (ROOT / "temposync_pipeline").rglob("*.py"):

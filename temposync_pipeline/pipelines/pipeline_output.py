@@ -62,14 +62,14 @@ class TempoSyncPipelineOutput(BaseOutput):
         check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
-        frames, origin, count = map(_to_uint8, self.frames), self.origin, len(self.frames)
+        origin, count = self.origin, len(self.frames)
+        frames: Iterator[np.ndarray] = map(_to_uint8, self.frames)
         tags = origin.tags() if origin else {}
         starts = np.arange(count) / self.fps if self.times is None else self.times
         ends = [*starts[1:], starts[-1] + 1 / self.fps]
         credentials = choose_credentials(provenance)
-        mark_of, signing = _no_mark, origin.signing(credentials) if origin else None
-        if origin and provenance:
-            mark_of = origin.marker()
+        mark_of = origin.marker() if origin and provenance else _no_mark
+        signing = origin.signing(credentials) if origin else None
         if Path(path).suffix.lower() == ".gif":
             frames = (frame if (mark := mark_of(frame)) is None else with_mark(frame, mark) for frame in frames)
             _write_gif(Path(path), frames, ends, tags.get("comment", ""), signing)
@@ -107,8 +107,9 @@ class TempoSyncBatchOutput(BaseOutput):
             video.save(path, provenance)
 
 
-def _no_mark(frame: np.ndarray) -> None:
+def _no_mark(frame: np.ndarray) -> np.ndarray | None:
     """What nothing is known of bears none."""
+    return None
 
 
 def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
