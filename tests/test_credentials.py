@@ -64,8 +64,9 @@ def test_a_changed_file_is_no_longer_vouched_for(tmp_path):
     (tmp_path / "a.mp4").write_bytes(content)
     found = read_credentials(tmp_path / "a.mp4")
     assert (found["found"], found["state"]) == (False, "Invalid")
-    (tmp_path / "text.mp4").write_text("no video")
-    assert read_credentials(tmp_path / "text.mp4") == {"found": False, "state": "unreadable"}
+    (tmp_path / "cut.mp4").write_bytes(content[:40])
+    assert read_credentials(tmp_path / "cut.mp4") == {"found": False, "state": "unreadable"}
+    assert read_credentials(clip(tmp_path / "a.mkv")) == {"found": False, "state": "none"}  # none can be in such a file
 
 
 def test_the_test_certificate_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):

@@ -14,12 +14,11 @@ from functools import lru_cache
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from .. import __version__
 from ..errors import InvalidInputError
 from ..files import cache_folder, unfinished
-from ..media.gif import is_gif
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -231,15 +230,19 @@ def _add_source(builder: Any, source: Path) -> None:
     import c2pa
 
     with open(source, "rb") if source.is_file() else BytesIO() as file:  # it may be gone by now
-        head = file.read(12)
-        known = [kind for place, mark, kind in _SIGNATURES if head[place:].startswith(mark)]
-        for kind in known:
-            file.seek(0)
+        if kind := _kind_of(file):
             with suppress(c2pa.C2paError):
                 builder.add_ingredient(_SOURCE, kind, file)
                 return
         file.seek(0)
         builder.add_ingredient(_SOURCE, "application/octet-stream", file)
+
+
+def _kind_of(file: BinaryIO) -> str | None:
+    """The media type by which c2pa knows a container; None for those that hold no credentials."""
+    head = file.read(12)
+    file.seek(0)
+    return next((kind for place, mark, kind in _SIGNATURES if head[place:].startswith(mark)), None)
 
 
 def read_credentials(path: str | PathLike) -> dict[str, Any]:
@@ -256,8 +259,9 @@ def read_credentials(path: str | PathLike) -> dict[str, Any]:
 
     try:
         with open(path, "rb") as file, _context() as context:
-            reader = c2pa.Reader.try_create("image/gif" if is_gif(path) else "video/mp4", file, context=context)
-            if reader is None:
+            kind = _kind_of(file)
+            reader = kind and c2pa.Reader.try_create(kind, file, context=context)
+            if not reader:
                 return {"found": False, "state": "none"}
             with reader:
                 return _summary(reader.get_active_manifest() or {}, reader.get_validation_state())
