@@ -60,6 +60,8 @@ def test_adapters_are_loaded_scaled_fused_and_unloaded(pipeline, adapter):
     pipeline.fuse_lora()
     assert torch.allclose(latents(pipeline), changed, atol=1e-3)
     pipeline.unfuse_lora()
+    pipeline.load_lora_weights(adapter, adapter_name=pipeline.get_active_adapters()[0], hotswap=True)  # beside a layer that has one
+    assert torch.allclose(latents(pipeline), changed, atol=1e-3)
     pipeline.disable_lora()
     assert torch.allclose(latents(pipeline), plain, atol=1e-3)
 
@@ -95,7 +97,7 @@ def test_what_is_no_adapter_of_this_denoiser_is_refused_in_one_sentence(pipeline
     save_file(tensors | {f"{first.partition('.lora_')[0]}.lora_magnitude_vector": torch.ones(2)}, tmp_path / "dora.safetensors")
     (tmp_path / "text.safetensors").write_text("text")
     (tmp_path / "pickle.bin").write_bytes(b"\x80\x04.")
-    for name, message in (("deeper", "this one has no down_fine.1"), ("wider", "other sizes"), ("other.safetensors", "not a LoRA adapter"),
+    for name, message in (("deeper", "no layer 'down_fine.1"), ("wider", "other sizes"), ("other.safetensors", "not a LoRA adapter"),
                           ("nan.safetensors", "not finite"), ("whole.safetensors", "not finite"), ("half.safetensors", "other sizes"),
                           ("dora.safetensors", "not a LoRA adapter"), ("text.safetensors", "no readable"), ("pickle.bin", "no readable"),
                           ("missing", "no readable")):

@@ -87,7 +87,7 @@ class LoraLoaderMixin(LoraBaseMixin):
         tensors, metadata = self.lora_state_dict(source, **options)
         denoiser: torch.nn.Module = self.denoiser  # type: ignore[attr-defined]
         try:
-            settings = _peft_settings(_ranks(tensors, denoiser.state_dict()), {} if metadata is None else metadata)
+            settings = _peft_settings(_ranks(tensors, denoiser), {} if metadata is None else metadata)
         except ValueError as error:
             raise InvalidInputError(f"{label}: {error}") from error
         try:
@@ -137,8 +137,8 @@ def _adapter_file(
     return folder / inside
 
 
-def _ranks(tensors: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """{layer: rank} of an adapter; raises ValueError where it does not fit the denoiser that has these weights."""
+def _ranks(tensors: Mapping[str, torch.Tensor], denoiser: torch.nn.Module) -> dict[str, int]:
+    """{layer: rank} of an adapter; raises ValueError where it does not fit the denoiser."""
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         match = _TENSOR.fullmatch(name)
@@ -151,15 +151,29 @@ def _ranks(tensors: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tens
         raise ValueError("not a LoRA adapter of a TempoSync denoiser")
     ranks = {}
     for layer, pair in parts.items():
-        weight = weights.get(f"{layer}.weight", weights.get(f"{layer}.base_layer.weight"))
-        if weight is None:
-            raise ValueError(f"made for another denoiser, this one has no {layer}")
+        shape = _weight_shape(denoiser, layer)
+        if len(shape) < 2:
+            raise ValueError(f"made for another denoiser, this one has no layer {ascii(layer)[:60]} to adapt")
         rank = len(pair["A"]) if "A" in pair and pair["A"].ndim else 0
-        sizes = {"A": (rank, *weight.shape[1:]), "B": (weight.shape[0], rank, *[1] * (weight.ndim - 2))}
+        sizes = {"A": (rank, *shape[1:]), "B": (shape[0], rank, *[1] * (len(shape) - 2))}
         if not rank or {part: tuple(tensor.shape) for part, tensor in pair.items()} != sizes:
             raise ValueError("made for another denoiser, whose layers have other sizes")
         ranks[layer] = rank
     return ranks
+
+
+def _weight_shape(denoiser: torch.nn.Module, layer: str) -> tuple[int, ...]:
+    """Of a layer that may have an adapter already, and be quantised; () where there is no such layer."""
+    try:
+        module = denoiser.get_submodule(layer)
+    except AttributeError:
+        return ()
+    if {"base_layer", "lora_A", "lora_B"} & {*layer.split(".")}:
+        return ()
+    module = getattr(module, "base_layer", module)
+    if isinstance(module, torch.nn.Linear):
+        return module.out_features, module.in_features
+    return tuple(getattr(module, "weight", torch.empty(())).shape)
 
 
 def _peft_settings(ranks: Mapping[str, int], metadata: Any) -> dict[str, Any]:
