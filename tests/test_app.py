@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import gradio as gr
 import httpx
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from PIL import Image
 
 import app
 from temposync_pipeline.app import studio as studio_module
+from temposync_pipeline.app.answers import plain_errors
 from temposync_pipeline.app.memory import UNREAD_SECONDS, Housekeeping
 from temposync_pipeline.app.status import draw_status
 from temposync_pipeline.app.studio import STAGES, Progress, Studio
@@ -349,7 +351,7 @@ def test_the_log_holds_no_name(monkeypatch, capsys):
     app.set_up_log()
     logging.getLogger("temposync_pipeline.media.audio").warning("%s: truncated", "anna.wav")
     for error in (RuntimeError("anna.wav"), OSError(5, "Input/output error", "/uploads/anna.wav")):
-        with pytest.raises(app.gr.Error) as shown, app.plain_errors():
+        with pytest.raises(gr.Error) as shown, plain_errors():
             raise error
         assert "anna" not in str(shown.value)
     log = capsys.readouterr().err

@@ -11,6 +11,7 @@ from temposync_pipeline.media.video import FPS, VideoWriter
 from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.training.face_cache import FaceCache
 from temposync_pipeline.training.face_latents import FaceLatentsWriter, add_portrait, add_talker, portrait_landmarks
+from temposync_pipeline.training.latents import HeardVisemes
 
 from .test_whole_face import face, nodding
 from .tiny_components import MEDIA, picture, tiny_vae, tiny_viseme_classifier
@@ -88,3 +89,13 @@ def test_portraits_without_a_face_have_no_landmarks(tmp_path):
     np.savez(tmp_path / "portraits.npz", names=["found.jpg", "lost.jpg"], landmarks=np.stack([2 * face() + 9, np.full((131, 2), np.nan)]))
     (name, points), = portrait_landmarks(tmp_path / "portraits.npz")
     assert name == "found" and np.allclose(points, face(), atol=0.01)
+
+
+def test_a_sequence_is_heard_by_one_of_several_classifiers(clip, tmp_path):
+    """`training.latents`: what learns from the cache depends on none of them."""
+    classifiers = [tiny_viseme_classifier(), tiny_viseme_classifier()]
+    torch.nn.init.normal_(classifiers[1].head.bias)
+    visemes = HeardVisemes(classifiers, [clip])
+    heard = [classifier.predict(load_sound(clip), LENGTH, FPS) for classifier in classifiers]
+    looks = [[np.array_equal(look, each) for each in heard] for look in (visemes["talker"] for _ in range(20))]
+    assert "talker" in visemes and all(sum(look) == 1 for look in looks) and 0 < sum(look[0] for look in looks) < 20

@@ -14,7 +14,7 @@ from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifie
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.training.denoising import told_of_lips
 from temposync_pipeline.training.lip_corpus import MAX_FRAMES, Recording, hear, load_recordings, save_recordings
-from temposync_pipeline.training.lips import Config, RecordingSampler, motion_loss, performer_curves, shut_lips, train
+from temposync_pipeline.training.lips import Config, RecordingSampler, motion_loss, performer_curves, scaled, shut_lips, train
 from tests.test_viseme_classifier import TINY
 from tests.tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
@@ -177,6 +177,14 @@ def test_the_stage_learns_what_the_hidden_state_says(tmp_path):
     item = load_recordings(tmp_path / "talkers_val.npz")[0]
     predicted = saved.predict(Hearing(item.visemes, item.hidden, item.loudness))
     assert predicted.shape == item.motion.shape and np.corrcoef(predicted[:, OPENING], item.motion[:, OPENING])[0, 1] > 0.8
+
+
+def test_motion_is_scaled_and_rest_stays_at_rest():
+    network = LipMotion(hidden_channels=8, channels=16, num_layers=1).eval()
+    heard = torch.randn(1, 9, 8), torch.zeros(1, 9), torch.full((1, 9, 15), 1 / 15)
+    before = network(*heard)
+    torch.testing.assert_close(scaled(network, 0.5)(*heard), before / 2)
+    assert torch.equal(network(*heard), before)
 
 
 def test_a_missing_performer_is_named(tmp_path):

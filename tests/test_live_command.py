@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from temposync_pipeline import cli
 from temposync_pipeline.commands.live import Clock, SampleFormat, read_file, read_samples
 from temposync_pipeline.media.live_video import LiveVideoWriter
 from temposync_pipeline.media.planes import to_planes
+from temposync_pipeline.pipelines.live import LiveSession
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 
 from .tiny_components import picture, spoken, tiny_pipeline
@@ -89,6 +92,22 @@ def test_ctrl_c_ends_the_video_and_keeps_it(folder, monkeypatch):
     monkeypatch.setattr("temposync_pipeline.commands.live.read_file", interrupted)
     assert run("--image", folder / "portrait.png", "--audio", folder / "speech.wav", "--output", folder / "live.mp4") == 0
     assert len(decoded(io.BytesIO((folder / "live.mp4").read_bytes()))[0]) == 10
+
+
+def test_ctrl_c_in_the_middle_of_the_work_loses_no_frame(folder, monkeypatch):
+    push = LiveSession.push
+
+    def interrupted(session, samples, rate):
+        frames = push(session, samples, rate)
+        if frames:  # made, and not yet written
+            os.kill(os.getpid(), signal.SIGINT)
+        return frames
+
+    monkeypatch.setattr(LiveSession, "push", interrupted)
+    assert run("--image", folder / "portrait.png", "--audio", folder / "speech.wav", "--output", folder / "live.mp4") == 0
+    frames, sound = decoded(io.BytesIO((folder / "live.mp4").read_bytes()))
+    # Chunks of 3 frames, 5 of look-ahead: what has been heard when the first of them is there.
+    assert len(frames) == 8 and len(sound) == pytest.approx(8 * RATE / 25, abs=2048)
 
 
 @pytest.mark.parametrize("arguments, message", [

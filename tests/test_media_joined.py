@@ -1,5 +1,6 @@
 """Recordings whose files were simply joined, broken off, or given headers that lie: all that is there is heard, and nothing else."""
 
+import io
 import struct
 from functools import partial
 
@@ -89,3 +90,66 @@ def test_a_header_that_points_before_the_beginning(make_audio, capfd):
         except InvalidAudioError:
             pass
     assert "Traceback" not in capfd.readouterr().err
+
+
+# Where a header tells the length of the sound: (file, codec, name of the chunk, bytes from there to the size, its form, added to the size).
+SIZES = [("a.aiff", "pcm_s16be", b"SSND", 4, ">I", 8), ("a.w64", "pcm_s16le", b"data\xf3", 16, "<Q", 24),
+         ("a.caf", "pcm_s16le", b"data", 4, ">Q", 4)]
+
+
+@pytest.mark.parametrize(("name", "codec", "chunk", "place", "form", "more"), SIZES, ids=[size[0] for size in SIZES])
+@pytest.mark.parametrize("share", ["a quarter", "nothing", "unknown"])
+def test_a_header_that_covers_less_than_there_is(make_audio, caplog, share, name, codec, chunk, place, form, more):
+    path = make_audio(name, seconds=4, codec=codec)
+    content, sound = bytearray(path.read_bytes()), load_audio(path).samples
+    announced = {"a quarter": 32_000 + more, "nothing": 0, "unknown": 2_000_000_000}[share]
+    struct.pack_into(form, content, content.index(chunk) + place, announced)
+    path.write_bytes(content)
+    assert np.array_equal(load_audio(path).samples, sound)
+    said = [f"{name}: the header speaks of 32000 bytes of sound, 128000 are there and were read"]
+    assert [record.getMessage() for record in caplog.records] == (said if share == "a quarter" else [])
+
+
+@pytest.mark.parametrize(("name", "codec", "after"), [
+    ("a.aiff", "pcm_s16be", b"ANNO" + struct.pack(">I", 20_000) + 20_000 * b"x"),
+    ("a.caf", "pcm_s16le", b"free" + struct.pack(">q", 20_001) + 20_001 * b"x")])
+def test_chunks_behind_the_sound_are_no_sound(make_audio, caplog, name, codec, after):
+    path = make_audio(name, seconds=2, codec=codec)
+    path.write_bytes(path.read_bytes() + after)
+    assert load_audio(path).duration == 2 and not caplog.records
+
+
+def test_an_au_whose_length_is_not_known(make_audio, caplog):
+    path = make_audio("a.au")
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + bytes(4) + content[12:])
+    assert load_audio(path).duration == 1 and not caplog.records
+
+
+class Pipe(io.RawIOBase):
+    """What is written can only be added to."""
+
+    def __init__(self):
+        self.content = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.content += bytes(data)
+        return len(data)
+
+
+@pytest.mark.parametrize(("name", "codec"), [
+    ("a.aiff", "pcm_s16be"), ("a.w64", "pcm_s16le"), ("a.caf", "pcm_s16le"), ("a.au", "pcm_s16be"), ("a.wav", "pcm_s16le")])
+def test_what_ffmpeg_writes_into_a_pipe(tmp_path, caplog, name, codec):
+    """The first two it cannot read itself: their headers say 0."""
+    pipe = Pipe()
+    with av.open(pipe, "w", format=name[2:]) as container:
+        stream = container.add_stream(codec, rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.full((1, 16_000), 1000, np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame) + stream.encode(None))
+    (tmp_path / name).write_bytes(pipe.content)
+    audio = load_audio(tmp_path / name)
+    assert audio.duration == 1 and np.allclose(audio.samples, 1000 / 2**15) and not caplog.records

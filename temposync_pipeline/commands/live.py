@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -135,7 +136,7 @@ def run(
             try:
                 for piece, _ in pieces:
                     samples += len(piece)
-                    with clock.working(samples / rate):
+                    with interrupts_held(), clock.working(samples / rate):
                         sound = to_mono(piece, rate)
                         writer.hear(sound)
                         write(session.push(sound, rate))
@@ -149,6 +150,19 @@ def run(
     seconds = max(samples / rate, 1e-9)
     return {"frames": writer.num_frames, "fps": session.fps, "seconds": writer.num_frames / session.fps,
             "real_time_factor": clock.busy / seconds, **({"latency_ms": clock.latency()} if timed else {})}
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C takes effect at its end: frames under way are neither lost nor half written."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 class Clock:

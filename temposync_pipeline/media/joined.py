@@ -9,7 +9,9 @@ import re
 from itertools import pairwise
 from typing import BinaryIO
 
-from .wav import Spliced, wav_files
+from .chunked import with_true_size
+from .spliced import Spliced
+from .wav import wav_files
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +33,20 @@ _LONGEST = 60
 
 
 def sound_files(file: BinaryIO, name: str, report: bool = True) -> list[BinaryIO]:
-    """The files in `file`, each as one of its own, with a true header where it is a WAV; mostly that is `file` itself.
+    """The files in `file`, each as one of its own, with a header that covers its sound; mostly that is `file` itself.
 
-    Logs, unless `report` is False, that there are several, and what is said by `wav.wav_files`.
+    Logs, unless `report` is False, that there are several, and what `wav.wav_files` and `chunked.with_true_size` say.
     """
     if files := wav_files(file, name, report):
         return files
     starts = _find_starts(file)
     if len(starts) < 2:
         file.seek(0)
-        return [file]
+        return [with_true_size(file, name, report)]
     if report:
         logger.warning("%s: %d recordings in one file; all of them were read", name, len(starts))
-    return [Spliced(b"", file, first, last - first) for first, last in pairwise([*starts, file.seek(0, 2)])]  # type: ignore[misc]
+    parts = [Spliced(b"", file, first, last - first) for first, last in pairwise([*starts, file.seek(0, 2)])]
+    return [with_true_size(part, name, report=False) for part in parts]  # type: ignore[arg-type]
 
 
 def _find_starts(file: BinaryIO) -> list[int]:

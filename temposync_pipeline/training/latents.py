@@ -5,7 +5,8 @@
 
 DATA holds talkers' clips (`.../<talker>/<name>.mpg`), LABELS their landmarks (examples/label_faces.py), PORTRAITS the portraits made to
 speak (examples/retarget_portraits.py), FILMED, where given, those of its option --talkers; --visemes and --vae are the folders of
-trained networks, or of a checkpoint.  Sound that is late is moved (`metrics.offset`).  Writes `{talkers,portraits}_{train,val}.safetensors`
+trained networks, or of a checkpoint.  With several --visemes each sequence is heard by one of them, so that what learns from it depends on
+none.  Sound that is late is moved (`metrics.offset`).  Writes `{talkers,portraits}_{train,val}.safetensors`
 and `filmed_train.safetensors`.
 
 Without labels of another tool, `training.clip_latents` does the same with the bundled networks.
@@ -38,10 +39,20 @@ VISEME_WINDOW = 11
 TRAINING_STRIDE = 2
 
 
-def predict_visemes(classifier: VisemeClassifier, clips: list[Clip]) -> dict[str, np.ndarray]:
-    """Probabilities [T, 15] by clip id."""
-    return {clip.id: classifier.predict(load_sound(clip), len(load_landmarks(clip.landmarks)), FPS)
-            for clip in tqdm(clips, desc="visemes")}
+class HeardVisemes:
+    """Probabilities [T, 15] by clip id, at each look those of one of the classifiers."""
+
+    def __init__(self, classifiers: list[VisemeClassifier], clips: list[Clip], seed: int = 0):
+        self.generator = np.random.default_rng(seed)
+        self.by_clip = {clip.id: [classifier.predict(load_sound(clip), len(load_landmarks(clip.landmarks)), FPS)
+                                  for classifier in classifiers] for clip in tqdm(clips, desc="visemes")}
+
+    def __contains__(self, clip_id: str) -> bool:
+        return clip_id in self.by_clip
+
+    def __getitem__(self, clip_id: str) -> np.ndarray:
+        heard = self.by_clip[clip_id]
+        return heard[self.generator.integers(len(heard))]
 
 
 def balanced_repeats(clips: list[Clip]) -> dict[str, int]:
@@ -51,7 +62,7 @@ def balanced_repeats(clips: list[Clip]) -> dict[str, int]:
     return {talker: round((most / count) ** 0.5) for talker, count in clips_of.items()}
 
 
-def cache_talkers(vae: AutoencoderTempoSync, clips: list[Clip], visemes: dict[str, np.ndarray], lips: dict[str, np.ndarray],
+def cache_talkers(vae: AutoencoderTempoSync, clips: list[Clip], visemes: HeardVisemes, lips: dict[str, np.ndarray],
                   split: str, output: Path) -> None:
     writer = LatentCacheWriter(vae)
     clips = [clip for clip in clips if clip.split == split]
@@ -70,7 +81,7 @@ def cache_talkers(vae: AutoencoderTempoSync, clips: list[Clip], visemes: dict[st
 
 
 def cache_portraits(
-    vae: AutoencoderTempoSync, folder: Path, visemes: dict[str, np.ndarray], lips: dict[str, np.ndarray], split: str, output: Path,
+    vae: AutoencoderTempoSync, folder: Path, visemes: HeardVisemes, lips: dict[str, np.ndarray], split: str, output: Path,
     name: str = "portraits", seed: int = 0,
 ) -> None:
     """Half of the portraits are mirrored: the talkers' one-sided habits and the photographs' key light must not become a rule."""
@@ -95,20 +106,22 @@ def cache_portraits(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data", "labels", "portraits", "visemes", "vae", "output"):
+    for name in ("data", "labels", "portraits", "vae", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--visemes", type=Path, required=True, action="append")
     parser.add_argument("--filmed", type=Path)
     parser.add_argument("--without", action="append", default=[], metavar="CLIP_ID", help="leave a clip out")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=["talkers_train", "talkers_val", "portraits_train", "portraits_val"], action="append")
     arguments = parser.parse_args()
     vae = load_encoder(arguments.vae, arguments.device, subfolder="vae" if (arguments.vae / "vae").is_dir() else None)
-    classifier = load_component(VisemeClassifier, str(arguments.visemes), "viseme_classifier", torch.device(arguments.device))
+    classifiers = [load_component(VisemeClassifier, str(folder), "viseme_classifier", torch.device(arguments.device))
+                   for folder in arguments.visemes]
     arguments.output.mkdir(parents=True, exist_ok=True)
     clips = [clip for clip in build_manifest(arguments.data, landmarks=arguments.labels)
              if clip.landmarks is not None and clip.id not in arguments.without]
     clips = correct_clips(clips, BUNDLED[0], print)
-    visemes, lips = predict_visemes(classifier, clips), lip_tracks(clips)
+    visemes, lips = HeardVisemes(classifiers, clips), lip_tracks(clips)
     for split in ("val", "train"):
         if not arguments.only or f"talkers_{split}" in arguments.only:
             cache_talkers(vae, clips, visemes, lips, split, arguments.output)

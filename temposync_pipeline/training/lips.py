@@ -49,6 +49,8 @@ class Config(LoopConfig):
     shut_weight: float = 4.0
     # Share of the samples in which nothing but visemes is known: those that a user writes by hand.
     visemes_only: float = 0.1
+    # What the motion of the network that is written is multiplied by; the figures are those without it.
+    motion_scale: float = 1.0
 
 
 class LipModel(nn.Module):
@@ -106,6 +108,15 @@ def performer_curves(recordings: list[Recording]) -> list[Recording]:
     return [Recording(item.hidden, item.loudness, item.visemes, ((item.motion - mean)[:, moving] / std[moving])) for item in recordings]
 
 
+@torch.no_grad()
+def scaled(lip_motion: LipMotion, factor: float) -> LipMotion:
+    """The same network whose motion is `factor` times as large."""
+    copied = copy.deepcopy(lip_motion)
+    for parameter in copied.head.parameters():
+        parameter.mul_(factor)
+    return copied
+
+
 @torch.inference_mode()
 def lip_figures(lip_motion: LipMotion, recordings: list[Recording]) -> dict[str, float]:
     """Mean over recordings of the correlation and the amplitude (ratio of deviations) of the lip opening."""
@@ -149,4 +160,5 @@ def train(config: Config) -> dict[str, float]:
 
     return train_loop(config, accelerator, model, copy.deepcopy(model), compute_losses,
                       lambda average: lip_figures(average.lip_motion, held_out) if held_out else {},
-                      lambda average: save_weights(average.lip_motion, Path(config.output) / "lip_motion"), generators=[generator])
+                      lambda average: save_weights(scaled(average.lip_motion, config.motion_scale), Path(config.output) / "lip_motion"),
+                      generators=[generator])
