@@ -30,6 +30,7 @@ from temposync_pipeline.app.memory import set_up_memory
 from temposync_pipeline.app.portrait_tab import portrait_tab
 from temposync_pipeline.app.server import LAUNCH, serve_until_told, set_up_log
 from temposync_pipeline.app.studio import Studio
+from temposync_pipeline.limits import PAGE_MAX_WAITING
 
 MEDIA = Path(__file__).parent / "examples" / "media"
 EXAMPLES = [[str(MEDIA / portrait), str(MEDIA / speech)] for portrait, speech in (
@@ -52,7 +53,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         if not IS_LENT:
             live_tab(studio, page)
     check_quietly(page)
-    return page.queue(max_size=16, default_concurrency_limit=1)
+    return page.queue(max_size=PAGE_MAX_WAITING, default_concurrency_limit=1)
 
 
 def main() -> None:

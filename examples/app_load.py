@@ -1,11 +1,12 @@
 """Many programs at once against a running app: is everyone served or told to wait, and does the server's memory stay flat?
 
     python app.py &
-    python examples/app_load.py --pid $! --clients 12 --requests 1000 --abuse 0.4
+    python examples/app_load.py --pid $! --clients 12 --warm_up 300 --requests 1000 --abuse 0.4 --rest 80
 
 With `--abuse`, so large a share of the visitors misbehaves: uploads that trickle in, are too large or are not what they say they are,
 visitors that leave amid their video, and some that ask for files that are not theirs. Prints one JSON line: answers by kind, seconds a
-well-behaved visit, the server's resident memory in MB after each tenth of the requests, and files that are left in its `--folder`
+well-behaved visit, the server's resident memory in MB after each tenth of the requests, how much larger it is after them than before,
+both times after `--rest` seconds without a request (visits are remembered for a minute), and files that are left in its `--folder`
 (GRADIO_TEMP_DIR) that are not an upload or a video.
 """
 
@@ -124,6 +125,8 @@ def main() -> None:
     parser.add_argument("--pid", type=int, required=True, help="of the server")
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--warm_up", type=int, default=0, help="requests before those that count")
+    parser.add_argument("--rest", type=float, default=0.0, help="seconds without a request before memory is compared")
     parser.add_argument("--seconds", type=float, default=0.4, help="of speech")
     parser.add_argument("--portrait", type=Path, default=MEDIA / "portrait_woman.jpg")
     parser.add_argument("--abuse", type=float, default=0.0, help="share of visitors that misbehave, 0 to 1")
@@ -147,10 +150,19 @@ def main() -> None:
                     memory.append(round(server.memory_info().rss / 2**20, 1))
             return answer
 
+        def at_rest() -> float:
+            time.sleep(options.rest)
+            return server.memory_info().rss / 2**20
+
+        for _ in tqdm(pool.map(visit, range(options.requests, options.requests + options.warm_up)), total=options.warm_up, desc="warm-up"):
+            pass
+        before = at_rest()
+        memory, seconds, done = [], [], 0
         answers = Counter(tqdm(pool.map(visit, range(options.requests)), total=options.requests))
+        growth = at_rest() - before
     left = [str(path) for path in options.folder.rglob("*") if path.is_file() and len(path.parent.name) != 64] if options.folder else []
     print(json.dumps({"answers": answers, "median_seconds": round(statistics.median(seconds), 2), "longest_seconds": round(max(seconds), 2),
-                      "memory_mb": memory, "files_left": left}))
+                      "memory_mb": memory, "growth_at_rest_mb": round(growth, 1), "files_left": left}))
 
 
 if __name__ == "__main__":

@@ -61,14 +61,21 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` in UTF-8, under a hidden name first: what stood there stays until the new file is complete."""
-    temporary = unfinished(path)
+@contextmanager
+def whole_file(path: Path, suffix: str | None = None) -> Iterator[Path]:
+    """A hidden name beside `path`, of the same ending or `suffix`, to write to: what stands at `path` stays until the block is done."""
+    temporary = unfinished(path, suffix)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` in UTF-8; what stood there stays until the new file is complete."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def example_media(image: Path | None, audio: Path | None) -> tuple[Path, Path]:

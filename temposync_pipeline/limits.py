@@ -41,6 +41,7 @@ MAX_MEDIA_BYTES = limit("MAX_MEDIA_BYTES", 4 * 2**30)
 MIN_SIDE = limit("MIN_SIDE", 32)  # px
 MAX_PIXELS = limit("MAX_PIXELS", 40_000_000)
 MAX_PICTURE_BYTES = limit("MAX_PICTURE_BYTES", 200 * 2**20)
+MAX_PROFILE_BYTES = limit("MAX_PROFILE_BYTES", 8 * 2**20)  # of colours: printing presses have the largest, 0.5 to 3 MB are usual
 MAX_FACES = limit("MAX_FACES", 16)  # looked at in each pass over a picture
 
 # Video. A broken time stamp can claim that one frame stays for years.
@@ -53,6 +54,9 @@ MAX_FRAMES = limit("MAX_FRAMES", 216_000)  # two hours of 30 a second
 # Checkpoints, adapters and files of latents. The format itself allows headers of 100 MB.
 MAX_HEADER_BYTES = limit("MAX_HEADER_BYTES", 5_000_000)
 MAX_CONFIG_BYTES = limit("MAX_CONFIG_BYTES", 1_000_000)
+# Each layer or block that a config.json asks for takes time to build, whether there are weights for it or not.
+MAX_LAYERS = limit("MAX_LAYERS", 256)
+MAX_CHUNK_FRAMES = limit("MAX_CHUNK_FRAMES", 1024)  # decoded at once
 
 # What a visitor of the page may ask for.
 PAGE_MAX_SECONDS = limit("PAGE_MAX_SECONDS", 60.0)
@@ -60,4 +64,7 @@ PAGE_MAX_UPLOAD_MB = limit("PAGE_MAX_UPLOAD_MB", 20)
 PAGE_MAX_SIZE = limit("PAGE_MAX_SIZE", 1920)  # longer side of the video, px: at full size a photo keeps everybody else waiting
 PAGE_MAX_FACES = limit("PAGE_MAX_FACES", 8)  # to choose from, the largest
 PAGE_MAX_LIVE_SIZE = limit("PAGE_MAX_LIVE_SIZE", 512)  # the same of a video that is made while one speaks
+PAGE_MAX_LIVE_PIECE_SECONDS = limit("PAGE_MAX_LIVE_PIECE_SECONDS", 2.0)  # of sound at once; a browser sends 0.1 s
 PAGE_MAX_LIVE_VISITORS = limit("PAGE_MAX_LIVE_VISITORS", 1)  # who speak at once: one takes most of two CPU cores
+PAGE_MAX_WAITING = limit("PAGE_MAX_WAITING", 16)  # visitors whose video is waited for or made
+PAGE_MIN_FREE_BYTES = limit("PAGE_MIN_FREE_BYTES", 200 * 2**20)  # on the disk, or no video is begun

@@ -1,4 +1,4 @@
-"""Mutation fuzzing of every kind of file that a user hands over: sound, pictures, video, configurations, weights, latents.
+"""Mutation fuzzing of every kind of file that a user hands over: sound, pictures, video, configurations, weights, adapters, latents.
 
     make fuzz                                                              # 15 minutes, or a million cases
     python -m tests.fuzz --kinds audio video --cases 1000 --seed 7
@@ -143,6 +143,8 @@ def change_node(value: dict | list, rng: np.random.Generator) -> None:
     key = keys[rng.integers(len(keys))]
     if isinstance(value[key], (dict, list)) and rng.random() < 0.7:
         change_node(value[key], rng)
+    elif isinstance(value[key], str) and value[key].startswith("{") and rng.random() < 0.7:  # JSON in a text, as adapters' settings are
+        value[key] = mutate_json(value[key].encode(), rng).decode()
     elif rng.random() < 0.1:
         del value[key]
     elif rng.random() < 0.1 and isinstance(value, dict):

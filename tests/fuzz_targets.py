@@ -12,6 +12,8 @@ import av
 import numpy as np
 import torch
 from PIL import Image, ImageCms
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from temposync_pipeline.checkpoints.schema import check_component
 from temposync_pipeline.commands.batch import read_job, read_table
@@ -26,6 +28,7 @@ from temposync_pipeline.models.viseme_classifier import VisemeClassifier
 from temposync_pipeline.pipelines.auto import pipeline_class
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.pipelines.loading import _read_index, load_component
+from temposync_pipeline.pipelines.lora import add_lora, save_lora
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.provenance.verify import read_comment
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
@@ -34,7 +37,7 @@ from temposync_pipeline.training.settings import build_config, read_settings
 
 from .conftest import make_sounds, tone
 from .fuzz import Target
-from .tiny_components import picture, tiny_pipeline
+from .tiny_components import picture, tiny_denoiser, tiny_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SOUNDS = {"a.wav": {}, "f.wav": {"codec": "pcm_f32le", "rate": 44_100, "layout": "stereo"}, "law.wav": {"codec": "pcm_alaw", "rate": 8_000},
@@ -57,6 +60,7 @@ def make_targets() -> dict[str, Target]:
             "video": Target(read_video, videos(folder)),
             "config": Target(read_config(encoder), configs(folder / "model", encoder["config.json"]), 4),
             "weights": Target(read_weights(encoder), {WEIGHTS: encoder[WEIGHTS]}),
+            "adapter": Target(read_adapter(pipeline), {"a.safetensors": adapter(folder)}),
             "latents": Target(read_latents, {"a.safetensors": latents(folder)}, 2),
         }
 
@@ -119,6 +123,14 @@ def read_config(companions: dict[str, bytes]) -> Callable[[Path], None]:
             for line, row in read_table(path):
                 with contextlib.suppress(InvalidInputError):  # names the output as the table has it
                     read_job(line, row, path.parent, Path("videos"), {})
+
+    return read
+
+
+def read_adapter(pipeline: TempoSyncPipeline) -> Callable[[Path], None]:
+    def read(path: Path) -> None:
+        pipeline.load_lora_weights(path)
+        pipeline.unload_lora_weights()
 
     return read
 
@@ -196,6 +208,18 @@ def configs(model: Path, encoder: bytes) -> dict[str, bytes]:
         "settings.yaml": b"learning_rate: 1e-3\nbatch_size: 4\nmax_minutes: 2\nsources: {portraits: 1, talkers: 2.5}\n",
         "jobs.csv": b"image,audio,output,steps,seed,max_size\na.png,a.wav,1.mp4,4,7,\nb.png,b.wav,sub/2.mp4,,,640\n",
         "clips.jsonl": f"{clip}\n{clip.replace('a/1', 'a/2')}\n".encode()}
+
+
+def adapter(folder: Path) -> bytes:
+    """Of one layer, so that its settings are damaged as often as its tensors."""
+    denoiser = tiny_denoiser()
+    add_lora(denoiser, rank=2)
+    save_lora(denoiser, folder)
+    path = folder / "pytorch_lora_weights.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file({name: tensor for name, tensor in load_file(path).items() if "identity_embedding" in name}, path, metadata)
+    return path.read_bytes()
 
 
 def latents(folder: Path) -> bytes:

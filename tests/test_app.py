@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import socket
 import tempfile
 import threading
 import time
@@ -318,6 +319,27 @@ def test_an_upload_that_was_cleaned_away(server):
     gone = {"path": str(server[1] / "gradio" / "gone.png"), "orig_name": "gone.png", "meta": {"_type": "gradio.FileData"}}
     answer = call(server[0], "/preview", gone, 0)
     assert "no longer on the server" in answer and str(server[1]) not in answer
+
+
+def test_no_address_is_asked_and_no_file_of_the_machine_is_handed_out(server, portrait, tmp_path):
+    """Neither where a file is expected nor where files are fetched; what lies beside a visitor's upload is not listed either."""
+    secret = tmp_path / "secret.png"
+    Image.open(portrait).save(secret)
+    own = uploaded(server[0], portrait)
+    assert "event: complete" in call(server[0], "/preview", own, 0)
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        url = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/a.png"
+        for path in (url, str(secret), f"file://{secret}", f"{own['path']}/../../../{secret.name}", str(Path(app.__file__)), "/etc/passwd"):
+            for given in (own | {"path": path}, own | {"path": path, "url": url}, path):
+                assert "event: error" in call(server[0], "/preview", given, 0), given
+        assert "event: complete" in call(server[0], "/preview", own | {"url": url}, 0)  # the upload, not what it says of itself
+        folder = Path(own["path"]).parent
+        for path in (url, secret, Path(app.__file__), "/etc/passwd", folder, folder.parent, f"{folder}/../../secret.png"):
+            assert httpx.get(f"{server[0]}gradio_api/file={path}", timeout=60).status_code in (403, 404), path
+        assert httpx.get(f"{server[0]}gradio_api/proxy={url}", timeout=60).status_code == 400
+        elsewhere.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody called
+            elsewhere.accept()
 
 
 def test_the_log_holds_no_name(monkeypatch, capsys):

@@ -550,6 +550,19 @@ def write(name: str, text: str):
     return lambda folder: (folder / name).write_text(text)
 
 
+def shard(name: str, harm=lambda folder: None):
+    """The weights in a file of that name, which an index names, beside one that is found by its own name and never read."""
+
+    def move(folder: Path) -> None:
+        named = dict.fromkeys(load_file(folder / WEIGHTS), name)
+        (folder / "vae/model.safetensors").write_bytes((folder / WEIGHTS).read_bytes())
+        (folder / WEIGHTS).rename(folder / "vae" / name)
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": named}))
+        harm(folder)
+
+    return move
+
+
 VAE, SPEECH, SAMPLER = "vae/config.json", "viseme_classifier/config.json", "scheduler/scheduler_config.json"
 HARMS = {
     "55 truncated": (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-9]), "'vae' cannot be loaded"),
@@ -561,6 +574,10 @@ HARMS = {
     "56 pickle": (lambda folder: (folder / WEIGHTS).rename(folder / "vae/diffusion_pytorch_model.bin"), "'vae' are pickled"),
     "56 shard": (write("vae/model.safetensors.index.json", '{"weight_map": {"a": "../../a"}}'), "a shard outside its folder"),
     "56 absolute shard": (write("vae/model.safetensors.index.json", '{"weight_map": {"a": "/etc/passwd"}}'), "a shard outside its folder"),
+    "55 header of a shard": (shard("a.safetensors", lambda folder: long_header(folder / "vae/a.safetensors")), "a header of .* above"),
+    "55 shape of a shard": (shard("a.safetensors", edit(VAE, encoder_channels=[8, 8, 8, 10**6])), r"its config.json wants \[1000000\]"),
+    "56 pickled shard": (shard("a.bin"), "a shard that is no safetensors file"),
+    "56 no shards": (write("vae/model.safetensors.index.json", '{"weight_map": [1]}'), "no list of shards"),
     "56 unknown key": (edit(VAE, depth=3), "config.json: 'depth', which AutoencoderTempoSync does not know"),
     "56 another class": (edit(VAE, _class_name="AutoencoderKL"), "config.json: for a 'AutoencoderKL', expected a AutoencoderTempoSync"),
     "56 class from elsewhere": (edit("model_index.json", vae=["os", "system"]), "'vae' in model_index.json is"),
@@ -627,7 +644,7 @@ def test_adapters_and_latents_have_the_same_limits(tmp_path):
     pipeline = tiny_pipeline()
     save_file({"denoiser.a.lora_A.weight": torch.zeros(2)}, tmp_path / "adapter.safetensors")
     long_header(tmp_path / "adapter.safetensors")
-    with pytest.raises(InvalidInputError, match="^adapter.safetensors: "):
+    with pytest.raises(InvalidInputError, match="^adapter.safetensors: a header of .* above the limit of 5000000"):
         pipeline.load_lora_weights(tmp_path / "adapter.safetensors")
     pipeline(picture(96, 96), spoken(0.2), 1, output_type="latent").save_latents(tmp_path / "whole.safetensors")
     whole = load_file(tmp_path / "whole.safetensors")

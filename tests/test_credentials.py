@@ -18,6 +18,7 @@ from temposync_pipeline.provenance.credentials import Credentials, SigningKey, c
 from temposync_pipeline.provenance.origin import Origin
 from temposync_pipeline.provenance.verify import verify_video
 
+from .test_bad_inputs import clip
 from .tiny_components import picture, spoken, tiny_pipeline
 
 c2pa = pytest.importorskip("c2pa")
@@ -63,8 +64,9 @@ def test_a_changed_file_is_no_longer_vouched_for(tmp_path):
     (tmp_path / "a.mp4").write_bytes(content)
     found = read_credentials(tmp_path / "a.mp4")
     assert (found["found"], found["state"]) == (False, "Invalid")
-    (tmp_path / "text.mp4").write_text("no video")
-    assert read_credentials(tmp_path / "text.mp4") == {"found": False, "state": "unreadable"}
+    (tmp_path / "cut.mp4").write_bytes(content[:40])
+    assert read_credentials(tmp_path / "cut.mp4") == {"found": False, "state": "unreadable"}
+    assert read_credentials(clip(tmp_path / "a.mkv")) == {"found": False, "state": "none"}  # none can be in such a file
 
 
 def test_the_test_certificate_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):
@@ -120,6 +122,29 @@ def test_a_video_made_of_a_signed_one_keeps_its_credentials(tmp_path):
     context = credentials._context()
     with c2pa.Reader(source, context=context) as before, c2pa.Reader(edited, context=context) as after:
         assert before.get_active_manifest()["label"] in after.json() and "thumbnail" not in after.detailed_json()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mov", "mpeg4"), ("a.mkv", "mpeg4"), ("a.avi", "mpeg4"), ("a.webm", "libvpx-vp9"),
+                                             ("a.mpg", "mpeg1video"), ("damaged.mp4", "mpeg4"), ("in truth an mkv.mp4", "mpeg4")])
+def test_a_source_of_any_format_is_named(tmp_path, name, codec):
+    """And the video is never said to be made by a model alone, nor is it lost for its source's sake."""
+    source = clip(tmp_path / ("a.mkv" if "mkv" in name else name), codec).rename(tmp_path / name)
+    if "damaged" in name:
+        source.write_bytes(source.read_bytes() + b"\0\0\xff\xffuuid")
+    edited = write(tmp_path / "edited.mp4", False)
+    local_credentials().sign(edited, ORIGIN, source)
+    found = read_credentials(edited)
+    assert found["found"] and found["sources"] == 1 and found["source_type"] == "compositeWithTrainedAlgorithmicMedia"
+
+
+def test_credentials_of_a_quicktime_source_are_kept(tmp_path):
+    source, edited = write(tmp_path / "source.mp4").rename(tmp_path / "source.mov"), write(tmp_path / "edited.mp4", False)
+    local_credentials().sign(edited, ORIGIN, source)
+    context = credentials._context()
+    with open(source, "rb") as file, c2pa.Reader("video/mp4", file, context=context) as before:
+        label = before.get_active_manifest()["label"]
+    with c2pa.Reader(edited, context=context) as after:
+        assert label in after.json()
 
 
 @pytest.mark.parametrize("fault", ["signing", "reading back"])

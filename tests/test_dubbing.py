@@ -19,6 +19,8 @@ from temposync_pipeline.pipelines.dubbing import _read_between, _with_neighbours
 from temposync_pipeline.pipelines.person import Person
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.pipelines.speech import Speech
+from temposync_pipeline.provenance.credentials import read_credentials
+from temposync_pipeline.provenance.verify import read_comment
 
 from .tiny_components import picture, spoken, template_face, tiny_motion_vae, tiny_pipeline
 
@@ -287,6 +289,28 @@ def test_saved_from_memory(pipeline, write_film, tmp_path):
     output.save(tmp_path / "out.mp4")
     frames, fps = read_video(tmp_path / "out.mp4")
     assert len(frames) == 3 and fps == pytest.approx(12.5)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+def test_what_is_saved_from_memory_bears_the_marks_of_a_file(pipeline, write_film, tmp_path, name):
+    """The same watermark as `dub_to_file` lays, around the face alone, metadata, and credentials that name the film, were it gone, too."""
+    pytest.importorskip("c2pa")
+    film = write_film([scene(number) for number in range(6)])
+    output = run(pipeline, film, audio=spoken(0.24))
+    for provenance in (True, False):
+        output.save(tmp_path / name, provenance)
+        found = read_credentials(tmp_path / name)
+        assert read_comment(tmp_path / name).startswith("AI-generated") and found["found"] == provenance
+    assert output.origin.source == film
+    mark_of, frames = output.origin.marker(), np.round(255 * output.frames).astype(np.uint8)
+    marks, matrix = list(map(mark_of, frames)), align_matrix(template_face(scene(0))[0].landmarks)
+    assert len(marks) == 6 and all(np.abs(mark).max() > 0 for mark in marks)
+    inside = transform_points(matrix, np.argwhere(marks[0])[:, ::-1].astype(np.float32))
+    assert inside.min() > -2 and inside.max() < 258
+    film.unlink()
+    output.save(tmp_path / name)
+    found = read_credentials(tmp_path / name)
+    assert found["found"] and found["sources"] == 1 and found["source_type"] == "compositeWithTrainedAlgorithmicMedia"
 
 
 def test_the_command(temposync, write_film, make_speech, tmp_path):

@@ -43,7 +43,7 @@ def write_video(path: Path, frames: int = 6) -> None:
             writer.write(frame)
 
 
-def write_gif(path: Path) -> None:
+def write_signed(path: Path) -> None:
     output = tiny_pipeline()(picture(96, 96), spoken(0.2), 1)
     output.save(path)
 
@@ -52,7 +52,7 @@ def write_latents(path: Path) -> None:
     tiny_pipeline()(picture(96, 96), spoken(0.2), 1, output_type="latent").save_latents(path)
 
 
-WRITERS = {"out.mp4": write_video, "out.gif": write_gif, "out.safetensors": write_latents,
+WRITERS = {"out.mp4": write_video, "out.gif": write_signed, "signed.mp4": write_signed, "out.safetensors": write_latents,
            "out.json": lambda path: write_whole(path, "x" * 30_000)}
 
 

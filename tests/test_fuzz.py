@@ -25,7 +25,8 @@ def test_damaged_files_are_read_or_refused_in_one_sentence(tmp_path):
         [sys.executable, "-m", "tests.fuzz", "--cases", "800", "--seconds", "60", "--seed", "3", "--failures", tmp_path / "kept"],
         cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     kept = "\n".join(path.read_text() for path in tmp_path.rglob("*.txt"))
-    assert result.returncode == 0 and "cases of audio, picture, video, config, weights, latents in" in result.stdout, result.stdout + kept
+    kinds = "audio, picture, video, config, weights, adapter, latents"
+    assert result.returncode == 0 and f"cases of {kinds} in" in result.stdout, result.stdout + kept
 
 
 def refuse(path):

@@ -1,5 +1,6 @@
 """The Hub, over real HTTP: loading, publishing, and everything that breaks on the way."""
 
+import errno
 import json
 import os
 import subprocess
@@ -19,8 +20,10 @@ from temposync_pipeline import InvalidInputError, TempoSyncDenoiser, TempoSyncPi
 from temposync_pipeline.checkpoints import bundled_path, checkpoint_folder
 from temposync_pipeline.checkpoints.hub import download_checkpoint
 from temposync_pipeline.pipelines.loading import component_classes, place_components
+from temposync_pipeline.pipelines.lora import add_lora, save_lora
 
 from .fake_hub import FakeHub
+from .test_faults import largest_file
 from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -349,3 +352,37 @@ def test_exported_networks_are_fetched_for_those_who_ask(hub):
     (folder / "openvino" / "decoder.xml").resolve().write_bytes(b"<bad/>")
     with pytest.raises(InvalidInputError, match="openvino/decoder.xml: not the published"):
         download_checkpoint("org/name", [], extra=["openvino"])
+
+
+def test_adapters_of_the_hub_are_checked_like_weights(hub, tmp_path):
+    pytest.importorskip("peft")
+    denoiser, name = tiny_denoiser(), "pytorch_lora_weights.safetensors"
+    add_lora(denoiser, rank=2)
+    save_lora(denoiser, tmp_path)
+    content = (tmp_path / name).read_bytes()
+    hub.commit("org/name", {name: content, "inside/anna.safetensors": content})
+    for options in ({}, {"local_files_only": True}, {"subfolder": "inside", "weight_name": "anna.safetensors"}, {"revision": "main"}):
+        pipeline = tiny_pipeline()
+        pipeline.load_lora_weights("org/name", **options)
+        assert pipeline.get_active_adapters()
+    (download_checkpoint("org/name", [], extra=[name]) / name).resolve().write_bytes(content[::-1])
+    with pytest.raises(InvalidInputError, match=f"^org/name: {name}: not the published SHA-256"):
+        pipeline.load_lora_weights("org/name")
+    size = int.from_bytes(content[:8], "little")
+    hub.commit("org/name", {name: (size + 6_000_000).to_bytes(8, "little") + content[8:8 + size] + b" " * 6_000_000 + content[8 + size:]})
+    with pytest.raises(InvalidInputError, match=f"^{name}: a header of .* above the limit of 5000000"):
+        pipeline.load_lora_weights("org/name")
+    with pytest.raises(InvalidInputError, match="^name: no readable safetensors file of an adapter"):
+        pipeline.load_lora_weights("org/name", weight_name="missing.safetensors")
+    hub.stop()
+    with pytest.raises(ConnectionError, match="^org/name: "):
+        pipeline.load_lora_weights("org/name", revision="other")
+
+
+def test_a_full_disk_ends_a_download_and_the_next_one_is_whole(hub):
+    """57: the disk's own words, and nothing half-fetched passes for whole."""
+    content = hub.files("org/name")[WEIGHTS]
+    with pytest.raises(OSError) as error, largest_file(len(content) // 2):
+        checkpoint_folder("org/name", ["vae"])
+    assert error.value.errno == errno.EFBIG and not isinstance(error.value, ConnectionError)
+    assert (checkpoint_folder("org/name", ["vae"]) / WEIGHTS).read_bytes() == content

@@ -29,6 +29,30 @@ def test_every_limit_is_documented_with_its_value():
     assert {name: float(value) for name, value in table.items()} == known
 
 
+def test_every_promise_names_tests_that_exist():
+    promises = re.search(r"^## Promises\n(.*?)^## ", (ROOT / "SECURITY.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[1]
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    each = re.split(r"^\d+\. ", promises, flags=re.MULTILINE)[1:]
+    assert len(each) >= 8
+    for promise in each:
+        names, files = re.findall(r"`(test_\w+)`", promise), re.findall(r"\b(?:tests|docs/results)/\w+\.\w+", promise)
+        assert names or files, promise
+        assert all(f"def {name}(" in tests for name in names), promise
+        assert all((ROOT / file).exists() for file in files if (ROOT / file).parent.exists()), promise  # the source archive has no docs
+
+
+def test_every_limit_that_a_message_names_stands_there():
+    named = set()
+    for path in (ROOT / "temposync_pipeline").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        imported = {name for line in re.findall(r"^from \.+limits import (.+)$", text, re.MULTILINE)
+                    for name in re.split(r", | as ", line)}
+        own = set(re.findall(r"limits? of \{([A-Z]\w+)", text)) | set(re.findall(r"limits of .* to \{([A-Z]\w+)", text))
+        assert own <= imported, path.name
+        named |= own
+    assert {"MAX_PIXELS", "MAX_RATE", "MAX_FRAMES", "MAX_LAYERS"} <= named
+
+
 def test_the_environment_overrides_a_limit(tmp_path, make_audio):
     audio = make_audio("a.wav", seconds=0.5)
     code, errors = command("generate", "--image", audio, "--audio", audio, "--output", tmp_path / "out.mp4",

@@ -1,10 +1,12 @@
 """A person's adapter for the denoiser, in diffusers' usual way."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from temposync_pipeline import InvalidInputError, TempoSyncPipeline
@@ -58,6 +60,8 @@ def test_adapters_are_loaded_scaled_fused_and_unloaded(pipeline, adapter):
     pipeline.fuse_lora()
     assert torch.allclose(latents(pipeline), changed, atol=1e-3)
     pipeline.unfuse_lora()
+    pipeline.load_lora_weights(adapter, adapter_name=pipeline.get_active_adapters()[0], hotswap=True)  # beside a layer that has one
+    assert torch.allclose(latents(pipeline), changed, atol=1e-3)
     pipeline.disable_lora()
     assert torch.allclose(latents(pipeline), plain, atol=1e-3)
 
@@ -88,10 +92,14 @@ def test_what_is_no_adapter_of_this_denoiser_is_refused_in_one_sentence(pipeline
     save_lora(wider, tmp_path / "wider")
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     save_file(tensors | {first: torch.full_like(tensors[first], float("nan"))}, tmp_path / "nan.safetensors")
+    save_file({name: tensor.int() for name, tensor in tensors.items()}, tmp_path / "whole.safetensors")
+    save_file(dict(list(tensors.items())[1:]), tmp_path / "half.safetensors")
+    save_file(tensors | {f"{first.partition('.lora_')[0]}.lora_magnitude_vector": torch.ones(2)}, tmp_path / "dora.safetensors")
     (tmp_path / "text.safetensors").write_text("text")
     (tmp_path / "pickle.bin").write_bytes(b"\x80\x04.")
-    for name, message in (("deeper", "this one has no down_fine.1"), ("wider", "other sizes"), ("other.safetensors", "not a LoRA adapter"),
-                          ("nan.safetensors", "not finite"), ("text.safetensors", "no readable"), ("pickle.bin", "no readable"),
+    for name, message in (("deeper", "no layer 'down_fine.1"), ("wider", "other sizes"), ("other.safetensors", "not a LoRA adapter"),
+                          ("nan.safetensors", "not finite"), ("whole.safetensors", "not finite"), ("half.safetensors", "other sizes"),
+                          ("dora.safetensors", "not a LoRA adapter"), ("text.safetensors", "no readable"), ("pickle.bin", "no readable"),
                           ("missing", "no readable")):
         with pytest.raises(InvalidInputError, match=f"^{name}: .*{message}") as error:
             pipeline.load_lora_weights(tmp_path / name)
@@ -99,3 +107,49 @@ def test_what_is_no_adapter_of_this_denoiser_is_refused_in_one_sentence(pipeline
     with pytest.raises(InvalidInputError, match="does not know scale"):
         pipeline.load_lora_weights(adapter, scale=2)
     assert not pipeline.get_list_adapters().get("denoiser")
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"r": 10**9, "rank_pattern": {".*": 10**9}, "target_modules": "((a+)+)+b"}, ""), ({"lora_dropout": "x", "peft_version": [1]}, ""),
+    ({"lora_alpha": float("nan")}, "lora_alpha and use_rslora should be"), ({"lora_alpha": "4"}, "lora_alpha"),
+    ({"lora_alpha": 10**9}, "lora_alpha"), ({"lora_alpha": True}, "lora_alpha"), ({"use_rslora": 1}, "use_rslora"),
+    ({"megatron_config": {"a": 1}, "megatron_core": "this"}, "made with 'megatron_config', which is not supported here"),
+    ({"use_dora": True}, "made with 'use_dora'"), ({"unknown\n": 1}, r"made with 'unknown\\n'"), ({"bias": "all"}, "made with 'bias'"),
+    ([1], "no JSON object"), ("{", "no readable"), ("[" * 100_000, "no readable"),
+])
+def test_settings_in_an_adapters_file_name_no_code_and_take_no_memory(pipeline, adapter, tmp_path, settings, message):
+    """Layers and ranks are those of the tensors, whatever the settings say of them."""
+    with safe_open(adapter / NAME, "pt") as file:
+        usual = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert usual["denoiser.r"] == 4
+    if isinstance(settings, dict):
+        settings = usual | {f"denoiser.{key}": value for key, value in settings.items()}
+    text = settings if isinstance(settings, str) else json.dumps(settings)
+    save_file(load_file(adapter / NAME), tmp_path / "a.safetensors", {"lora_adapter_metadata": text})
+    if message:
+        with pytest.raises(InvalidInputError, match=f"^a.safetensors: .*{message}") as error:
+            pipeline.load_lora_weights(tmp_path / "a.safetensors")
+        assert "\n" not in str(error.value) and not pipeline.get_list_adapters().get("denoiser")
+    else:
+        pipeline.load_lora_weights(tmp_path / "a.safetensors")
+        found = latents(pipeline)
+        pipeline.unload_lora_weights()
+        pipeline.load_lora_weights(adapter)
+        assert torch.equal(latents(pipeline), found)
+
+
+def test_layers_may_have_ranks_and_strengths_of_their_own(pipeline, adapter, tmp_path):
+    """An adapter whose first layer is cut to half its rank moves as much as that says, and twice as strong, twice as far."""
+    tensors = load_file(adapter / NAME)
+    layers = sorted({name.partition(".lora_")[0] for name in tensors})
+    pair = {part: f"{layers[0]}.lora_{part}.weight" for part in "AB"}
+    tensors |= {pair["A"]: tensors[pair["A"]][:2].contiguous(), pair["B"]: tensors[pair["B"]][:, :2].contiguous()}
+    changes = []
+    for strength in (4, 8):
+        save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps({"denoiser.lora_alpha": strength})})
+        pipeline.load_lora_weights(tmp_path / "a.safetensors")
+        layer = pipeline.denoiser.get_submodule(layers[0].removeprefix("denoiser."))
+        changes.append(layer.get_delta_weight("default_0").clone())
+        pipeline.unload_lora_weights()
+    expected = strength / 2 * torch.einsum("or...,ri...->oi...", tensors[pair["B"]], tensors[pair["A"]])
+    assert torch.allclose(changes[1], expected, atol=1e-6) and torch.allclose(changes[1], 2 * changes[0], atol=1e-6)

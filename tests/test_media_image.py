@@ -38,8 +38,8 @@ def test_modes(tmp_path, picture, mode):
     image.save(path)
     loaded = load_image(path)
     assert loaded.shape == picture.shape and loaded.dtype == np.uint8
-    if mode == "I;16":
-        np.testing.assert_array_equal(loaded[..., 1], picture[..., 0])
+    expected = picture[..., :1] if mode == "I;16" else np.asarray(image.convert("RGB"), int)
+    assert np.abs(loaded - expected).mean() < (6 if mode == "CMYK" else 0.001)
 
 
 def test_transparency_is_laid_over_white(tmp_path):

@@ -12,7 +12,7 @@ import tarfile
 import tomllib
 import zipfile
 from email import message_from_bytes
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,29 @@ def test_every_library_but_torch_is_locked_by_its_hash():
     assert wanted.pop("torch") and {name: version for name, version, _ in locked} == wanted
     assert all(hashes for *_, hashes in locked)
     assert "--require-hashes -r requirements.lock" in (ROOT / "Makefile").read_text()
+
+
+def test_what_is_installed_is_what_was_locked():
+    """The audit of what the tests run with: everything that the package, the page and the signatures need, theirs included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    locked = {canonicalize_name(name): version for name, version in pinned("requirements.txt").items()}
+    open_ends, seen = [*map(Requirement, project["dependencies"] + extras["app"] + extras["provenance"])], set()
+    while open_ends:
+        needed = open_ends.pop()
+        name, wanted = canonicalize_name(needed.name), needed.extras or {""}
+        if (name, *sorted(wanted)) in seen or needed.marker and not needed.marker.evaluate({"extra": ""}):
+            continue
+        seen.add((name, *sorted(wanted)))
+        assert locked.get(name) == version(name).partition("+")[0], name
+        for line in requires(name) or []:
+            each = Requirement(line)
+            if name == "torch" and canonicalize_name(each.name) not in locked:  # what a build for some accelerator brings along
+                continue
+            if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in wanted):
+                each.marker = None
+                open_ends.append(each)
+    assert len(seen) > 50
 
 
 def test_the_bill_of_materials_names_all_that_is_in_the_wheel(built, archives):

@@ -10,6 +10,7 @@ from PIL import Image
 from temposync_pipeline.models.face_aligner import FaceAligner
 from temposync_pipeline.pipelines.preview import DIMMED, LIP_COLOUR, PANEL, dim_what_stays, draw_preview
 
+from .test_faults import largest_file
 from .tiny_components import picture, template_face, tiny_face_aligner
 
 
@@ -60,3 +61,12 @@ def test_what_is_wrong_is_said_and_shown(temposync, tmp_path):
     assert code == 2 and ".png" in err[0]
     code, _, err = temposync("preview", "--image", tmp_path / "none.png", "--output", out)
     assert code == 2 and "no such file" in err[0]
+
+
+def test_a_full_disk_leaves_the_old_picture(temposync, tmp_path):
+    Image.fromarray(picture(120, 240)).save(tmp_path / "a.png")
+    (tmp_path / "preview.png").write_bytes(b"old")
+    with largest_file(1000):
+        code, out, errors = temposync("preview", "--image", tmp_path / "a.png", "--output", tmp_path / "preview.png")
+    assert code == 2 and out == [] and len(errors) == 1 and (tmp_path / "preview.png").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "preview.png"]

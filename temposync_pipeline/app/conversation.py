@@ -11,6 +11,7 @@ from threading import Lock
 import numpy as np
 
 from ..errors import InvalidInputError
+from ..limits import PAGE_MAX_LIVE_PIECE_SECONDS as MAX_PIECE_SECONDS
 from ..limits import PAGE_MAX_LIVE_VISITORS as MOST_VISITORS
 from ..limits import PAGE_MAX_SECONDS as MAX_SECONDS
 from ..media.live_video import LiveVideoWriter
@@ -20,8 +21,6 @@ from ..pipelines.live import LiveSession
 
 # The page's side of it.
 MICROPHONE = Path(__file__).with_name("microphone.js").read_text(encoding="utf-8")
-# Sound that may come at once: a page that has more to say drops what is old.
-MAX_PIECE_SECONDS = 2.0
 # Who has sent nothing for so long has left without a word: pages send every tenth of a second, silence too.
 PATIENCE_SECONDS = 10.0
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from ..errors import InvalidInputError
 from ..limits import MAX_PIXELS
+from ..limits import PAGE_MAX_SECONDS as MAX_SECONDS
 from ..limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
 from .answers import hand_over, needed, plain_errors, remarks
 from .conversation import MICROPHONE, Conversation, Conversations
 from .look import CONSENT, FACES, LIFE_INFO
-from .studio import LIVE_SIZE, MAX_AMPLITUDE, MAX_LIFE, MAX_SECONDS, Studio
+from .studio import LIVE_SIZE, MAX_AMPLITUDE, MAX_LIFE, Studio
 
 logger = logging.getLogger("temposync.app")
 

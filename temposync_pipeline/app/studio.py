@@ -18,6 +18,7 @@ from ..limits import PAGE_MAX_FACES as MAX_FACES
 from ..limits import PAGE_MAX_LIVE_SIZE as LIVE_SIZE
 from ..limits import PAGE_MAX_SECONDS as MAX_SECONDS
 from ..limits import PAGE_MAX_SIZE as MAX_SIZE
+from ..limits import PAGE_MIN_FREE_BYTES as MIN_FREE_BYTES
 from ..media.audio import Audio, load_audio
 from ..media.footage import Footage
 from ..media.image import load_image
@@ -33,7 +34,6 @@ MAX_AMPLITUDE = 2.0
 MAX_LIFE = 2.0
 MAX_SEED = 2**32 - 1
 MIN_SIZE = 320  # of the video's longer side, px
-MIN_FREE_BYTES = 200 * 2**20
 # Frames between two signs of life, and between a cancel and the end of the work.
 CHUNK_SIZE = 8
 # What the visitor is told while the pipeline is at each of its stages.
@@ -159,7 +159,7 @@ class Studio:
 def check_space(output: str | PathLike) -> None:
     """Raises OSError where the output's disk is nearly full."""
     if shutil.disk_usage(Path(output).absolute().parent).free < MIN_FREE_BYTES:
-        raise OSError(errno.ENOSPC, "less than 200 MB free")
+        raise OSError(errno.ENOSPC, f"less than {MIN_FREE_BYTES // 2**20} MB free")
 
 
 def check_limits(

@@ -15,14 +15,13 @@ from safetensors import safe_open
 
 from .. import startup
 from ..errors import InvalidInputError
-from ..limits import MAX_CONFIG_BYTES, MAX_HEADER_BYTES
+from ..limits import MAX_CONFIG_BYTES, MAX_HEADER_BYTES, MAX_LAYERS
 
 # What the libraries write into every config.json beside the constructor's arguments.
 _WRITTEN = {"_class_name", "_diffusers_version", "_name_or_path"}
 _WRITTEN_BY_TRANSFORMERS = {"architectures", "dtype", "model_type", "torch_dtype", "transformers_version"}
 _LARGEST, _MOST_ENTRIES, _LONGEST = 10**6, 4096, 1000
-# A number of layers or blocks: each takes time to build, whether there are weights for it or not.
-_COUNTED, _MOST_COUNTED = ("layers", "blocks"), 256
+_COUNTED = ("layers", "blocks")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -94,8 +93,8 @@ def _check_transformers_config(part_class: Any, config: dict[str, Any], name: st
 
 def _check_count(name: str, key: str, value: Any) -> None:
     counts = value if isinstance(value, list) else [value]
-    if any(word in key for word in _COUNTED) and any(isinstance(count, int) and count > _MOST_COUNTED for count in counts):
-        raise InvalidInputError(f"{name}: {key!r} is {_shown(value)}, above the limit of {_MOST_COUNTED}")
+    if any(word in key for word in _COUNTED) and any(isinstance(count, int) and count > MAX_LAYERS for count in counts):
+        raise InvalidInputError(f"{name}: {key!r} is {_shown(value)}, above the limit of {MAX_LAYERS}")
 
 
 def _check_shapes(part_class: Any, arguments: dict[str, Any], weights: Iterable[Path]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidInputError
+from ..files import whole_file
 from ..progress import hide_loading_bars
 from .checks import check_files, check_model, choose_device, write_json
 from .options import Device, FaceIndex, JsonFile, Model
@@ -43,7 +44,8 @@ def preview(
     folder = checkpoint_folder(model, ("face_aligner",))
     aligner = FaceAligner.from_pretrained(folder, subfolder="face_aligner", use_safetensors=True).to(device)
     photo, faces = find_faces(aligner, photo, image.name)
-    Image.fromarray(draw_preview(photo, faces, min(face_index, len(faces) - 1))).save(output)
+    with whole_file(output) as temporary:
+        Image.fromarray(draw_preview(photo, faces, min(face_index, len(faces) - 1))).save(temporary)
     write_json(json_file, {"faces": [
         {"box": face.box, "score": face.score, "landmarks": face.landmarks.round(2).tolist()} for face in faces]})
     choose_face(photo, faces, image.name, face_index)

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
+from ..limits import MAX_PROFILE_BYTES
+
 logger = logging.getLogger(__name__)
 
-# Profiles of printing presses are the largest; 0.5 to 3 MB are usual.
-MAX_PROFILE_BYTES = 8 * 2**20
 # A profile that moves no colour by more than this many levels is another writing of sRGB: the pixels stay as they are.
 SAME_LEVELS = 1
 # The picture's mode for a profile's colour space; what else there is (Lab, XYZ, devices with five inks) is no photograph's.

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import groupby, islice
 from os import PathLike
 from pathlib import Path
@@ -34,7 +33,7 @@ from ..models.devices import execution_device
 from ..models.identity_encoder import IdentityEncoder
 from ..models.precision import inference_autocast
 from ..provenance.credentials import SigningKey, choose_credentials
-from ..provenance.origin import Origin
+from ..provenance.origin import FilmOrigin
 from .ahead import ahead
 from .inputs import AudioInput, as_audio
 from .mouth_plate import USUAL_REACH, Plate, Plates, lay_plate
@@ -119,16 +118,18 @@ class DubbingPipeline(TalkingHeadPipeline):
             sound = load_audio(recording)
             speech = self._hear(sound)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
-            frames, times = [], []
+            frames, times, faces = [], [], []
             with self._bar(_expected(footage, sound.duration, end)) as bar:
                 for take, patch in self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face):
                     picture = footage.picture(take.frame.planes)
                     frames.append(picture if patch is None else patch.onto(picture))
                     times.append(float(take.frame.appears))
+                    faces.append(None if patch is None or take.run is None else (_moved_origin(take.matrix, -take.corner), take.run))
                     bar.update()
         visemes = speech.at(np.asarray(times) * self.config.fps).visemes
         output = TempoSyncPipelineOutput(
-            convert_frames(frames, output_type), visemes, float(footage.rate), audio=recording, times=np.asarray(times))
+            convert_frames(frames, output_type), visemes, float(footage.rate), audio=recording, times=np.asarray(times),
+            origin=FilmOrigin(self.model_name, self.model_revision, NOTHING, NOTHING, footage.path, faces))
         return output if return_dict else (output.frames, output.visemes)
 
     def dub_to_file(
@@ -158,7 +159,7 @@ class DubbingPipeline(TalkingHeadPipeline):
         """`dub_to_file` at the caller's pace: yields (stage just done, frames written, frames in all) as `stream_to_file` does; how many
         there are in all is an estimate.  What `dub_to_file` returns comes into `figures`.
 
-        Metadata say that the video is AI-generated; `provenance` signs that, naming the film it was made from where that is an mp4, and
+        Metadata say that the video is AI-generated; `provenance` signs that, naming the film it was made from, and
         lays the watermark around the face that speaks (see `TempoSyncPipelineOutput.save`).
         """
         sampling = self._dub_sampling(num_inference_steps, chunk_size, mouth_amplitude, "np", end, no_face)
@@ -177,12 +178,11 @@ class DubbingPipeline(TalkingHeadPipeline):
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
             yield "portrait", 0, total
             dubbed = 0
-            origin = Origin(self.model_name, self.model_revision, NOTHING, NOTHING)
-            source = footage.path if footage.path.suffix.lower() in (".mp4", ".m4v") else None
+            origin = FilmOrigin(self.model_name, self.model_revision, NOTHING, NOTHING, footage.path)
             mark = origin.moving_mark() if provenance else None
-            sign = None if credentials is None else partial(credentials.sign, origin=origin, source=source)
             made = self._dubbed(footage, speech, sound.duration, noise, sampling, face_index, end, no_face)
-            writing = VideoWriter(output_path, footage.rate, audio, origin.tags(), sign, footage.look, footage.tick)
+            writing = VideoWriter(output_path, footage.rate, audio, origin.tags(), origin.signing(credentials), footage.look,
+                                  footage.tick)
             with writing as writer, closing(ahead(made, _half_chunk(sampling)) if self._can_overlap() else made) as frames:
                 for take, patch in frames:
                     frame = take.frame

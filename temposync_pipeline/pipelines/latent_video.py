@@ -33,7 +33,7 @@ from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW
 from ..files import plain_write_errors, unfinished
-from ..limits import MAX_FPS, MAX_FRAMES, MIN_FPS
+from ..limits import MAX_CHUNK_FRAMES, MAX_FPS, MAX_FRAMES, MIN_FPS
 from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
@@ -43,7 +43,6 @@ from .rendering import COMPOSITIONS
 
 FORMAT, VERSION = "temposync-latents", "1"
 GRID = 16
-MAX_CHUNK = 1024
 _NUMBERS = {"latents": 4, "portrait_latents": 4, "matrix": 2, "visemes": 2}
 _BYTES = ("photo", "audio")
 
@@ -155,7 +154,7 @@ def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int, compos
             raise ValueError(f"{name} should be {list(shape)}, found {list(tensors[name].shape)}")
     if frames > MAX_FRAMES:
         raise ValueError(f"{frames} frames, above the limit of {MAX_FRAMES}")
-    if not MIN_FPS <= fps <= MAX_FPS or not 1 <= chunk_size <= MAX_CHUNK:
+    if not MIN_FPS <= fps <= MAX_FPS or not 1 <= chunk_size <= MAX_CHUNK_FRAMES:
         raise ValueError(f"{fps:g} frames a second in chunks of {chunk_size}")
     if abs(np.linalg.det(tensors["matrix"][:, :2].double().numpy())) < 1e-6:
         raise ValueError("the alignment is degenerate")

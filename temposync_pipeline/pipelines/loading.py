@@ -178,12 +178,9 @@ def _load(
     if not issubclass(part_class, torch.nn.Module):
         check_component(part_class, folder)
         return part_class.from_pretrained(folder, local_files_only=True)
-    for index in folder.glob("*.index*.json"):
-        if any(Path(shard).name != shard for shard in read_json(index)["weight_map"].values()):
-            raise ValueError("a shard outside its folder")
     names = [path.name for path in folder.iterdir()]
     of_variant = weight_files(names, variant)
-    weights = [folder / name for name in of_variant or weight_files(names)]
+    weights = [folder / name for name in sorted({*(of_variant or weight_files(names)), *_shards(folder)} & {*names})]
     for path in weights:
         check_header(path)
     check_component(part_class, folder, weights)
@@ -201,3 +198,18 @@ def _load(
 
         dispatch_model(model, device_map={"": device}, force_hooks=True)
     return model
+
+
+def _shards(folder: Path) -> set[str]:
+    """The files that the indices in a folder name; raises ValueError for any but safetensors beside them, which a library would load."""
+    shards: set[str] = set()
+    for index in folder.glob("*.safetensors.index*.json"):
+        named = read_json(index).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+            raise ValueError(f"{index.name}: no list of shards")
+        shards |= set(named.values())
+    if any(Path(shard).name != shard for shard in shards):
+        raise ValueError("a shard outside its folder")
+    if not all(shard.endswith(".safetensors") for shard in shards):
+        raise ValueError("a shard that is no safetensors file")
+    return shards

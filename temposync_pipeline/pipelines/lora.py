@@ -7,13 +7,16 @@
 `set_adapters`, `disable_lora` and the rest are diffusers' (`LoraBaseMixin`). Needs peft: `pip install temposync-pipeline[lora]`.
 """
 
+import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from ..bases import LoraBaseMixin
 from ..checkpoints.schema import check_header
@@ -22,6 +25,13 @@ from ..files import plain_write_errors
 from ..models.denoiser_temposync import TempoSyncDenoiser
 
 COMPONENT = "denoiser"
+WEIGHT_NAME, _METADATA = "pytorch_lora_weights.safetensors", "lora_adapter_metadata"  # as diffusers calls them
+_TENSOR = re.compile(rf"{COMPONENT}\.(.+)\.lora_([AB])\.weight")
+_STRONGEST = 10_000
+# What an adapter's file says of itself that its tensors say, too, and what changes nothing once it is trained.
+_OF_THE_TENSORS = {"r", "rank_pattern", "target_modules"}
+_OF_NO_EFFECT = {"lora_dropout", "inference_mode", "init_lora_weights", "peft_type", "peft_version", "task_type", "revision",
+                 "base_model_name_or_path", "auto_mapping"}
 # What of a denoiser an adapter adapts: all that mixes channels, but for the layers at both ends.
 TARGET_MODULES = ("conv1", "conv2", "modulation", "to_qkv", "to_out", "identity_embedding")
 
@@ -36,26 +46,24 @@ class LoraLoaderMixin(LoraBaseMixin):
         cls, pretrained_model_name_or_path_or_dict: str | PathLike | dict[str, torch.Tensor], *, weight_name: str | None = None,
         **hub_options: Any,
     ) -> tuple[dict[str, torch.Tensor], dict | None]:
-        """The tensors of an adapter ("denoiser.….lora_A.weight") and its metadata; only safetensors are ever read."""
-        from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE, _fetch_state_dict
+        """The tensors of an adapter ("denoiser.….lora_A.weight") and its metadata; only safetensors are ever read, those of the Hub only
+        with their published hash.
 
+        Raises InvalidInputError, and ConnectionError where the Hub cannot be reached.
+        """
         source = pretrained_model_name_or_path_or_dict
-        if not isinstance(source, dict) and weight_name is None:
-            if Path(source).is_file():
-                source, weight_name = Path(source).parent, Path(source).name
-            elif Path(source).is_dir():
-                weight_name = LORA_WEIGHT_NAME_SAFE
-        if weight_name is not None and not weight_name.endswith(".safetensors"):  # diffusers would read a pickle of tensors
-            raise InvalidInputError(f"{weight_name}: no readable safetensors file of an adapter, and no other kind is ever read")
-        options = dict.fromkeys(("subfolder", "local_files_only", "cache_dir", "force_download", "proxies", "token", "revision"))
-        if unknown := sorted(set(hub_options) - set(options)):
-            raise InvalidInputError(f"load_lora_weights does not know {', '.join(unknown)}")
-        if not isinstance(source, dict) and (path := Path(source, hub_options.get("subfolder") or "", weight_name or "")).is_file():
+        if isinstance(source, dict):
+            return source, None
+        path = _adapter_file(source, weight_name, **hub_options)
+        try:
             check_header(path)
-        return _fetch_state_dict(
-            pretrained_model_name_or_path_or_dict=source if isinstance(source, dict) else str(source), weight_name=weight_name,
-            use_safetensors=True, allow_pickle=False, user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
-            **options | hub_options)
+            with safe_open(path, "pt") as file:
+                tensors, said = {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(_METADATA)  # noqa: SIM118
+            return tensors, json.loads(said) if said else None
+        except InvalidInputError:
+            raise
+        except (OSError, ValueError, RecursionError, SafetensorError) as error:
+            raise InvalidInputError(f"{path.name}: no readable safetensors file of an adapter") from error
 
     def load_lora_weights(
         self, pretrained_model_name_or_path_or_dict: str | PathLike | dict[str, torch.Tensor], adapter_name: str | None = None,
@@ -76,27 +84,17 @@ class LoraLoaderMixin(LoraBaseMixin):
             raise InvalidInputError('adapters need runtime="torch"')
         source = pretrained_model_name_or_path_or_dict
         label = "the adapter" if isinstance(source, dict) else Path(source).name
+        tensors, metadata = self.lora_state_dict(source, **options)
+        denoiser: torch.nn.Module = self.denoiser  # type: ignore[attr-defined]
         try:
-            state_dict, metadata = self.lora_state_dict(source, **options)
-        except InvalidInputError:
-            raise
-        except Exception as error:  # safetensors', the Hub's and the disk's
-            raise InvalidInputError(f"{label}: no readable safetensors file of an adapter") from error
-        prefix = f"{COMPONENT}."
-        if not state_dict or not all(name.startswith(prefix) and "lora" in name for name in state_dict):
-            raise InvalidInputError(f"{label}: not a LoRA adapter of a TempoSync denoiser")
-        if not all(tensor.isfinite().all() for tensor in state_dict.values()):
-            raise InvalidInputError(f"{label}: weights that are not finite")
-        known = {name.rpartition(".")[0] for name in self.denoiser.state_dict()}  # type: ignore[attr-defined]
-        for name in state_dict:
-            layer = name.removeprefix(prefix).split(".lora_")[0]
-            if layer not in known and f"{layer}.base_layer" not in known:
-                raise InvalidInputError(f"{label}: made for another denoiser, this one has no {layer}")
+            settings = _peft_settings(_ranks(tensors, denoiser), {} if metadata is None else metadata)
+        except ValueError as error:
+            raise InvalidInputError(f"{label}: {error}") from error
         try:
             self.denoiser.load_lora_adapter(  # type: ignore[attr-defined]
-                state_dict, prefix=COMPONENT, adapter_name=adapter_name, metadata=metadata, _pipeline=self, hotswap=hotswap)
-        except RuntimeError as error:
-            raise InvalidInputError(f"{label}: made for another denoiser, whose layers have other sizes") from error
+                tensors, prefix=COMPONENT, adapter_name=adapter_name, metadata=settings, _pipeline=self, hotswap=hotswap)
+        except (RuntimeError, ValueError) as error:
+            raise InvalidInputError(f"{label}: cannot be loaded: {str(error).splitlines()[0]}") from error
 
     def fuse_lora(self, components: Sequence[str] = (COMPONENT,), **options: Any) -> None:
         """Add the active adapters to the denoiser's own weights, which saves their time; arguments as in diffusers."""
@@ -115,6 +113,90 @@ class LoraLoaderMixin(LoraBaseMixin):
         cls._save_lora_weights(
             save_directory=save_directory, lora_layers={COMPONENT: denoiser_lora_layers},
             lora_metadata={COMPONENT: denoiser_lora_adapter_metadata}, weight_name=weight_name, safe_serialization=True)
+
+
+def _adapter_file(
+    source: str | PathLike, weight_name: str | None, *, subfolder: str | None = None, proxies: None = None, **hub_options: Any
+) -> Path:
+    """Where an adapter lies: a file, a folder's, or one of the Hub, which is fetched; raises InvalidInputError."""
+    if unknown := sorted(set(hub_options) - {"revision", "cache_dir", "token", "local_files_only", "force_download"}):
+        raise InvalidInputError(f"load_lora_weights does not know {', '.join(unknown)}")
+    if weight_name is None and Path(source).is_file():
+        folder, name = Path(source).parent, Path(source).name
+    else:
+        folder, name = Path(source), weight_name or WEIGHT_NAME
+    if not name.endswith(".safetensors"):
+        raise InvalidInputError(f"{name}: no readable safetensors file of an adapter, and no other kind is ever read")
+    inside = f"{subfolder}/{name}" if subfolder else name
+    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        from ..checkpoints.hub import download_checkpoint
+
+        folder = download_checkpoint(str(source), (), extra={inside.partition("/")[0]}, **hub_options)
+    if not (folder / inside).is_file():
+        raise InvalidInputError(f"{Path(source).name}: no readable safetensors file of an adapter ({inside})")
+    return folder / inside
+
+
+def _ranks(tensors: Mapping[str, torch.Tensor], denoiser: torch.nn.Module) -> dict[str, int]:
+    """{layer: rank} of an adapter; raises ValueError where it does not fit the denoiser."""
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = _TENSOR.fullmatch(name)
+        if match is None:
+            raise ValueError("not a LoRA adapter of a TempoSync denoiser")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError("weights that are not finite")
+        parts.setdefault(match[1], {})[match[2]] = tensor
+    if not parts:
+        raise ValueError("not a LoRA adapter of a TempoSync denoiser")
+    ranks = {}
+    for layer, pair in parts.items():
+        shape = _weight_shape(denoiser, layer)
+        if len(shape) < 2:
+            raise ValueError(f"made for another denoiser, this one has no layer {ascii(layer)[:60]} to adapt")
+        rank = len(pair["A"]) if "A" in pair and pair["A"].ndim else 0
+        sizes = {"A": (rank, *shape[1:]), "B": (shape[0], rank, *[1] * (len(shape) - 2))}
+        if not rank or {part: tuple(tensor.shape) for part, tensor in pair.items()} != sizes:
+            raise ValueError("made for another denoiser, whose layers have other sizes")
+        ranks[layer] = rank
+    return ranks
+
+
+def _weight_shape(denoiser: torch.nn.Module, layer: str) -> tuple[int, ...]:
+    """Of a layer that may have an adapter already, and be quantised; () where there is no such layer."""
+    try:
+        module = denoiser.get_submodule(layer)
+    except AttributeError:
+        return ()
+    if {"base_layer", "lora_A", "lora_B"} & {*layer.split(".")}:
+        return ()
+    module = getattr(module, "base_layer", module)
+    if isinstance(module, torch.nn.Linear):
+        return module.out_features, module.in_features
+    return tuple(getattr(module, "weight", torch.empty(())).shape)
+
+
+def _peft_settings(ranks: Mapping[str, int], metadata: Any) -> dict[str, Any]:
+    """What peft is told of an adapter: layers and ranks are those of its tensors, only how strong they are may a file say.
+
+    Raises ValueError for a setting that is neither that nor as peft has it by itself.
+    """
+    from peft import LoraConfig
+
+    if not isinstance(metadata, dict):
+        raise ValueError("its settings are no JSON object")
+    said = {key.removeprefix(f"{COMPONENT}."): value for key, value in metadata.items()}
+    usual = LoraConfig().to_dict() | {"loftq_config": {}, "init_lora_weights": True}
+    for key, value in said.items():
+        if key not in _OF_THE_TENSORS | _OF_NO_EFFECT | {"lora_alpha", "use_rslora"} and value and value != usual.get(key):
+            raise ValueError(f"made with {ascii(key)[:60]}, which is not supported here")
+    rank = max(ranks.values())
+    strength, is_stabilised = said.get("lora_alpha", rank), said.get("use_rslora", False)
+    if type(strength) not in (int, float) or not 0 <= strength <= _STRONGEST or type(is_stabilised) is not bool:
+        raise ValueError(f"lora_alpha and use_rslora should be a number of 0 to {_STRONGEST} and true or false")
+    layers = {f"^{re.escape(layer)}": number for layer, number in ranks.items() if number != rank}
+    settings = {"r": rank, "lora_alpha": strength, "use_rslora": is_stabilised, "target_modules": sorted(ranks), "rank_pattern": layers}
+    return {f"{COMPONENT}.{key}": value for key, value in settings.items()}
 
 
 def add_lora(denoiser: TempoSyncDenoiser, rank: int) -> None:

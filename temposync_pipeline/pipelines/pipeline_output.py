@@ -1,11 +1,9 @@
 """What the pipelines return."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from PIL import Image
 
 from ..bases import BaseOutput
 from ..errors import InvalidInputError
-from ..files import unfinished
+from ..files import whole_file
 from ..media.audio import AudioSource
 from ..media.planes import to_planes, with_mark
 from ..media.video import VideoWriter
@@ -64,24 +62,26 @@ class TempoSyncPipelineOutput(BaseOutput):
         check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
             raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
-        frames, origin, count = map(_to_uint8, self.frames), self.origin, len(self.frames)
+        origin, count = self.origin, len(self.frames)
+        frames: Iterator[np.ndarray] = map(_to_uint8, self.frames)
         tags = origin.tags() if origin else {}
         starts = np.arange(count) / self.fps if self.times is None else self.times
         ends = [*starts[1:], starts[-1] + 1 / self.fps]
         credentials = choose_credentials(provenance)
-        mark, signing = (origin.watermark() if provenance else None, origin.signing(credentials)) if origin else (None, None)
+        mark_of = origin.marker() if origin and provenance else _no_mark
+        signing = origin.signing(credentials) if origin else None
         if Path(path).suffix.lower() == ".gif":
-            if mark is not None and self.times is None:
-                frames = map(partial(with_mark, mark=mark), frames)
+            frames = (frame if (mark := mark_of(frame)) is None else with_mark(frame, mark) for frame in frames)
             _write_gif(Path(path), frames, ends, tags.get("comment", ""), signing)
             return
         with VideoWriter(path, self.fps, self.audio, tags, signing, tick=None if self.times is None else TICK) as writer:
             for frame, start, end in zip(frames, starts, ends):
+                planes = to_planes(frame, mark_of(frame))
                 if self.times is None:
-                    writer.write_planes(to_planes(frame, mark))
+                    writer.write_planes(planes)
                 else:
                     start, end = (Fraction(float(moment)).limit_denominator(10**6) for moment in (start, end))
-                    writer.write_planes(to_planes(frame), start, end - start)
+                    writer.write_planes(planes, start, end - start)
 
     def save_latents(self, path: str | PathLike) -> None:
         """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
@@ -107,6 +107,11 @@ class TempoSyncBatchOutput(BaseOutput):
             video.save(path, provenance)
 
 
+def _no_mark(frame: np.ndarray) -> np.ndarray | None:
+    """What nothing is known of bears none."""
+    return None
+
+
 def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
     """Raises InvalidInputError where a name promises another format than is written; a name without an ending promises nothing."""
     suffix = Path(path).suffix.lower()
@@ -122,15 +127,11 @@ def _write_gif(
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
     # A GIF counts hundredths of a second: rounding each frame's end, not its length, keeps the time.
     ends = [0, *(round(100 * end) for end in ends)]
-    temporary = unfinished(path, ".gif")
-    try:
+    with whole_file(path, ".gif") as temporary:
         pictures[0].save(temporary, save_all=True, append_images=pictures[1:], loop=0, comment=comment.encode(),
                          duration=[10 * (end - start) for start, end in zip(ends, ends[1:])])
         if complete:
             complete(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _to_uint8(frame: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:

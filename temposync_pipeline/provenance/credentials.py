@@ -11,14 +11,14 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from .. import __version__
 from ..errors import InvalidInputError
 from ..files import cache_folder, unfinished
-from ..media.gif import is_gif
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -34,6 +34,9 @@ _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED, EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 _SETTINGS = {"version": 1, "builder": {"thumbnail": {"enabled": False}}, "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 _TEST_DAYS = 3650
+_SOURCE = {"title": "source", "relationship": "parentOf"}
+# Containers in which C2PA looks for credentials, by their first bytes: a name may be any.
+_SIGNATURES = ((4, b"ftyp", "video/mp4"), (8, b"AVI ", "video/x-msvideo"), (0, b"GIF8", "image/gif"))
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
@@ -224,11 +227,30 @@ def _builder(origin: "Origin", source: Path | None) -> Any:
         builder.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.TRAINED_ALGORITHMIC_MEDIA)
     else:
         builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
-        with open(source, "rb") as file:
-            builder.add_ingredient({"title": "source", "relationship": "parentOf"}, "video/mp4", file)
+        _add_source(builder, source)
         action |= {"action": "c2pa.edited", "digitalSourceType": _SOURCE_TYPES + EDITED}
     builder.add_action(action)
     return builder
+
+
+def _add_source(builder: Any, source: Path) -> None:
+    """What the video was edited out of; of a format that C2PA cannot read, or a damaged file, without credentials that it may hold."""
+    import c2pa
+
+    with open(source, "rb") if source.is_file() else BytesIO() as file:  # it may be gone by now
+        if kind := _kind_of(file):
+            with suppress(c2pa.C2paError):
+                builder.add_ingredient(_SOURCE, kind, file)
+                return
+        file.seek(0)
+        builder.add_ingredient(_SOURCE, "application/octet-stream", file)
+
+
+def _kind_of(file: BinaryIO) -> str | None:
+    """The media type by which c2pa knows a container; None for those that hold no credentials."""
+    head = file.read(12)
+    file.seek(0)
+    return next((kind for place, mark, kind in _SIGNATURES if head[place:].startswith(mark)), None)
 
 
 def read_credentials(path: str | PathLike) -> dict[str, Any]:
@@ -245,8 +267,9 @@ def read_credentials(path: str | PathLike) -> dict[str, Any]:
 
     try:
         with open(path, "rb") as file, _context() as context:
-            reader = c2pa.Reader.try_create("image/gif" if is_gif(path) else "video/mp4", file, context=context)
-            if reader is None:
+            kind = _kind_of(file)
+            reader = kind and c2pa.Reader.try_create(kind, file, context=context)
+            if not reader:
                 return {"found": False, "state": "none"}
             with reader:
                 return _summary(reader.get_active_manifest() or {}, reader.get_validation_state())

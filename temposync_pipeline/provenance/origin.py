@@ -1,7 +1,7 @@
 """What a generated video can say of where it comes from."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,9 +40,10 @@ class Origin:
         """What `media.planes` adds to the luma of every frame, int16 [H, W], sides rounded up to even."""
         return watermark(luma_of(self.photo), self.matrix, model_identifier(self.model, self.revision))
 
-    def moving_mark(self) -> MovingMark:
-        """The mark for a video in which the face moves; `photo` and `matrix` play no part."""
-        return MovingMark(model_identifier(self.model, self.revision))
+    def marker(self) -> Callable[[np.ndarray], np.ndarray | None]:
+        """A function that is given the frames, uint8 RGB [H, W, 3], in order, and returns their marks as `watermark`; None = no mark."""
+        mark = self.watermark()
+        return lambda frame: mark
 
     def signing(self, credentials: Credentials | LocalCredentials | None) -> Callable[[Path], None] | None:
         """What puts content credentials into the finished file (`VideoWriter`'s `complete`)."""
@@ -51,3 +52,37 @@ class Origin:
     def tags(self) -> dict[str, str]:
         """Metadata of the file."""
         return {"comment": f"{NOTICE}: {PRODUCT} {__version__}, model {self.model} {self.revision}".strip()}
+
+
+@dataclass(frozen=True)
+class FilmOrigin(Origin):
+    """The same of a film in which somebody was made to speak; `photo` and `matrix` play no part.
+
+    Attributes:
+        source: the film.
+        faces: of each frame the alignment, from the frame to the crop, [2, 3], and the number of its shot; None where nobody speaks.
+    """
+
+    source: Path
+    faces: Sequence[tuple[np.ndarray, int] | None] = ()
+
+    def moving_mark(self) -> MovingMark:
+        """What lays the mark around a face that moves."""
+        return MovingMark(model_identifier(self.model, self.revision))
+
+    def marker(self) -> Callable[[np.ndarray], np.ndarray | None]:
+        mark, faces = self.moving_mark(), iter(self.faces)
+
+        def levels(frame: np.ndarray) -> np.ndarray | None:
+            face = next(faces, None)
+            if face is None:
+                return None
+            luma = luma_of(frame)
+            marked = luma.copy()
+            mark.lay(marked, *face)
+            return marked.astype(np.int16) - luma
+
+        return levels
+
+    def signing(self, credentials: Credentials | None) -> Callable[[Path], None] | None:
+        return None if credentials is None else partial(credentials.sign, origin=self, source=self.source)
