@@ -22,7 +22,7 @@ from .fuzz_targets import video
 
 def test_damaged_files_are_read_or_refused_in_one_sentence(tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--cases", "800", "--seconds", "60", "--seed", "3", "--failures", tmp_path / "kept"],
+        [sys.executable, "-m", "tests.fuzz", "--cases", "5000", "--seconds", "120", "--seed", "3", "--failures", tmp_path / "kept"],
         cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     kept = "\n".join(path.read_text() for path in tmp_path.rglob("*.txt"))
     kinds = "audio, picture, video, config, weights, adapter, latents"
