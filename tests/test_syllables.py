@@ -19,8 +19,9 @@ def hummed(text: str) -> Speech:
 
 
 def test_words_lie_where_they_are_spoken():
-    samples, spans = syllables.spoken_words(hummed)
-    assert len(spans) == 2 * len(syllables.WORDS)
+    samples, spans, vowels = syllables.spoken_words(hummed)
+    assert len(spans) == len(vowels) == 2 * len(syllables.WORDS)
+    assert [start for start, _ in vowels] == pytest.approx([end for _, end in spans])
     for start, end in spans:
         assert end - start == pytest.approx(0.1, abs=1e-6) and samples[int((start + end) / 2 * SAMPLE_RATE)] > 0
     assert spans[0][0] == pytest.approx(syllables.PAUSE) and not samples[: int(syllables.PAUSE * SAMPLE_RATE)].any()
@@ -35,5 +36,13 @@ def test_the_bundled_model_shuts_its_lips_for_most(pytestconfig, tmp_path, monke
     Image.open(pytestconfig.rootpath / "examples/media/portrait_man.jpg").save(image)
     syllables.main(["--image", str(image), "--output", str(tmp_path / "table.md")])
     *_, voice, total = (tmp_path / "table.md").read_text().splitlines()
-    shut = int(voice.split("|")[4])
-    assert voice.split("|")[3].strip() == "6" and 3 <= shut <= 6 and f"| {shut} (" in total
+    closures, shut, vowels, opened = (int(count) for count in voice.split("|")[3:7])
+    assert (closures, vowels) == (6, 6) and 4 <= shut <= 6 and 4 <= opened <= 6 and f"| {shut} (" in total and f"| {opened} (" in total
+
+
+def test_a_mouth_that_stays_shut_opens_for_no_vowel():
+    opening = np.zeros(20)
+    vowels = [(0.1, 0.2), (0.4, 0.5)]
+    assert syllables.open_count(opening, vowels) == 0
+    opening[11] = 0.04
+    assert syllables.open_count(opening, vowels) == 1

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from ..data.speech_synthesis import speak_espeak, speak_flite, with_pauses
 from ..data.viseme_labels import SAMPLE_RATE, Speech, viseme_segments
-from ..face.landmarks import lip_opening
+from ..face.landmarks import CLOSED_OPENING, lip_opening
 from ..media.image import load_image
+from ..media.video import FPS
 from ..models.visemes import VISEME_INDEX
 from ..pipelines.pipeline_temposync import TempoSyncPipeline
 from .closures import Span, shut_share
@@ -28,11 +29,19 @@ FLITE_VOICE, FLITE_SPEEDS = "slt", (1.2, 1.0, 0.8)
 PAUSE = 0.2  # seconds of silence before and after each word
 
 
-def spoken_words(speak: Callable[[str], Speech]) -> tuple[np.ndarray, list[Span]]:
-    """The words one after the other, float32 [N] at 16 kHz, and when their p, b and m are: start and end in seconds."""
+def spoken_words(speak: Callable[[str], Speech]) -> tuple[np.ndarray, list[Span], list[Span]]:
+    """The words one after the other, float32 [N] at 16 kHz, and when their p, b and m, and their vowels are: start and end in seconds."""
     pause = np.zeros(int(PAUSE * SAMPLE_RATE), np.float32)
     speech = with_pauses([speak(word) for word in WORDS], [pause] * (len(WORDS) + 1))
-    return speech.samples, [(item.start, item.end) for item in viseme_segments(speech.phones) if item.viseme == VISEME_INDEX["PP"]]
+    spoken = [((item.start, item.end), item.viseme == VISEME_INDEX["PP"]) for item in viseme_segments(speech.phones)
+              if item.viseme != VISEME_INDEX["sil"]]
+    return speech.samples, [span for span, shut in spoken if shut], [span for span, shut in spoken if not shut]
+
+
+def open_count(opening: np.ndarray, vowels: list[Span]) -> int:
+    """In how many vowels the lips open: opening [T] in interocular distances, 25 frames a second, above twice that of shut lips."""
+    return sum(opening[int(start * FPS):max(int(start * FPS) + 1, round(end * FPS))].max(initial=0) > 2 * CLOSED_OPENING
+               for start, end in vowels)
 
 
 def voices() -> Iterator[tuple[str, float, Callable[[str], Speech]]]:
@@ -45,22 +54,26 @@ def voices() -> Iterator[tuple[str, float, Callable[[str], Speech]]]:
 
 
 def syllable_table(pipe: TempoSyncPipeline, photo: np.ndarray, steps: int) -> str:
-    """A Markdown table: of each voice at each speed, how many closures there are and in how many of them the lips of the video shut.
+    """A Markdown table: of each voice at each speed, in how many of its closures the lips of the video shut, and in how many of its vowels
+    they open, without which the former says nothing.
 
     photo: uint8 RGB [H, W, 3]. steps: the student's, 1 to 8.
     """
     maker = VideoMaker(pipe)
     portrait = maker.portrait(photo)
-    lines = ["| voice | speed | closures | shut |", "|---|---|---|---|"]
-    closures = shut = 0
+    lines = ["| voice | speed | closures | shut | vowels | open |", "|---|---|---|---|---|---|"]
+    total = np.zeros(4, int)
     for name, speed, speak in tqdm(list(voices()), desc="papa mama baba"):
-        samples, spans = spoken_words(speak)
+        samples, closures, vowels = spoken_words(speak)
         video = maker.student(portrait, (samples, SAMPLE_RATE), steps)
-        figures = shut_share(lip_opening(np.stack(pipe.face_aligner.track(video.crops))), spans)
-        count = round(figures["closures"] * figures["closures_shut"])
-        closures, shut = closures + figures["closures"], shut + count
-        lines.append(f"| {name} | {speed:g} | {figures['closures']:.0f} | {count} |")
-    return "\n".join([*lines, f"| all | | {closures:.0f} | {shut} ({100 * shut / closures:.0f} %) |"]) + "\n"
+        opening = lip_opening(np.stack(pipe.face_aligner.track(video.crops)))
+        figures = shut_share(opening, closures)
+        shut = round(figures["closures"] * figures["closures_shut"])
+        counts = [round(figures["closures"]), shut, len(vowels), open_count(opening, vowels)]
+        total += counts
+        lines.append(f"| {name} | {speed:g} | " + " | ".join(map(str, counts)) + " |")
+    shares = [f"{count} ({count / of:.0%})" for of, count in zip(total[::2], total[1::2])]
+    return "\n".join([*lines, f"| all | | {total[0]} | {shares[0]} | {total[2]} | {shares[1]} |"]) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
