@@ -84,5 +84,5 @@ class FilmOrigin(Origin):
 
         return levels
 
-    def signing(self, credentials: Credentials | None) -> Callable[[Path], None] | None:
+    def signing(self, credentials: Credentials | LocalCredentials | None) -> Callable[[Path], None] | None:
         return None if credentials is None else partial(credentials.sign, origin=self, source=self.source)
