@@ -4,6 +4,7 @@ import torch
 from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
 from temposync_pipeline.models.denoiser_temposync import TempoSyncDenoiser
 from temposync_pipeline.models.identity_encoder import IdentityEncoder
+from temposync_pipeline.models.precision import has_fast_bfloat16
 
 from .tiny_components import tiny_denoiser, tiny_motion_vae, tiny_vae
 
@@ -136,3 +137,17 @@ def test_autoencoders_give_dictionaries_or_tuples():
     decoded, = vae.decode(latents, return_dict=False)
     assert torch.equal(decoded, vae.decode(latents).sample) and torch.equal(decoded, vae(pixels, return_dict=False)[0])
     assert torch.equal(decoded, vae(pixels).sample)
+
+
+@pytest.mark.parametrize(("limit", "able"), [
+    (None, True), ("AVX512_CORE_AMX", True), ("avx512_core_bf16", True), ("DEFAULT", True), ("AVX2", False), ("AVX512_CORE_VNNI", False)])
+def test_bfloat16_is_for_cpus_that_may_multiply_it(monkeypatch, limit, able):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    if limit is None:
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    else:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert has_fast_bfloat16() is able
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
+    assert not has_fast_bfloat16()
