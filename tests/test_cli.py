@@ -354,3 +354,28 @@ def test_a_notice_is_given_once_though_the_input_is_read_twice(temposync, tmp_pa
     code, _, complaints = temposync("generate", "--image", portrait, "--audio", audio, "--output", tmp_path / "out.mp4")
     assert code == 0 and sum("cut.wav: truncated" in line for line in complaints) == 1
     assert sum("no speech" in line for line in complaints) == 1
+
+
+@pytest.mark.parametrize("written", ["--output", "--json"])
+@pytest.mark.parametrize("read", ["--lora", "--signing-cert", "--signing-key"])
+def test_an_output_replaces_nothing_that_is_read(tmp_path, capsys, read, written):
+    files = {name: tmp_path / name for name in ("portrait.png", "speech.wav", "precious.safetensors")}
+    for path in files.values():
+        path.write_bytes(b"precious")
+    other = {"--output": "--json", "--json": "--output"}[written]
+    arguments = ["generate", "--image", files["portrait.png"], "--audio", files["speech.wav"], read, files["precious.safetensors"],
+                 written, files["precious.safetensors"], other, tmp_path / "other.mp4"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([str(argument) for argument in arguments])
+    assert "would replace an input" in capsys.readouterr().err and files["precious.safetensors"].read_bytes() == b"precious"
+
+
+def test_two_outputs_are_one_file_by_whatever_path(tmp_path, capsys):
+    for name in ("portrait.png", "speech.wav"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "sub").mkdir()
+    arguments = ["generate", "--image", tmp_path / "portrait.png", "--audio", tmp_path / "speech.wav", "--output", tmp_path / "a.mp4",
+                 "--json", tmp_path / "sub" / ".." / "a.mp4"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([str(argument) for argument in arguments])
+    assert "cannot be the same file" in capsys.readouterr().err

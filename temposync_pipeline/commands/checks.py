@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from ..provenance.credentials import SigningKey
 
 
-def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = ()) -> None:
+def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = (), others: Iterable[Path | None] = ()) -> None:
     """Say at once what would fail after a long computation; None stands for an option that was not given.
 
     Raises InvalidInputError for an input that does not exist, and for an output that cannot be written, is a folder, would replace an
-    input, or is the same file as another output.
+    input or one of the `others`, which are read, too, and checked elsewhere, or is the same file as another output.
     """
-    inputs, outputs = ([path for path in paths if path is not None] for paths in (inputs, outputs))
+    inputs, outputs, others = ([path for path in paths if path is not None] for paths in (inputs, outputs, others))
     for path in inputs:
         if not path.exists():
             raise InvalidInputError(f"{path}: no such file")
@@ -27,9 +27,9 @@ def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = 
             raise InvalidInputError(f"{output}: the output folder does not exist")
         if output.is_dir():
             raise InvalidInputError(f"{output}: the output is a folder")
-        if any(output.exists() and output.samefile(path) for path in inputs):
+        if any(output.exists() and path.exists() and output.samefile(path) for path in [*inputs, *others]):
             raise InvalidInputError(f"{output}: the output would replace an input")
-        if any(output.absolute() == other.absolute() for other in outputs[:index]):
+        if any(output.resolve() == other.resolve() for other in outputs[:index]):
             raise InvalidInputError(f"{output}: two outputs cannot be the same file")
         check_writable(output.absolute().parent, output)
 

@@ -57,7 +57,7 @@ def dub(
 
     Only the mouth changes: size, frame rate, colours and all other pixels stay. The new video ends with the recording.
     """
-    check_files((video, audio), (output, json_file))
+    check_files((video, audio), (output, json_file), (signing_cert, signing_key))
     check_mp4(output)
     check_model(model)
     check_runtime(runtime)

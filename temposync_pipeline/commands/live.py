@@ -85,10 +85,10 @@ def live(
     check_files((image, None if audio == PIPE else audio), (None if output == PIPE else output, json_file))
     if output != PIPE:
         check_mp4(output)
-    elif sys.stdout.isatty():
-        raise InvalidInputError("stdout is a terminal: send the video to a player, or name a file with --output")
-    if audio == PIPE and sys.stdin.isatty():
-        raise InvalidInputError("stdin is a terminal: send raw samples to it, or name a file with --audio")
+    elif sys.stdout is None or sys.stdout.isatty():
+        raise InvalidInputError("stdout is closed or a terminal: send the video to a player, or name a file with --output")
+    if audio == PIPE and (sys.stdin is None or sys.stdin.isatty()):
+        raise InvalidInputError("stdin is closed or a terminal: send raw samples to it, or name a file with --audio")
     check_model(model)
     check_runtime(runtime)
     check_steps(model, [num_inference_steps])

@@ -72,7 +72,7 @@ def generate(
     if (audio is None) == (not turns):
         raise InvalidInputError("--audio and --speaker exclude each other" if turns else "--audio (or --speaker FACE=AUDIO) is missing")
     recordings = [recording for _, recording in turns] if audio is None else [audio]
-    check_files((image, *recordings), (output, json_file))
+    check_files((image, *recordings), (output, json_file), (lora, signing_cert, signing_key))
     if turns and output.suffix.lower() != ".mp4":
         raise InvalidInputError(f"{output}: with --speaker the output is an mp4")
     if output.suffix.lower() not in (".mp4", ".safetensors"):
@@ -157,7 +157,7 @@ def decode(
 
     Example: temposync decode --latents talking.safetensors --output talking.mp4
     """
-    check_files((latents,), (output, json_file))
+    check_files((latents,), (output, json_file), (signing_cert, signing_key))
     check_mp4(output)
     check_model(model)
     check_runtime(runtime)

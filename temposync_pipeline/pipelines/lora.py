@@ -144,7 +144,7 @@ def _ranks(tensors: Mapping[str, torch.Tensor], denoiser: torch.nn.Module) -> di
         match = _TENSOR.fullmatch(name)
         if match is None:
             raise ValueError("not a LoRA adapter of a TempoSync denoiser")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
             raise ValueError("weights that are not finite")
         parts.setdefault(match[1], {})[match[2]] = tensor
     if not parts:
