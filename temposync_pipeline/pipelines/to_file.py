@@ -106,7 +106,7 @@ class ToFilePipeline(TalkingHeadBase):
     @torch.inference_mode()
     def _decoded_patches(self, video: LatentVideo) -> Generator[Patch, None, None]:
         """What each frame changes in the photo."""
-        if video.autoencoder != autoencoder_hash(self.vae):
+        if video.latents.shape[1] != self.vae.config.latent_channels or video.autoencoder != autoencoder_hash(self.vae):
             raise InvalidInputError(f"the latents were made with another autoencoder, that of {video.model or 'an unnamed checkpoint'}")
         with self._returning_models():
             device, dtype = self._execution_device, self.vae.dtype
