@@ -317,6 +317,8 @@ def test_files_that_are_no_latents_are_refused_in_one_line(pipeline, latents_fil
     video = LatentVideo.load(latents_file)
     with pytest.raises(InvalidInputError, match="another autoencoder"):
         next(pipeline.decode_latents(replace(video, autoencoder="0")))
+    with pytest.raises(InvalidInputError, match="another autoencoder"):
+        next(pipeline.decode_latents(replace(video, latents=video.latents[:, :-1])))
     with pytest.raises(ValueError, match="no latents"):
         run(pipeline).save_latents(tmp_path / "none.safetensors")
 
