@@ -140,3 +140,14 @@ def test_an_unreadable_model_ends_the_run(folder, capsys, monkeypatch):
     monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", refuse)
     table = write(folder / "jobs.csv", HEADER[:3], *(("woman.png", "hello.wav", f"{number}.mp4") for number in (1, 2)))
     assert run(capsys, table, "--output_dir", folder / "videos") == (2, [], ["temposync: weights: Permission denied"])
+
+
+@pytest.mark.parametrize("precious", ["portrait.png", "speech.wav", "out/made.mp4"])
+def test_the_report_replaces_nothing_that_a_line_names(tmp_path, capsys, precious):
+    (tmp_path / "out").mkdir()
+    for name in ("portrait.png", "speech.wav", "out/made.mp4"):
+        (tmp_path / name).write_bytes(b"precious")
+    table = tmp_path / "jobs.csv"
+    table.write_text("image,audio,output\nportrait.png,speech.wav,made.mp4\n")
+    code, _, errors = run(capsys, table, "--output_dir", tmp_path / "out", "--json", tmp_path / precious)
+    assert code == 2 and "would replace an input" in " ".join(errors) and (tmp_path / precious).read_bytes() == b"precious"

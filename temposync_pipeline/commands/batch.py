@@ -63,6 +63,9 @@ def batch(
     """
     check_files((jobs,), (json_file,))
     rows = read_table(jobs)
+    folders = {"image": jobs.parent, "audio": jobs.parent, "output": output_dir}
+    named = [folder / row[column].strip() for _, row in rows for column, folder in folders.items() if row.get(column)]
+    check_files((), (json_file,), (signing_cert, signing_key, *named))
     check_model(model)
     check_runtime(runtime)
     check_steps(model, [num_inference_steps])
