@@ -27,7 +27,7 @@ from temposync_pipeline.training.distillation import (
     teacher_ode_step,
 )
 from temposync_pipeline.training.latent_cache import LatentCache, LatentCacheWriter
-from temposync_pipeline.training.sequence_terms import draw_sequence
+from temposync_pipeline.training.sequence_terms import SequenceTerms, draw_sequence
 
 from .tiny_components import picture, tiny_denoiser, tiny_vae
 
@@ -211,6 +211,20 @@ def test_teacher_learns_and_student_follows(runs, tmp_path):
     assert sorted(scheduler.config.few_step_sigmas["4"], reverse=True) == scheduler.config.few_step_sigmas["4"]
 
 
+@pytest.mark.parametrize("rollout", [0.0, 1.0])
+def test_velocity_is_what_a_still_video_changes(runs, rollout):
+    """Frames of a video that stands still share their noise: nothing changes."""
+    config = student.Config(data=str(runs), temporal_weight=0.0, velocity_weight=1.0, rollout=rollout, viseme_noise=0.0, lip_noise=0.0)
+    cache = LatentCache(runs, {"talkers": 1.0})
+    encoder = load_component(IdentityEncoder, str(runs), "identity_encoder", torch.device("cpu"))
+    terms = SequenceTerms(config, cache, TempoSyncScheduler(prediction="consistency"), encoder, 1.0, torch.device("cpu"))
+    denoiser = tiny_denoiser()
+    moving = terms(denoiser)["velocity"].item()
+    cache.sources["talkers"]["latents"][:] = cache.sources["talkers"]["latents"][:1]
+    cache.sources["talkers"]["context"][:] = cache.sources["talkers"]["context"][:1]
+    assert moving > 1e-4 and terms(denoiser)["velocity"].item() < 1e-9
+
+
 def test_terms_over_frames_reach_the_student(runs, tmp_path):
     """Three steps with every term, and without a teacher; the cached clip gets a sound."""
     from safetensors.torch import load_file, save_file
@@ -219,8 +233,8 @@ def test_terms_over_frames_reach_the_student(runs, tmp_path):
     folder.mkdir()
     save_file(load_file(runs / "talkers.safetensors") | {"mel": torch.randn(FRAMES, 4, 80).half()}, folder / "talkers.safetensors")
     student.train(student.Config(
-        output=str(tmp_path / "student"), teacher="", max_steps=3, sequence_every=1, sync_weight=1.0, adversarial_weight=0.1, rollout=0.5,
+        output=str(tmp_path / "student"), teacher="", max_steps=3, sequence_every=1, sync_weight=1.0, adversarial_weight=0.1, rollout=0.5, velocity_weight=1.0,
         data=str(folder), identity_encoder=str(runs), vae=str(runs), sync_expert=str(runs), validation_steps=(1,), **TINY))
     row = last_row(tmp_path / "student")
-    assert row["temporal"] > 0 and row["sync"] > 0 and row["adversarial"] > 0 and row["discriminator"] > 0
+    assert row["temporal"] > 0 and row["sync"] > 0 and row["velocity"] > 0 and row["adversarial"] > 0 and row["discriminator"] > 0
     assert "distillation" not in row and "consistency" not in row

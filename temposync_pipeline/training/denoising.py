@@ -41,6 +41,8 @@ class DenoiserConfig(LoopConfig):
     identity_weight: float = 0.02
     temporal_weight: float = 1.0
     sync_weight: float = 0.0
+    # Of `sequence_terms`: what changes from frame to frame. Not in the paper.
+    velocity_weight: float = 0.0
     sync_expert: str = "runs/sync"
     # The terms over consecutive frames are dear: one step in so many, with the weight raised to match.
     sequence_every: int = 6

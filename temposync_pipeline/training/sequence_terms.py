@@ -1,5 +1,10 @@
-"""The loss terms over consecutive frames: temporal smoothness (equation 9 of arXiv 2603.06057) and synchrony with the speech."""
+"""The loss terms over consecutive frames: temporal smoothness (equation 9 of arXiv 2603.06057), synchrony with the speech, and velocity.
 
+The velocity term is not in the paper: what changes from frame to frame shall be what changed in the real frames, and no more.  All frames
+share their noise, as when sampling; what a classifier says of them differs a little in each (`perturb_visemes`).
+"""
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -8,13 +13,15 @@ from ..models.conditioning import latent_window
 from ..models.identity_encoder import IdentityEncoder
 from ..models.sync_expert import SyncExpert
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
-from .denoising import DenoiserConfig, conditions, draw_sigmas, evaluate_denoiser, load_component
-from .latent_cache import DenoiserBatch, LatentCache, cached_lips
-from .losses import frame_flows, sync_regulariser, temporal_warp
+from .denoising import Conditions, DenoiserConfig, conditions, draw_sigmas, evaluate_denoiser, load_component, perturb_visemes
+from .latent_cache import DenoiserBatch, LatentCache, cached_lips, latent_mouth_weight
+from .losses import frame_flows, sync_regulariser, temporal_warp, weighted_mse
 
 # Frames decoded for equation 9 (a decoding costs more than a denoising), and heard by the sync expert: one second.
 TEMPORAL_FRAMES = 5
 SYNC_FRAMES = 25
+# Stretches of video for the velocity term, and frames of each.
+VELOCITY_CLIPS, VELOCITY_FRAMES = 4, 3
 
 
 class SequenceTerms:
@@ -28,6 +35,7 @@ class SequenceTerms:
             self.vae = load_component(AutoencoderTempoSync, config.vae, "vae", device)
         if config.sync_weight:
             self.expert = load_component(SyncExpert, config.sync_expert, "sync_expert", device)
+        self.weight = latent_mouth_weight(config.mouth_weight_floor, config.lip_weight).to(device)
 
     def __call__(self, denoiser: nn.Module) -> dict[str, torch.Tensor]:
         config = self.config
@@ -37,7 +45,33 @@ class SequenceTerms:
             terms["temporal"] = nothing if skipped else config.sequence_every * self._temporal(denoiser)
         if config.sync_weight:
             terms["sync"] = nothing if skipped else config.sequence_every * self._sync(denoiser)
+        if config.velocity_weight:
+            terms["velocity"] = self._velocity(denoiser)
         return terms
+
+    def _velocity(self, denoiser: nn.Module) -> torch.Tensor:
+        """‖(f_{t+1} - f_t) - (z_{t+1} - z_t)‖², weighted over the window, in units of the residual's variance."""
+        config = self.config
+        stretches = [draw_sequence(self.cache, VELOCITY_FRAMES)[0] for _ in range(VELOCITY_CLIPS)]
+        frames = DenoiserBatch(*(torch.cat(values) for values in zip(*(vars(stretch).values() for stretch in stretches))))
+        frames.visemes = perturb_visemes(frames.visemes, config.viseme_noise)
+        frames.lips = frames.lips + config.lip_noise * torch.randn_like(frames.lips)
+        clean, given = frames.residual / self.scale, conditions(frames, self.identity_encoder)
+        sigmas = draw_sigmas(VELOCITY_CLIPS, config, self.scheduler, self.device).repeat_interleave(VELOCITY_FRAMES)
+        noisy = self.scheduler.corrupt(self._own_starts(denoiser, clean, given), shared_noise(clean), sigmas)
+        _, estimate = evaluate_denoiser(denoiser, self.scheduler, noisy, sigmas, given)
+        change, real = (values.unflatten(0, (-1, VELOCITY_FRAMES)).diff(dim=1).flatten(0, 1) for values in (estimate, clean))
+        return weighted_mse(change, real, self.weight)
+
+    @torch.no_grad()
+    def _own_starts(self, denoiser: nn.Module, clean: torch.Tensor, given: Conditions) -> torch.Tensor:
+        """`clean` or, in a share `rollout` of the stretches, what the denoiser says of it from the highest noise, as when sampling."""
+        own = torch.rand(VELOCITY_CLIPS, device=clean.device).repeat_interleave(VELOCITY_FRAMES) < getattr(self.config, "rollout", 0.0)
+        if not own.any():
+            return clean
+        highest = torch.full((len(clean),), self.scheduler.config.sigma_max, device=clean.device)
+        _, estimate = evaluate_denoiser(denoiser, self.scheduler, highest[0] * shared_noise(clean), highest, given)
+        return torch.where(own[:, None, None, None], estimate, clean)
 
     def _estimate(self, denoiser: nn.Module, sequence: DenoiserBatch) -> torch.Tensor:
         """Clean latents [T, C, h, w] from one noise level, the noise shared by all frames as when sampling."""
@@ -60,6 +94,11 @@ class SequenceTerms:
         return sync_regulariser(mouths, self.expert.embed_mel(mel.flatten(0, 1)[None]))
 
 
+def shared_noise(frames: torch.Tensor) -> torch.Tensor:
+    """Standard normal noise like `frames` [VELOCITY_CLIPS · VELOCITY_FRAMES, C, h, w], the same for all frames of a stretch."""
+    return torch.randn_like(frames[::VELOCITY_FRAMES]).repeat_interleave(VELOCITY_FRAMES, dim=0)
+
+
 def draw_sequence(cache: LatentCache, length: int, with_sound: bool = False) -> tuple[DenoiserBatch, torch.Tensor | None]:
     """`length` consecutive cached frames of one clip, all with the clip's one reference and context, and their mel columns [length, 4, 80].
 
@@ -70,7 +109,8 @@ def draw_sequence(cache: LatentCache, length: int, with_sound: bool = False) -> 
               if len(rows := source["sequences"][source["sequences"][:, 1] >= length])}
     if not usable:
         raise ValueError(f"no cached clip of {length} consecutive frames{' with sound' if with_sound else ''}")
-    name = list(usable)[cache.rng.integers(len(usable))]
+    chances = np.array([weight for name, weight in zip(cache.sources, cache.weights) if name in usable])
+    name = list(usable)[cache.rng.choice(len(usable), p=chances / chances.sum())]
     source, rows = cache.sources[name], usable[name]
     first, count, reference, _ = rows[cache.rng.integers(len(rows))].tolist()
     start = first + int(cache.rng.integers(count - length + 1))

@@ -4,7 +4,7 @@
 
 Each term is one weight in the configuration; a weight of 0 leaves the term out and saves its cost:
 
-    L = λ_dist·L_dist + λ_data·L_diff + λ_cons·L_cons + λ_id·L_id + λ_temp·L_temp + λ_sync·L_sync + λ_adv·L_adv
+    L = λ_dist·L_dist + λ_data·L_diff + λ_cons·L_cons + λ_id·L_id + λ_temp·L_temp + λ_sync·L_sync + λ_adv·L_adv + λ_vel·L_vel
 
 Without a teacher (fine-tuning on a person's clips) the first and third fall away.  With `--set lora_rank=8` the checkpoint given by
 `--init` stays as it is and the run writes an adapter of about 1 MB (`pipelines.lora`).
