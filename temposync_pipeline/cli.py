@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with _raising_sigterm(), _warning_once():
             code = app(arguments or ["--help"], prog_name="temposync", standalone_mode=False) or 0
+    except SystemExit:  # what Typer makes of a pipe whose reader has left: 1, which says that there is no mark
+        sys.exit(UNREAD)
     except TyperException as error:  # a missing or misspelt option, a value out of range
         _fail(_in_plain_words(error), 2)
     except Terminated:
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end_where_stdout_fails() -> None:
-    """Say so where standard output does not take what was printed, or nothing where a pipe's reader has left, which is no fault."""
+    """Say so where standard output does not take what was printed; nothing where a pipe's reader has left, which is no fault."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

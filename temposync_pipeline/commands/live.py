@@ -245,7 +245,7 @@ def read_file(path: Path, real_time: bool) -> Iterator[tuple["np.ndarray", int]]
 def opened(output: Path, sign: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """Stdout, or a file that is written under a hidden name and gets its own when it is complete and signed.
 
-    What was said cannot be said again: where signing fails, the video is kept without credentials.
+    What was said cannot be said again: where signing fails, the video is kept without credentials. Raises InvalidInputError for that.
     """
     if output == PIPE:
         yield sys.stdout.buffer
@@ -257,6 +257,8 @@ def opened(output: Path, sign: Callable[[Path], None] | None = None) -> Iterator
         try:
             if sign is not None:
                 sign(temporary)
+        except OSError as error:
+            raise InvalidInputError(f"{output}: kept without content credentials: {error.strerror or error}") from error
         finally:
             os.replace(temporary, output)
     finally:

@@ -10,7 +10,7 @@ import typer
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
 from ..terminal import say
-from .checks import check_files, check_folder, check_model, check_writable, choose_device, write_json
+from .checks import check_files, check_folder, check_model, check_name, check_writable, choose_device, write_json
 from .options import Device, JsonFile, Model
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def _check_data(stage: str, config: "LoopConfig") -> None:
 
 def _check_run_folder(output: Path) -> None:
     """Raises InvalidInputError unless the folder can be written to, or made."""
+    check_name(output)
     existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise InvalidInputError(f"{output}: {existing.name} is not a folder")
