@@ -283,7 +283,7 @@ CLAIMS = {
     "across.wav": (content(claiming(b"RIFX", *TURNED, chunk(b"JUNK", bytes(2**15 - 112), order=">"), order=">")), "16000"),
     "turned.wav": (content(claiming(b"RIFX", *TURNED, order=">")), "16000"),
     "tags.avi": (content(claiming(b"RIFF", form=b"AVI ")), "tags.avi: no audio in this file"),
-    "wide.gif": (large_picture, "wide.gif: 9000x9000 px, above the limit of 16 megapixels"),
+    "wide.gif": (large_picture, "wide.gif: 9000x9000 px, above the limit of 16.8 megapixels"),
 }
 
 
@@ -478,7 +478,7 @@ def clip(path: Path, codec: str = "mpeg4", rate: float = 25, size: tuple[int, in
     ("52 1000 a second.mp4", {"rate": 1000}, "1000 frames a second, outside the limits of 1 to 240"),
     ("52 one a minute.mp4", {"rate": Fraction(1, 60)}, "0.0166667 frames a second, outside the limits of 1 to 240"),
     ("53 8192 squared.avi", {"size": (8192, 8192), "codec": "mjpeg", "kind": "yuvj420p", "frames": 1},
-     "8192x8192 px, above the limit of 16 megapixels"),
+     "8192x8192 px, above the limit of 16.8 megapixels"),
 ])
 def test_video_that_is_refused(tmp_path, case, settings, message):
     path = clip(tmp_path / case.partition(" ")[2], **settings)
