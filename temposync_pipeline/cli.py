@@ -1,11 +1,12 @@
 """The command `temposync`.
 
 Exit code 0 on success (of `verify` 1 where it finds no mark); with one line on stderr 2 for an input that cannot be used, 130 after
-Ctrl-C, 143 after SIGTERM.  Each command (`commands`) imports what it needs when it runs, so that `temposync --help` does not wait for
-torch.
+Ctrl-C, 143 after SIGTERM; silently 141 where a pipe's reader has left.  Each command (`commands`) imports what it needs when it runs, so
+that `temposync --help` does not wait for torch.
 """
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from .commands.verify import verify
 from .commands.video import decode, generate, visemes
 from .errors import InvalidInputError
 from .startup import keep_little, start_lean, yield_cores
+from .terminal import in_words, one_line, say
 
 app = typer.Typer(
     help="Talking heads: a portrait and a speech recording in, a video of that person speaking out.",
@@ -39,7 +41,7 @@ for command in (generate, dub, live, preview, batch, decode, verify, benchmark, 
 
 # What needs no more of diffusers and transformers than `bases.lean` has.
 LEAN_COMMANDS = ("generate", "dub", "preview", "batch", "decode", "visemes", "export", "verify")
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
 # What is wrong with an option's value, by pydantic's name of the error.
 COMPLAINTS = {
     "int_parsing": "is not a whole number", "int_parsing_size": "is not a whole number", "float_parsing": "is not a number",
@@ -62,16 +64,31 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with _raising_sigterm(), _warning_once():
             code = app(arguments or ["--help"], prog_name="temposync", standalone_mode=False) or 0
+    except SystemExit:  # what Typer makes of a pipe whose reader has left: 1, which says that there is no mark
+        sys.exit(UNREAD)
     except TyperException as error:  # a missing or misspelt option, a value out of range
         _fail(_in_plain_words(error), 2)
     except Terminated:
         _fail("terminated", TERMINATED)
     except (InvalidInputError, OSError) as error:
-        named = isinstance(error, OSError) and error.filename and error.strerror
-        _fail(f"{error.filename}: {error.strerror}" if named else str(error), 2)
+        _end_where_stdout_fails()
+        _fail(in_words(error), 2)
+    _end_where_stdout_fails()
     if code == INTERRUPTED:  # what Typer makes of Ctrl-C
         _fail("interrupted", code)
     sys.exit(code)
+
+
+def _end_where_stdout_fails() -> None:
+    """Say so where standard output does not take what was printed; nothing where a pipe's reader has left, which is no fault."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
+        if isinstance(error, BrokenPipeError):
+            sys.exit(UNREAD)
+        _fail(f"standard output: {error.strerror}", 2)
 
 
 @contextmanager
@@ -92,6 +109,13 @@ def _raising_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Terminal(logging.Handler):
+    """Prints warnings on stderr, each in one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(one_line(record.getMessage()), err=True)
+
+
 @contextmanager
 def _warning_once() -> Iterator[None]:
     """Show each warning on stderr once: inputs are looked at before the models are loaded, and read again when they are used."""
@@ -101,7 +125,7 @@ def _warning_once() -> Iterator[None]:
         message = record.getMessage()
         return not (message in shown or shown.add(message))
 
-    handler, logger = logging.StreamHandler(), logging.getLogger(__package__)
+    handler, logger = _Terminal(), logging.getLogger(__package__)
     handler.addFilter(is_new)
     logger.addHandler(handler)
     try:
@@ -120,8 +144,7 @@ def _in_plain_words(error: TyperException) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    print("temposync:", "".join(letter if letter.isprintable() else "?" for letter in line), file=sys.stderr)
+    say(f"temposync: {one_line(message)}", err=True)
     sys.exit(code)
 
 

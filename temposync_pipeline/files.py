@@ -63,11 +63,18 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def whole_file(path: Path, suffix: str | None = None) -> Iterator[Path]:
-    """A hidden name beside `path`, of the same ending or `suffix`, to write to: what stands at `path` stays until the block is done."""
+    """A hidden name beside `path`, of the same ending or `suffix`, to write to: what stands at `path` stays until the block is done.
+
+    What the system says of the hidden one, such as that the disk is full, is said of `path`.
+    """
     temporary = unfinished(path, suffix)
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

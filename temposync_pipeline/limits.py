@@ -28,6 +28,11 @@ def limit(name: str, default: Number) -> Number:
     raise InvalidInputError(f"{PREFIX}{name}={text}: expected a {'whole ' * isinstance(default, int)}number above 0")
 
 
+def megapixels(pixels: int) -> str:
+    """As messages say it, with three digits or all before the point: "0.05 megapixels", "4225 megapixels"."""
+    return f"{pixels / 10**6:.{0 if pixels >= 10**8 else 3}{'f' if pixels >= 10**8 else 'g'}} megapixels"
+
+
 # Recordings. A header may claim 1 Hz, which resampling would blow up 16,000-fold, or 65,535 channels.
 MIN_SECONDS = limit("MIN_SECONDS", 0.1)
 MAX_SECONDS = limit("MAX_SECONDS", 900.0)
@@ -56,6 +61,12 @@ MAX_HEADER_BYTES = limit("MAX_HEADER_BYTES", 5_000_000)
 MAX_CONFIG_BYTES = limit("MAX_CONFIG_BYTES", 1_000_000)
 # Each layer or block that a config.json asks for takes time to build, whether there are weights for it or not.
 MAX_LAYERS = limit("MAX_LAYERS", 256)
+# What an adapter adds to a layer, as a multiple of the layer's own weights (root mean square); trained ones stay below 1.
+MAX_ADAPTER_CHANGE = limit("MAX_ADAPTER_CHANGE", 100.0)
+MAX_WEIGHT = limit("MAX_WEIGHT", 1_000_000.0)  # those of the bundled checkpoint stay below 10
+# The crop's pixels, 256 a side, to one of the photo: from a crop of 256,000 pixels a side to one of 3.
+MIN_STRETCH = limit("MIN_STRETCH", 0.001)
+MAX_STRETCH = limit("MAX_STRETCH", 100.0)
 MAX_CHUNK_FRAMES = limit("MAX_CHUNK_FRAMES", 1024)  # decoded at once
 
 # What a visitor of the page may ask for.

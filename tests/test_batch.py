@@ -80,6 +80,22 @@ def test_a_bad_line_is_told_and_the_next_goes_on(folder, loads, capsys):
     assert all(("error" in entry) == (entry["status"] == "failed") for entry in report["lines"])
 
 
+def test_a_line_with_an_impossible_name_is_told_and_the_next_goes_on(folder, loads, capsys):
+    """The csv module of Python 3.11 reads NULs, and what a name holds must neither end the run nor reach the terminal."""
+    names = ("sub\0d/x.mp4", "n" * 300 + ".mp4", f"{'n' * 300}/x.mp4", "red\x1b[31m\ntemposync: forged.avi")
+    rows = [("woman.png", "hello.wav", name) for name in names]
+    rows += [("wo\0man.png", "hello.wav", "1.mp4"), ("woman.png", "he\0llo.wav", "1.mp4"), ("n" * 300 + ".png", "hello.wav", "1.mp4"),
+             ("woman.png", "hello.wav", "good.mp4")]
+    table, out = write(folder / "jobs.csv", HEADER[:3], *rows), folder / "videos"
+    code, printed, errors = run(capsys, table, "--output_dir", out, "--steps", 1, "--json", folder / "report.json")
+    assert code == 2 and printed == [str(out / "good.mp4")] and [path.name for path in out.iterdir()] == ["good.mp4"]
+    lines = [line for line in errors if line.startswith("jobs.csv: line")]
+    assert len(lines) == 7 and errors[-1] == "temposync: jobs.csv: 7 of 8 lines failed" and all(line.isprintable() for line in errors)
+    causes = ["a NUL", "File name too long", "File name too long", "must end in .mp4", "a NUL", "a NUL", "File name too long"]
+    assert all(cause in line and "Errno" not in line for line, cause in zip(lines, causes, strict=True)), lines
+    assert [entry["status"] for entry in json.loads((folder / "report.json").read_text())["lines"]] == 7 * ["failed"] + ["made"]
+
+
 def test_what_is_there_is_left_alone(folder, loads, capsys, monkeypatch):
     """Interrupted amid the second video, it goes on with that one; run once more, it has nothing to do and loads no models."""
     table = write(folder / "jobs.csv", HEADER[:3], *(("woman.png", "hello.wav", f"{number}.mp4") for number in (1, 2, 3)))

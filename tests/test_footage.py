@@ -197,3 +197,24 @@ def test_a_cut_begins_a_shot_and_a_moving_head_does_not():
     assert not any(detector.begins(head(100 + 4 * number)) for number in range(20))
     assert detector.begins(255 - head(180))
     assert not any(detector.begins(255 - head(180 + number)) for number in range(5))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("fragments.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"),
+                                             ("a.ts", "libx264")])
+def test_a_video_that_breaks_off_says_so(tmp_path, caplog, name, codec):
+    """An MPEG transport stream states no length: there a packet that is cut tells."""
+    options = {"a.mp4": "faststart", "fragments.mp4": "frag_keyframe+empty_moov"}
+    with av.open(str(tmp_path / name), "w", options={"movflags": options[name]} if name in options else {}) as container:
+        video = container.add_stream(codec, rate=25)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for noise in np.random.default_rng(0).integers(0, 256, (50, HEIGHT, WIDTH, 3), np.uint8):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(video.encode(None))
+    assert len(list(Footage(tmp_path / name).frames(9, "cut"))) == 50 and not caplog.records
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[:len(whole) * 3 // 5 // 188 * 188 + 100])
+    count = len(list(Footage(tmp_path / name).frames(9, "cut")))
+    told = [record.getMessage() for record in caplog.records if "breaks off" in record.getMessage()]
+    assert 15 < count < 40 and len(told) == 1 and told[0].startswith(f"{name}: breaks off")
+    if name != "a.ts":
+        assert f"{count / 25:.2f} s of the announced" in told[0]

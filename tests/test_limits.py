@@ -14,6 +14,8 @@ from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.image import load_image
 from temposync_pipeline.media.video import VideoWriter, read_video
 
+from .test_media_image import png_header
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -47,7 +49,7 @@ def test_every_limit_that_a_message_names_stands_there():
         text = path.read_text(encoding="utf-8")
         imported = {name for line in re.findall(r"^from \.+limits import (.+)$", text, re.MULTILINE)
                     for name in re.split(r", | as ", line)}
-        own = set(re.findall(r"limits? of \{([A-Z]\w+)", text)) | set(re.findall(r"limits of .* to \{([A-Z]\w+)", text))
+        own = set(re.findall(r"limits? of \{(?:megapixels\()?([A-Z]\w+)", text)) | set(re.findall(r"limits of .* to \{([A-Z]\w+)", text))
         assert own <= imported, path.name
         named |= own
     assert {"MAX_PIXELS", "MAX_RATE", "MAX_FRAMES", "MAX_LAYERS"} <= named
@@ -88,3 +90,31 @@ def test_frames_beyond_the_limit_are_refused(tmp_path, picture, monkeypatch):
     with pytest.raises(InvalidVideoError, match="^a.mp4: more frames than the limit of 3$"):
         read_video(tmp_path / "a.mp4")
     assert len(read_video(tmp_path / "a.mp4", max_frames=3)[0]) == 3
+
+
+PICTURES = """
+import sys, warnings
+from PIL import Image
+from temposync_pipeline.errors import InvalidInputError
+from temposync_pipeline.media.image import load_image
+
+warnings.simplefilter("error")
+for path in sys.argv[1:]:
+    try:
+        print(load_image(path).shape)
+    except InvalidInputError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(("limit", "side", "message"), [
+    ("50000", 300, "300x300 px, above the limit of 0.05 megapixels"), ("1500000", 1300, "1300x1300 px, above the limit of 1.5 megapixels"),
+    ("399000000", 20_000, "20000x20000 px, above the limit of 399 megapixels"),  # far above Pillow's own
+    ("100000000", 20_000, "400 megapixels, above the limit of 100 megapixels"),
+])
+def test_the_limit_of_pixels_governs_alone(tmp_path, limit, side, message):
+    """Pillow's own is 89 megapixels: from twice as many on it would not even say width and height."""
+    (tmp_path / "a.png").write_bytes(png_header(side, side))
+    result = subprocess.run([sys.executable, "-c", PICTURES, "a.png"], cwd=tmp_path, capture_output=True, text=True,
+                            env=os.environ | {"TEMPOSYNC_MAX_PIXELS": limit, "PYTHONPATH": str(ROOT)})
+    assert (result.returncode, result.stderr) == (0, "") and result.stdout.startswith(f"a.png: {message}"), result

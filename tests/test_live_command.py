@@ -16,8 +16,10 @@ from temposync_pipeline import cli
 from temposync_pipeline.commands.live import Clock, SampleFormat, read_file, read_samples
 from temposync_pipeline.media.live_video import LiveVideoWriter
 from temposync_pipeline.media.planes import to_planes
+from temposync_pipeline.media.video import read_tags
 from temposync_pipeline.pipelines.live import LiveSession
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.provenance.credentials import local_credentials, read_credentials
 
 from .tiny_components import picture, spoken, tiny_pipeline
 
@@ -82,6 +84,58 @@ def test_a_file_gives_the_frames_of_the_stream(folder, capsys):
         folder / "portrait.png", folder / "speech.wav", 1, torch.Generator().manual_seed(0), chunk_size=3, look_ahead=3)))
     assert np.abs(frames[:, :97].astype(int) - wanted).mean() < 4
     assert sorted(path.name for path in folder.iterdir()) == ["live.mp4", "portrait.png", "speech.wav"]
+
+
+def test_a_file_is_signed_and_a_stream_is_not(folder, said, capfdbinary, monkeypatch):
+    pytest.importorskip("c2pa")
+    given = ("--image", folder / "portrait.png", "--audio", folder / "speech.wav")
+    assert run(*given, "--output", folder / "live.mp4") == 0 and run(*given, "--no-provenance", "--output", folder / "plain.mp4") == 0
+    found = read_credentials(folder / "live.mp4")
+    assert found["state"] == "Valid" and found["source_type"] == "trainedAlgorithmicMedia" and found["model"]
+    assert read_credentials(folder / "plain.mp4") == {"found": False, "state": "none"}
+    assert all(read_tags(folder / name)["comment"].startswith("AI-generated") for name in ("live.mp4", "plain.mp4"))
+    assert len(decoded(io.BytesIO((folder / "live.mp4").read_bytes()))[0]) == 20
+    capfdbinary.readouterr()
+    assert run(*given) == 0
+    (folder / "stream.mp4").write_bytes(capfdbinary.readouterr().out)
+    assert read_credentials(folder / "stream.mp4") == {"found": False, "state": "none"}
+
+
+def test_a_key_of_ones_own_signs_a_file_alone(folder, capsys):
+    pytest.importorskip("c2pa")
+    key = folder / "key.pem"
+    own = local_credentials()
+    key.write_bytes(own.key + own.certificates)
+    given = ("--image", folder / "portrait.png", "--audio", folder / "speech.wav", "--signing-cert", key, "--signing-key", key)
+    assert run(*given, "--output", folder / "live.mp4") == 0 and read_credentials(folder / "live.mp4")["found"]
+    capsys.readouterr()
+    assert run(*given) == 2
+    assert "a stream cannot be signed" in capsys.readouterr().err
+    assert run(*given, "--output", key.with_suffix(".mp4"), "--json", key) == 2 and key.read_bytes() == own.key + own.certificates
+
+
+def test_what_was_said_is_kept_where_it_cannot_be_signed(folder, capsys, monkeypatch):
+    pytest.importorskip("c2pa")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("temposync_pipeline.provenance.credentials.Credentials.sign", full)
+    output = folder / "live.mp4"
+    assert run("--image", folder / "portrait.png", "--audio", folder / "speech.wav", "--output", output) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert error == f"temposync: {output}: kept without content credentials: No space left on device"
+    assert len(decoded(io.BytesIO(output.read_bytes()))[0]) == 20
+    assert sorted(path.name for path in folder.iterdir()) == ["live.mp4", "portrait.png", "speech.wav"]
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout"])
+def test_a_closed_stream_is_told(folder, said, capsys, monkeypatch, stream):
+    said(b"")
+    monkeypatch.setattr(sys, stream, None)
+    assert run("--image", folder / "portrait.png", *(("--output", folder / "live.mp4") if stream == "stdin" else ())) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"temposync: {stream} is closed")
 
 
 def test_ctrl_c_ends_the_video_and_keeps_it(folder, monkeypatch):

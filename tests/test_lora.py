@@ -94,11 +94,20 @@ def test_what_is_no_adapter_of_this_denoiser_is_refused_in_one_sentence(pipeline
     save_file(tensors | {first: torch.full_like(tensors[first], float("nan"))}, tmp_path / "nan.safetensors")
     save_file({name: tensor.int() for name, tensor in tensors.items()}, tmp_path / "whole.safetensors")
     save_file(dict(list(tensors.items())[1:]), tmp_path / "half.safetensors")
+    save_file({name: torch.full_like(tensor, 1e30) for name, tensor in tensors.items()}, tmp_path / "huge.safetensors")
+    strong = {name: 1e4 * tensor if name.endswith("lora_B.weight") else tensor for name, tensor in tensors.items()}
+    save_file(strong, tmp_path / "strong.safetensors")
+    meagre = {name: 1e-3 * tensor for name, tensor in tensors.items()}
+    save_file(meagre, tmp_path / "alpha.safetensors", {"lora_adapter_metadata": json.dumps({"denoiser.lora_alpha": 10_000})})
+    pipeline.load_lora_weights(tmp_path / "alpha.safetensors")  # as strong as it is weak
+    pipeline.unload_lora_weights()
     save_file(tensors | {f"{first.partition('.lora_')[0]}.lora_magnitude_vector": torch.ones(2)}, tmp_path / "dora.safetensors")
     (tmp_path / "text.safetensors").write_text("text")
     (tmp_path / "pickle.bin").write_bytes(b"\x80\x04.")
     for name, message in (("deeper", "no layer 'down_fine.1"), ("wider", "other sizes"), ("other.safetensors", "not a LoRA adapter"),
                           ("nan.safetensors", "not finite"), ("whole.safetensors", "not finite"), ("half.safetensors", "other sizes"),
+                          ("huge.safetensors", "times a layer's own weights to it, above the limit of 100 times"),
+                          ("strong.safetensors", "times a layer's own weights to it"),
                           ("dora.safetensors", "not a LoRA adapter"), ("text.safetensors", "no readable"), ("pickle.bin", "no readable"),
                           ("missing", "no readable")):
         with pytest.raises(InvalidInputError, match=f"^{name}: .*{message}") as error:
@@ -107,6 +116,31 @@ def test_what_is_no_adapter_of_this_denoiser_is_refused_in_one_sentence(pipeline
     with pytest.raises(InvalidInputError, match="does not know scale"):
         pipeline.load_lora_weights(adapter, scale=2)
     assert not pipeline.get_list_adapters().get("denoiser")
+
+
+def test_an_adapter_of_eight_bits_is_read_as_its_numbers(pipeline, adapter, tmp_path):
+    rounded = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(adapter / NAME).items()}
+    save_file(rounded, tmp_path / "eight.safetensors")
+    found = []
+    for source in (tmp_path / "eight.safetensors", {name: tensor.float() for name, tensor in rounded.items()}):
+        pipeline.load_lora_weights(source)
+        found.append(latents(pipeline))
+        pipeline.unload_lora_weights()
+    assert torch.equal(*found) and not torch.equal(found[0], latents(pipeline))
+    first = next(iter(rounded))
+    damaged = rounded | {first: torch.full_like(rounded[first].float(), float("nan")).to(torch.float8_e4m3fn)}
+    save_file(damaged, tmp_path / "damaged.safetensors")
+    with pytest.raises(InvalidInputError, match="^damaged.safetensors: weights that are not finite$"):
+        pipeline.load_lora_weights(tmp_path / "damaged.safetensors")
+
+
+def test_a_model_that_computes_nonsense_says_so(pipeline):
+    """Rather than still the mouth: what is not finite would not show in pixels."""
+    for parameter in pipeline.denoiser.parameters():
+        parameter.data.fill_(1e30)
+    for kind in ("latent", "np"):
+        with pytest.raises(InvalidInputError, match="latents are not finite"):
+            pipeline(picture(120, 150), spoken(0.2), 1, output_type=kind)
 
 
 @pytest.mark.parametrize(("settings", "message"), [

@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 
 from ..errors import InvalidInputError
-from ..limits import MAX_PIXELS
+from ..limits import MAX_PIXELS, megapixels
 from ..limits import PAGE_MAX_SECONDS as MAX_SECONDS
 from ..limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
 from .answers import hand_over, needed, plain_errors, remarks
@@ -56,7 +56,7 @@ def live_tab(studio: Studio, page: gr.Blocks) -> None:
     with gr.Tab("Speak live"):
         with gr.Row():
             with gr.Column():
-                portrait = gr.Image(label=f"Portrait, up to {MAX_PIXELS // 10**6} megapixels and {MAX_UPLOAD_MB} MB", type="filepath",
+                portrait = gr.Image(label=f"Portrait, up to {megapixels(MAX_PIXELS)} and {MAX_UPLOAD_MB} MB", type="filepath",
                                     sources=["upload", "webcam"], height=260, elem_id="live-portrait")
                 portrait.preprocess = hand_over
                 consent = gr.Checkbox(label=CONSENT, elem_id="live-consent")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import gradio as gr
 import numpy as np
 
-from ..limits import MAX_PIXELS
+from ..limits import MAX_PIXELS, megapixels
 from ..limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
 from .answers import hand_over, plain_errors, remarks, whole
 from .look import CONSENT, FACES, FOLLOW_VIDEO, LIFE_INFO, NOTICE, STOPPED
@@ -61,7 +61,7 @@ def portrait_tab(studio: Studio, making: Making, on_gpu: Callable, examples: lis
         with gr.Row():
             with gr.Column():
                 with gr.Row():
-                    portrait = gr.Image(label=f"Portrait, up to {MAX_PIXELS // 10**6} megapixels and {MAX_UPLOAD_MB} MB",
+                    portrait = gr.Image(label=f"Portrait, up to {megapixels(MAX_PIXELS)} and {MAX_UPLOAD_MB} MB",
                                         type="filepath", sources=["upload", "webcam"], height=260, scale=2, elem_id="portrait")
                     portrait.preprocess = hand_over
                     crop = gr.Image(label="This will move", interactive=False, height=260, buttons=[], min_width=120, elem_id="crop")

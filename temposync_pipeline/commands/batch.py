@@ -12,7 +12,8 @@ import typer
 
 from ..errors import InvalidInputError
 from ..export import check_runtime
-from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
+from ..terminal import in_words, say
+from .checks import check_files, check_model, check_mp4, check_name, check_steps, choose_provenance, write_json
 from .options import MAX_SEED, Device, JsonFile, Model, Provenance, Runtime, Seed, SigningCert, SigningKeyFile, Steps
 from .video import load_pipeline
 
@@ -65,7 +66,7 @@ def batch(
     rows = read_table(jobs)
     folders = {"image": jobs.parent, "audio": jobs.parent, "output": output_dir}
     named = [folder / row[column].strip() for _, row in rows for column, folder in folders.items() if row.get(column)]
-    check_files((), (json_file,), (signing_cert, signing_key, *named))
+    check_files((), (json_file,), (signing_cert, signing_key, Path(model), *named))
     check_model(model)
     check_runtime(runtime)
     check_steps(model, [num_inference_steps])
@@ -76,13 +77,13 @@ def batch(
     for result in _run(rows, jobs.parent, output_dir, defaults, model, device, runtime):
         results.append(result)
         if result["status"] == "made":
-            typer.echo(result["output"])
+            say(result["output"])
         elif result["status"] == "failed":
-            typer.echo(f"{jobs.name}: line {result['line']}: {result['error']}", err=True)
+            say(f"{jobs.name}: line {result['line']}: {result['error']}", err=True)
     counts = {status: sum(result["status"] == status for result in results) for status in ("made", "existing", "failed")}
     write_json(json_file, {**counts, "lines": results})
     if counts["existing"]:
-        typer.echo(f"{jobs.name}: {counts['existing']} of {len(results)} lines had been made before", err=True)
+        say(f"{jobs.name}: {counts['existing']} of {len(results)} lines had been made before", err=True)
     if counts["failed"]:
         raise InvalidInputError(f"{jobs.name}: {counts['failed']} of {len(results)} lines failed")
 
@@ -131,7 +132,7 @@ def _run(
             finished = is_finished(job, above)
             above.add(job.output.absolute())
         except (InvalidInputError, OSError) as error:
-            yield result | {"error": _one_line(error)}
+            yield result | {"error": in_words(error)}
             continue
         if finished:
             yield result | {"status": "existing"}
@@ -142,13 +143,9 @@ def _run(
         try:
             figures = _make(pipe, job)
         except Exception as error:  # whatever is wrong with this line, the next ones may be right
-            yield result | {"error": _one_line(error)}
+            yield result | {"error": in_words(error)}
         else:
             yield result | {"status": "made", "wall_seconds": time.monotonic() - started, **figures}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join((str(error) or repr(error)).split())
 
 
 def read_job(line: int, row: dict[str | None, str], folder: Path, output_dir: Path, defaults: dict) -> Job:
@@ -159,6 +156,7 @@ def read_job(line: int, row: dict[str | None, str], folder: Path, output_dir: Pa
     for column in COLUMNS:
         if not fields[column]:
             raise InvalidInputError(f"{column} is empty")
+        check_name(Path(fields[column]))
     settings = dict(defaults)
     for column, (name, kind, least, most) in SETTINGS.items():
         if text := fields.get(column):

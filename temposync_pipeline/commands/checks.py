@@ -1,10 +1,12 @@
 """What every command does before and after its work: check files and device first, write the results last."""
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.files import INDEX
 from ..errors import InvalidInputError
 from ..files import unfinished, write_whole
 
@@ -12,13 +14,20 @@ if TYPE_CHECKING:
     from ..provenance.credentials import SigningKey
 
 
+# Of a checkpoint's folder and of an adapter's.
+_LOADED = (INDEX, "*/*config.json", "*/*.safetensors*", "*/*.onnx*", "*/*.xml", "*/*.bin", "*lora*.safetensors")
+
+
 def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = (), others: Iterable[Path | None] = ()) -> None:
     """Say at once what would fail after a long computation; None stands for an option that was not given.
 
     Raises InvalidInputError for an input that does not exist, and for an output that cannot be written, is a folder, would replace an
-    input or one of the `others`, which are read, too, and checked elsewhere, or is the same file as another output.
+    input or one of the `others`, which are read, too, and checked elsewhere (of the folder of a checkpoint or an adapter: a file that is
+    loaded from it), or is the same file as another output.
     """
     inputs, outputs, others = ([path for path in paths if path is not None] for paths in (inputs, outputs, others))
+    for path in (*inputs, *outputs):
+        check_name(path)
     for path in inputs:
         if not path.exists():
             raise InvalidInputError(f"{path}: no such file")
@@ -27,11 +36,31 @@ def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = 
             raise InvalidInputError(f"{output}: the output folder does not exist")
         if output.is_dir():
             raise InvalidInputError(f"{output}: the output is a folder")
-        if any(output.exists() and path.exists() and output.samefile(path) for path in [*inputs, *others]):
+        if output.exists() and any(os.path.exists(path) and output.samefile(path) for path in (*inputs, *others, *_loaded(others))):
             raise InvalidInputError(f"{output}: the output would replace an input")
         if any(output.resolve() == other.resolve() for other in outputs[:index]):
             raise InvalidInputError(f"{output}: two outputs cannot be the same file")
         check_writable(output.absolute().parent, output)
+
+
+def _loaded(folders: Iterable[Path]) -> Iterator[Path]:
+    """What is read of checkpoints and adapters: the index, the files of components, the adapter's weights."""
+    for folder in folders:
+        if os.path.isdir(folder):
+            for pattern in _LOADED:
+                yield from folder.glob(pattern)
+
+
+def check_name(path: Path) -> None:
+    """Raises InvalidInputError for a name that no file can have, such as one too long for the disk, or whose folder lets nobody look."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except ValueError as error:
+        raise InvalidInputError(f"{path}: no file's name has a NUL in it") from error
+    except OSError as error:
+        raise InvalidInputError(f"{path}: {error.strerror}") from error
 
 
 def check_folder(path: Path | None) -> None:

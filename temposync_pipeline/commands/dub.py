@@ -10,6 +10,7 @@ import typer
 
 from ..errors import InvalidInputError
 from ..export import check_runtime
+from ..terminal import say
 from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
 from .options import AudioFile, Device, JsonFile, Model, MouthAmplitude, Provenance, Runtime, Seed, SigningCert, SigningKeyFile, Steps
 from .video import load_pipeline
@@ -57,7 +58,7 @@ def dub(
 
     Only the mouth changes: size, frame rate, colours and all other pixels stay. The new video ends with the recording.
     """
-    check_files((video, audio), (output, json_file), (signing_cert, signing_key))
+    check_files((video, audio), (output, json_file), (signing_cert, signing_key, Path(model)))
     check_mp4(output)
     check_model(model)
     check_runtime(runtime)
@@ -83,4 +84,4 @@ def dub(
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})
-    typer.echo(output)
+    say(output)

@@ -7,6 +7,7 @@ import typer
 
 from ..errors import InvalidInputError
 from ..files import cache_folder, example_media
+from ..terminal import say
 from .checks import check_files, check_folder, check_model, write_json
 from .options import JsonFile, Model
 
@@ -29,7 +30,7 @@ def export(
     error. The files are float32; OpenVINO multiplies in bfloat16 where it is asked to.
     """
     image, audio = example_media(image, audio)
-    check_files((image, audio), (json_file,))
+    check_files((image, audio), (json_file,), (Path(model),))
     check_model(model)
     from ..export.files import check_format, export_pipeline
     from .video import load_pipeline
@@ -45,5 +46,5 @@ def export(
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"format": form, "output": str(output), "relative_error": errors})
     for name, worst in errors.items():
-        typer.echo(f"{name:20s} largest relative error {worst:.1e}")
-    typer.echo(output)
+        say(f"{name:20s} largest relative error {worst:.1e}")
+    say(output)

@@ -8,6 +8,7 @@ import typer
 from ..errors import InvalidInputError
 from ..export import check_runtime
 from ..progress import hide_loading_bars
+from ..terminal import say
 from .checks import (
     check_files,
     check_folder,
@@ -41,7 +42,7 @@ def benchmark(
 
     Example: temposync benchmark --steps 2,4 --json benchmark.json --output .
     """
-    check_files((image, audio, manifest), (json_file,))
+    check_files((image, audio, manifest), (json_file,), (Path(model),))
     check_folder(output)
     if output is not None:
         check_writable(output, output)
@@ -57,24 +58,24 @@ def benchmark(
                    manifest=manifest, limit=limit, output=output)
     report = compare_runtimes(**options) if runtime == "all" else run_benchmark(runtime=runtime, **options)
     write_json(json_file, report)
-    typer.echo(f"{report['frames']} frames, {report['precision']}, {report['machine']['threads']} threads; milliseconds a frame")
+    say(f"{report['frames']} frames, {report['precision']}, {report['machine']['threads']} threads; milliseconds a frame")
     for name, compared in report.get("runtimes", {}).items():
         last = compared["results"][-1]
-        typer.echo(f"{name:12s} {last['total_ms']:7.2f} with {last['steps']} steps" + " (the fastest)" * (name == report["runtime"]))
+        say(f"{name:12s} {last['total_ms']:7.2f} with {last['steps']} steps" + " (the fastest)" * (name == report["runtime"]))
     last = report["results"][-1]
-    typer.echo(f"{report['runtime']}; {sum(last['gflop'].values()):.2f} GFLOP at {report['peak_gflops']:.0f} GFLOP/s: "
+    say(f"{report['runtime']}; {sum(last['gflop'].values()):.2f} GFLOP at {report['peak_gflops']:.0f} GFLOP/s: "
                f"not below {last['floor_ms']:.2f} with {last['steps']} steps")
-    typer.echo("steps  denoise  decode   total     p95     fps  backbone  E1 all   E2 all   first frame")
+    say("steps  denoise  decode   total     p95     fps  backbone  E1 all   E2 all   first frame")
     for result in report["results"]:
-        typer.echo(f"{result['steps']:5d} {result['denoise_ms']:8.2f} {result['decode_ms']:7.2f} {result['total_ms']:7.2f} "
+        say(f"{result['steps']:5d} {result['denoise_ms']:8.2f} {result['decode_ms']:7.2f} {result['total_ms']:7.2f} "
                    f"{result['p95_ms']:7.2f} {result['fps']:7.1f} {result['backbone_ms']:9.2f} {result['E1']['mean_ms']:7.2f} "
                    f"{result['E2']['mean_ms']:8.2f} "
                    f"{result['E1']['first_frame_ms']:13.0f}")
-    typer.echo(f"steps  a chunk of {report['chunk_size']} frames  slowest  of its playing time")
+    say(f"steps  a chunk of {report['chunk_size']} frames  slowest  of its playing time")
     for result in report["results"]:
         chunk = result["chunk"]
         if "mean_ms" in chunk:
-            typer.echo(f"{result['steps']:5d} {chunk['mean_ms']:21.0f} {chunk['slowest_ms']:8.0f} "
+            say(f"{result['steps']:5d} {chunk['mean_ms']:21.0f} {chunk['slowest_ms']:8.0f} "
                        f"{chunk['slowest_real_time_factor']:19.2f}")
 
 
@@ -108,7 +109,7 @@ def evaluate(
 
     Example: temposync evaluate --manifest validation.jsonl --json report.json --steps 4,1,2,8 --processes 2
     """
-    check_files((manifest, landmarks, portraits), (json_file, json_file.with_suffix(".md")))
+    check_files((manifest, landmarks, portraits), (json_file, json_file.with_suffix(".md")), map(Path, model or ()))
     check_folder(landmarks)
     if json_file.suffix.lower() != ".json":
         raise InvalidInputError(f"{json_file}: the report's name must end in .json, tables and pictures are named after it")
@@ -150,9 +151,9 @@ def evaluate(
     )
     _print_failures(report)
     for row, figures in report["summary"].items():
-        typer.echo(row)
+        say(row)
         for name, value in figures.items():
-            typer.echo(f"  {name:32} {value['mean']:9.4f}  ± {value['std']:.4f}  (n = {value['n']})")
+            say(f"  {name:32} {value['mean']:9.4f}  ± {value['std']:.4f}  (n = {value['n']})")
 
 
 def _evaluate_long(
@@ -163,15 +164,15 @@ def _evaluate_long(
     report = run_long(manifest, models, minutes, steps, limit, **shared)
     _print_failures(report)
     for name, measured in report["models"].items():
-        typer.echo(f"{name}, {measured['steps']} steps; first minute, last")
+        say(f"{name}, {measured['steps']} steps; first minute, last")
         first, last = measured["minutes"][0], measured["minutes"][-1]
         for figure, value in first.items():
-            typer.echo(f"  {figure:32} {value:9.4f}  {last.get(figure, float('nan')):9.4f}")
+            say(f"  {figure:32} {value:9.4f}  {last.get(figure, float('nan')):9.4f}")
 
 
 def _print_failures(report: dict[str, Any]) -> None:
     for failure in report["failures"]:
-        typer.echo(f"skipped {failure['name']}: {failure['error']}", err=True)
+        say(f"skipped {failure['name']}: {failure['error']}", err=True)
 
 
 def read_guidance(text: str) -> tuple[float, float]:

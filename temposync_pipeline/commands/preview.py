@@ -8,6 +8,7 @@ import typer
 from ..errors import InvalidInputError
 from ..files import whole_file
 from ..progress import hide_loading_bars
+from ..terminal import say
 from .checks import check_files, check_model, choose_device, write_json
 from .options import Device, FaceIndex, JsonFile, Model
 
@@ -26,7 +27,7 @@ def preview(
 
     A face that cannot be used is drawn, too, before the reason is told. The JSON has each face's box, landmarks and score, largest first.
     """
-    check_files((image,), (output, json_file))
+    check_files((image,), (output, json_file), (Path(model),))
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise InvalidInputError(f"{output}: the preview is a picture, its name must end in .png or .jpg")
     check_model(model)
@@ -49,4 +50,4 @@ def preview(
     write_json(json_file, {"faces": [
         {"box": face.box, "score": face.score, "landmarks": face.landmarks.round(2).tolist()} for face in faces]})
     choose_face(photo, faces, image.name, face_index)
-    typer.echo(output)
+    say(output)

@@ -9,7 +9,8 @@ import typer
 
 from ..errors import InvalidInputError
 from ..progress import hide_loading_bars
-from .checks import check_files, check_folder, check_model, check_writable, choose_device, write_json
+from ..terminal import say
+from .checks import check_files, check_folder, check_model, check_name, check_writable, choose_device, write_json
 from .options import Device, JsonFile, Model
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def train(
     """
     if stage not in STAGES:
         raise InvalidInputError(f"{stage}: not a stage ({', '.join(STAGES)})")
-    check_files((data, config), (json_file,))
+    check_files((data, config), (json_file,), (init and Path(init),))
     from ..training.settings import build_config, read_settings
 
     options = {"data": data and str(data), "output": output and str(output), "init": init, "resume": resume or None}
@@ -71,10 +72,10 @@ def train(
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
         write_json(json_file, figures)
         for name, value in figures.items():
-            typer.echo(f"{name} {value}")
+            say(f"{name} {value}")
         if not figures:
-            typer.echo("no validation figures: nothing was held out", err=True)
-        typer.echo(_how_to_use(Path(config.output)))
+            say("no validation figures: nothing was held out", err=True)
+        say(_how_to_use(Path(config.output)))
 
 
 def _how_to_use(run: Path) -> str:
@@ -95,6 +96,7 @@ def _check_data(stage: str, config: "LoopConfig") -> None:
 
 def _check_run_folder(output: Path) -> None:
     """Raises InvalidInputError unless the folder can be written to, or made."""
+    check_name(output)
     existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise InvalidInputError(f"{output}: {existing.name} is not a folder")
@@ -117,14 +119,14 @@ def manifest(
     A clip that cannot be decoded is named on stderr and left out. With --offsets each line of the file says how many seconds the sound
     is late ("offset"; missing where that cannot be told); training and evaluation then need not find out themselves.
     """
-    check_files((data,), (output, json_file))
+    check_files((data,), (output, json_file), (Path(model),))
     check_folder(data)
     if offsets:
         check_model(model)
     from ..data.manifest import SPLITS, build_manifest, split_by_talker, usable_clips, write_manifest
 
     found = build_manifest(data)
-    clips = split_by_talker(usable_clips(found, lambda line: typer.echo(line, err=True)), validation)
+    clips = split_by_talker(usable_clips(found, lambda line: say(line, err=True)), validation)
     if not clips:
         raise InvalidInputError(f"{data}: none of its {len(found)} clips can be used")
     if offsets:
@@ -134,9 +136,9 @@ def manifest(
     for split in SPLITS:
         own = [clip for clip in clips if clip.split == split]
         counts[split] = {"clips": len(own), "talkers": len({clip.talker for clip in own})}
-        typer.echo(f"{split}: {counts[split]['clips']} clips of {counts[split]['talkers']} talkers")
+        say(f"{split}: {counts[split]['clips']} clips of {counts[split]['talkers']} talkers")
     write_json(json_file, {"output": str(output), "skipped": len(found) - len(clips), **counts})
-    typer.echo(output)
+    say(output)
 
 
 def _find_offsets(clips: list["Clip"], model: str, device: str) -> list["Clip"]:
@@ -146,6 +148,6 @@ def _find_offsets(clips: list["Clip"], model: str, device: str) -> list["Clip"]:
     hide_loading_bars()
     found = []
     for clip in find_offsets(clips, model, device):
-        typer.echo(f"{clip.id}: {describe_offset(clip.offset)}")
+        say(f"{clip.id}: {describe_offset(clip.offset)}")
         found.append(clip)
     return found

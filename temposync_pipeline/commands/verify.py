@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..terminal import say
 from .checks import check_files, write_json
 from .options import JsonFile
 
@@ -34,9 +35,9 @@ def verify(
     hide_loading_bars()
     report = verify_video(video)
     write_json(json_file, report)
-    typer.echo(f"watermark: {_watermark_line(report['watermark'])}")
-    typer.echo(f"metadata: {report['metadata']['comment'] if report['metadata']['found'] else 'none'}")
-    typer.echo(f"content credentials: {_credentials_line(report['credentials'])}")
+    say(f"watermark: {_watermark_line(report['watermark'])}")
+    say(f"metadata: {report['metadata']['comment'] if report['metadata']['found'] else 'none'}")
+    say(f"content credentials: {_credentials_line(report['credentials'])}")
     if not report["marked"]:
         raise typer.Exit(NOT_MARKED)
 

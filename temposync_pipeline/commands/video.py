@@ -12,6 +12,7 @@ from ..errors import InvalidInputError
 from ..export import check_runtime
 from ..progress import hide_loading_bars
 from ..startup import start_full
+from ..terminal import say
 from .checks import check_files, check_model, check_mp4, check_steps, choose_device, choose_provenance, write_json
 from .options import (
     MAX_SIZE,
@@ -72,7 +73,7 @@ def generate(
     if (audio is None) == (not turns):
         raise InvalidInputError("--audio and --speaker exclude each other" if turns else "--audio (or --speaker FACE=AUDIO) is missing")
     recordings = [recording for _, recording in turns] if audio is None else [audio]
-    check_files((image, *recordings), (output, json_file), (lora, signing_cert, signing_key))
+    check_files((image, *recordings), (output, json_file), (lora, signing_cert, signing_key, Path(model)))
     if turns and output.suffix.lower() != ".mp4":
         raise InvalidInputError(f"{output}: with --speaker the output is an mp4")
     if output.suffix.lower() not in (".mp4", ".safetensors"):
@@ -128,7 +129,7 @@ def generate(
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"output": str(output), "wall_seconds": time.monotonic() - started, **figures})
-    typer.echo(output)
+    say(output)
 
 
 def read_turns(speakers: list[str]) -> list[tuple[int, Path]]:
@@ -157,7 +158,7 @@ def decode(
 
     Example: temposync decode --latents talking.safetensors --output talking.mp4
     """
-    check_files((latents,), (output, json_file), (signing_cert, signing_key))
+    check_files((latents,), (output, json_file), (signing_cert, signing_key, Path(model)))
     check_mp4(output)
     check_model(model)
     check_runtime(runtime)
@@ -173,7 +174,7 @@ def decode(
     except OSError as error:
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error
     write_json(json_file, {"wall_seconds": time.monotonic() - started, **figures})
-    typer.echo(output)
+    say(output)
 
 
 def visemes(
@@ -191,7 +192,7 @@ def visemes(
 
     The JSON holds "fps", "visemes" (15 names) and "probabilities" (15 numbers for every video frame).
     """
-    check_files((audio,), (json_file,))
+    check_files((audio,), (json_file,), (Path(model),))
     check_model(model)
     check_runtime(runtime)
     from itertools import groupby
@@ -218,7 +219,7 @@ def visemes(
     frame = 0
     for viseme, run in groupby(probabilities.argmax(1).tolist()):
         end = frame + len(list(run))
-        typer.echo(f"{frame / FPS:8.2f} {end / FPS:8.2f}  {names[viseme]}")
+        say(f"{frame / FPS:8.2f} {end / FPS:8.2f}  {names[viseme]}")
         frame = end
 
 

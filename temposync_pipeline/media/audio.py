@@ -16,16 +16,12 @@ import soxr
 from ..errors import InvalidAudioError
 from ..limits import MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MIN_RATE, MIN_SECONDS
 from .channels import channel_weights
-from .container import decode_frames, open_file, open_stream
+from .container import decode_frames, open_file, open_stream, promised_seconds
 from .joined import sound_files
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
-# Formats whose header states no length; FFmpeg guesses it from the bit rate.
-_LENGTH_GUESSED = {"mp3", "aac", "amr", "mpeg", "mpegts", "ac3", "eac3"}
-# A header that speaks of more than this was written before the length was known.
-_MADE_UP_SECONDS = 3 * 3600
 _MOST_PLANES = 8
 # A time stamp later than this, in seconds, means that sound is missing; what is less is rounding.
 _GAP_SECONDS = 0.01
@@ -245,22 +241,9 @@ def _begin_at(late: Fraction, chunks: Iterable[tuple[np.ndarray, int, bool]]) ->
 
 def _warn_if_cut(name: str, container: av.container.InputContainer, stream: av.AudioStream, seconds: float) -> None:
     """Log what is missing, where the header tells (that of a WAV: `media.wav`)."""
-    promised = _promised_seconds(container, stream)
-    if seconds < promised - 0.1 and promised < _MADE_UP_SECONDS:
+    promised = promised_seconds(container, stream)
+    if seconds < promised - 0.1:
         logger.warning("%s: truncated; %.2f s of the announced %.2f s could be decoded", name, seconds, promised)
-
-
-def _promised_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
-    """How long the header says that the sound is; 0 where it does not."""
-    formats = set(container.format.name.split(","))
-    if formats & _LENGTH_GUESSED:
-        return 0.0
-    if "caf" in formats and stream.frames and stream.codec_context.name.startswith("pcm"):  # FFmpeg trusts the file's size instead
-        return stream.frames / stream.codec_context.sample_rate
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    alone = len(container.streams) == 1 and container.duration  # In Matroska, of the longest stream.
-    return (container.duration - (container.start_time or 0)) / av.time_base if alone else 0.0
 
 
 def check_format(name: str, rate: int, channels: int) -> None:

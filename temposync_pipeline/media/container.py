@@ -28,6 +28,14 @@ _AMR = {"amrnb": (8, 8_000, 160), "amrwb": (9, 16_000, 320)}
 _ENDLESS_TAGS = re.compile(rb"(LIST..(?:[\x10-\xff].|.[\x01-\xff]))INFO", re.DOTALL)
 _ANY_TAGS = re.compile(rb"(LIST....)INFO", re.DOTALL)
 _TAGS_HEAD = 12
+# Formats whose header states no length; FFmpeg guesses it from the bit rate, or takes what is there.
+_LENGTH_GUESSED = {"mp3", "aac", "amr", "mpeg", "mpegts", "ac3", "eac3"}
+# What FFmpeg writes into Matroska: when a stream ends.
+_MATROSKA_LENGTH = re.compile(r"(\d+):(\d\d):(\d\d\.\d+)")
+# Bytes of a packet of an MPEG transport stream, also where a disc's clock or sums to check it by go with it.
+_PACKETS = (188, 192, 204)
+# A header that speaks of more than this was written before the length was known.
+_MADE_UP_SECONDS = 3 * 3600
 
 
 @contextmanager
@@ -151,6 +159,29 @@ def decode_frames(container: av.container.InputContainer, stream: av.stream.Stre
         yield from frames
     if damaged and name:
         logger.warning("%s: damaged; %d part%s could not be decoded", name, damaged, "s" * (damaged > 1))
+
+
+def promised_seconds(container: av.container.InputContainer, stream: av.stream.Stream) -> float:
+    """How long the header says that a stream is; 0 where it does not, or not in earnest."""
+    formats = set(container.format.name.split(","))
+    if formats & _LENGTH_GUESSED:
+        return 0.0
+    promised = 0.0
+    if "caf" in formats and stream.frames and stream.codec_context.name.startswith("pcm"):  # FFmpeg trusts the file's size instead
+        promised = stream.frames / stream.codec_context.sample_rate
+    elif stream.duration:
+        promised = float(stream.duration * stream.time_base)
+    elif stated := _MATROSKA_LENGTH.fullmatch(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, stated.groups())
+        promised = 3600 * hours + 60 * minutes + seconds - float((stream.start_time or 0) * stream.time_base)
+    elif len(container.streams) == 1 and container.duration:  # In Matroska, of the longest stream.
+        promised = (container.duration - (container.start_time or 0)) / av.time_base
+    return promised if promised < _MADE_UP_SECONDS else 0.0
+
+
+def ends_within_packet(container: av.container.InputContainer) -> bool:
+    """Whether an MPEG transport stream, which states no length, was cut in the middle of a packet, as nearly every cut is."""
+    return container.format.name == "mpegts" and all(container.size % size for size in _PACKETS)
 
 
 def _pause(packet: av.Packet, rate: int, samples: int) -> av.AudioFrame:

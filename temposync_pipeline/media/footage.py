@@ -15,7 +15,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from ..errors import InvalidVideoError
-from .container import decode_frames, open_container
+from .container import decode_frames, ends_within_packet, open_container, promised_seconds
 from .hdr import NAMES, is_hdr, to_standard
 from .planes import arrays_of, to_planes
 from .video import Look, mean_rate, video_stream
@@ -30,6 +30,8 @@ _PLAIN = ("yuv420p", "yuvj420p")
 # Matrices by number; of BT.601 there are two, with the same coefficients.
 _BT709, _BT601, _BT601_TOO = 1, 5, 6
 _MATRICES = (_BT709, 4, _BT601, 7, 9)
+# What may be missing at a video's end without a word, in seconds, if two frames take no longer.
+_MISSING_SECONDS = 0.1
 # Pixels around what is painted that its chroma depends on.
 _MARGIN = 8
 # From so many lines on, a file that does not name its colours means BT.709, below BT.601: as players take it.
@@ -71,6 +73,8 @@ class Footage:
             first = next(decode_frames(container, stream, ""), None)
             if first is None:
                 raise InvalidVideoError(f"{self.name}: no frame could be decoded")
+            if ends_within_packet(container):
+                logger.warning("%s: breaks off in the middle of a packet", self.name)
             aspect = Fraction(stream.sample_aspect_ratio or 1)
         self._stored = (first.width, first.height)
         self._axes = display_axes(first)
@@ -147,6 +151,8 @@ class Footage:
                 shown = appears, stays, frame
             if shown is not None:
                 yield from self._shown(shown, shown[1], record, number, first)
+                if record:
+                    self._warn_if_cut(promised_seconds(container, stream), float(shown[0] + shown[1]))
 
     def _shown(self, shown: tuple, stays: Fraction, record: bool, number: int, first: int) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         if record:
@@ -224,6 +230,11 @@ class Footage:
         full = frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG
         return Look(int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc),
                     int(ColorRange.JPEG) if full else int(frame.color_range), aspect)
+
+    def _warn_if_cut(self, promised: float, seconds: float) -> None:
+        """Log what is missing at the end, where the header tells how long the video is."""
+        if seconds < promised - max(_MISSING_SECONDS, float(2 / self.rate)):
+            logger.warning("%s: breaks off; %.2f s of the announced %.2f s could be decoded", self.name, seconds, promised)
 
     def _tell_conversions(self, frame: av.VideoFrame) -> None:
         depth = max(component.bits for component in frame.format.components)

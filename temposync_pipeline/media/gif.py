@@ -10,7 +10,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageSequence
 
 from ..errors import InvalidInputError, InvalidVideoError
-from ..limits import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_PICTURE_BYTES
+from ..limits import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_PICTURE_BYTES, megapixels
 from .container import check_bytes
 
 # What browsers make of pictures that are to be shown for no time at all, milliseconds.
@@ -38,7 +38,7 @@ class GifFile(GifImagePlugin.GifImageFile):
     @_size.setter
     def _size(self, size: tuple[int, int]) -> None:
         if size[0] * size[1] > self._most:
-            raise self._error(f"{self._name}: {size[0]}x{size[1]} px, above the limit of {self._most // 10**6} megapixels")
+            raise self._error(f"{self._name}: {size[0]}x{size[1]} px, above the limit of {megapixels(self._most)}")
         self._pixels = size
 
 

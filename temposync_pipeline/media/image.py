@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import InvalidImageError
-from ..limits import MAX_PICTURE_BYTES, MAX_PIXELS, MIN_SIDE
+from ..limits import MAX_PICTURE_BYTES, MAX_PIXELS, MIN_SIDE, megapixels
 from .colour_profile import to_srgb
 from .container import check_bytes
 from .gif import GifFile, is_gif
@@ -22,6 +22,10 @@ PICTURE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF"
 # Brands in the first box of a HEIC file (ISO 23008-12, B.4.1); "mif1" and "msf1" are any still picture's or sequence's.
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+# Pillow refuses pictures of more than twice a limit of its own, of 89 megapixels: who allows larger ones has to allow them there, too.
+if Image.MAX_IMAGE_PIXELS is not None and MAX_PIXELS > Image.MAX_IMAGE_PIXELS:
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
@@ -55,8 +59,8 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
         except Image.DecompressionBombError as cause:
             # Pillow says "(400000000 pixels)" and keeps width and height to itself.
             pixels = re.search(r"(\d+) pixels", str(cause))
-            size = f"{int(pixels[1]) // 10**6} megapixels, " if pixels else ""
-            raise InvalidImageError(f"{path.name}: {size}above the limit of {MAX_PIXELS // 10**6} megapixels") from cause
+            size = f"{megapixels(int(pixels[1]))}, " if pixels else ""
+            raise InvalidImageError(f"{path.name}: {size}above the limit of {megapixels(MAX_PIXELS)}") from cause
         except Exception as cause:  # Damaged bytes make Pillow raise nearly anything.
             if "HEIF" not in formats and _is_heic(path):
                 message = "a HEIC picture; save it as JPEG, or install what reads it: pip install 'temposync-pipeline[heic]' (pillow-heif)"
@@ -88,7 +92,7 @@ def _check_size(name: str, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise InvalidImageError(f"{name}: {width}x{height} px, below the limit of {MIN_SIDE} px a side")
     if width * height > MAX_PIXELS:
-        raise InvalidImageError(f"{name}: {width}x{height} px, above the limit of {MAX_PIXELS // 10**6} megapixels")
+        raise InvalidImageError(f"{name}: {width}x{height} px, above the limit of {megapixels(MAX_PIXELS)}")
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
 from ..files import unfinished
-from ..limits import MAX_FPS, MAX_FRAME_PIXELS, MAX_FRAMES, MIN_FPS
+from ..limits import MAX_FPS, MAX_FRAME_PIXELS, MAX_FRAMES, MIN_FPS, megapixels
 from .audio import Audio, AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from .container import decode_frames, open_container
 from .planes import to_planes
@@ -275,7 +275,7 @@ def video_stream(container: av.container.InputContainer, name: str) -> av.VideoS
         raise InvalidVideoError(f"{name}: no video in this file")
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > MAX_FRAME_PIXELS:
-        raise InvalidVideoError(f"{name}: {width}x{height} px, above the limit of {MAX_FRAME_PIXELS // 10**6} megapixels")
+        raise InvalidVideoError(f"{name}: {width}x{height} px, above the limit of {megapixels(MAX_FRAME_PIXELS)}")
     return stream
 
 

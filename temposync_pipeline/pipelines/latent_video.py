@@ -19,6 +19,7 @@ mouth's block, where it is missing), `model` (the checkpoint's name), `autoencod
 import hashlib
 import io
 import os
+import warnings
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -31,9 +32,9 @@ from safetensors.torch import save_file
 
 from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
-from ..face.crop import LATENT_WINDOW
+from ..face.crop import CROP_SIZE, LATENT_WINDOW, invert
 from ..files import plain_write_errors, unfinished
-from ..limits import MAX_CHUNK_FRAMES, MAX_FPS, MAX_FRAMES, MIN_FPS
+from ..limits import MAX_CHUNK_FRAMES, MAX_FPS, MAX_FRAMES, MAX_STRETCH, MIN_FPS, MIN_STRETCH
 from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
@@ -127,9 +128,11 @@ class LatentVideo:
             if isinstance(error, InvalidInputError):
                 raise
             raise InvalidInputError(f"{path.name}: damaged: {error}") from error
+        photo, matrix = _read_photo(path.name, tensors["photo"]), tensors["matrix"].numpy()
+        _check_place(path.name, photo, matrix)
         return cls(
-            latents=tensors["latents"], portrait_latents=tensors["portrait_latents"], matrix=tensors["matrix"].numpy(),
-            visemes=tensors["visemes"].numpy(), photo=_read_photo(path.name, tensors["photo"]), audio=tensors["audio"].numpy().tobytes(),
+            latents=tensors["latents"], portrait_latents=tensors["portrait_latents"], matrix=matrix,
+            visemes=tensors["visemes"].numpy(), photo=photo, audio=tensors["audio"].numpy().tobytes(),
             fps=fps, chunk_size=chunk_size, model=metadata.get("model", ""), autoencoder=metadata.get("autoencoder", ""),
             composition=composition)
 
@@ -156,8 +159,17 @@ def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int, compos
         raise ValueError(f"{frames} frames, above the limit of {MAX_FRAMES}")
     if not MIN_FPS <= fps <= MAX_FPS or not 1 <= chunk_size <= MAX_CHUNK_FRAMES:
         raise ValueError(f"{fps:g} frames a second in chunks of {chunk_size}")
-    if abs(np.linalg.det(tensors["matrix"][:, :2].double().numpy())) < 1e-6:
-        raise ValueError("the alignment is degenerate")
+    stretch = np.linalg.svd(tensors["matrix"][:, :2].double().numpy(), compute_uv=False)
+    if not MIN_STRETCH <= stretch[1] <= stretch[0] <= MAX_STRETCH:
+        raise ValueError(f"the alignment is degenerate: it stretches by {stretch[1]:.3g} and {stretch[0]:.3g}, "
+                         f"outside the limits of {MIN_STRETCH:g} to {MAX_STRETCH:g}")
+
+
+def _check_place(name: str, photo: np.ndarray, matrix: np.ndarray) -> None:
+    """Raises InvalidInputError where the crop's middle lies outside the photo."""
+    x, y = invert(matrix.astype(np.float64)) @ (CROP_SIZE / 2, CROP_SIZE / 2, 1)
+    if not (0 <= x < photo.shape[1] and 0 <= y < photo.shape[0]):
+        raise InvalidInputError(f"{name}: damaged: the alignment looks at ({x:.3g}, {y:.3g}), outside the photo")
 
 
 def _tensor_of(data: bytes) -> torch.Tensor:
@@ -186,7 +198,9 @@ def audio_bytes(audio: AudioSource | bytes) -> bytes:
 
 def _read_photo(name: str, data: torch.Tensor) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data.numpy().tobytes()), formats=("PNG",)) as picture:
-            return load_image(picture)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures and damaged tags, as in `load_image`
+            with Image.open(io.BytesIO(data.numpy().tobytes()), formats=("PNG",)) as picture:
+                return load_image(picture)
     except Exception as error:  # Damaged bytes make Pillow raise nearly anything.
         raise InvalidInputError(f"{name}: damaged: the photo in it cannot be read") from error

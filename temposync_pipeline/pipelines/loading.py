@@ -18,6 +18,7 @@ from ..checkpoints import checkpoint_folder
 from ..checkpoints.files import INDEX, weight_files
 from ..checkpoints.schema import check_component, check_header, read_json
 from ..errors import InvalidInputError
+from ..limits import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from diffusers import PipelineQuantizationConfig
@@ -191,13 +192,23 @@ def _load(
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if wrong:
         raise ValueError(f"its weights do not fit its config.json ({len(wrong)} of them, {wrong[0]} first)")
-    if not all(tensor.isfinite().all() for tensor in model.state_dict().values() if not tensor.is_meta):
-        raise ValueError("weights that are not finite")
+    _check_weights(model)
     if isinstance(device, int):  # of several accelerators: what comes from another one is moved
         from accelerate import dispatch_model
 
         dispatch_model(model, device_map={"": device}, force_hooks=True)
     return model
+
+
+def _check_weights(model: torch.nn.Module) -> None:
+    """Raises ValueError for weights that are not finite, or so large that what is computed with them would not be."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta or not tensor.numel():
+            continue
+        if not tensor.isfinite().all():
+            raise ValueError("weights that are not finite")
+        if tensor.is_floating_point() and (largest := tensor.abs().max().float()) > MAX_WEIGHT:
+            raise ValueError(f"weights of up to {largest:.1e} ({name}), above the limit of {MAX_WEIGHT:g}")
 
 
 def _shards(folder: Path) -> set[str]:

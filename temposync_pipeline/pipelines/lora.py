@@ -22,6 +22,7 @@ from ..bases import LoraBaseMixin
 from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..files import plain_write_errors
+from ..limits import MAX_ADAPTER_CHANGE
 from ..models.denoiser_temposync import TempoSyncDenoiser
 
 COMPONENT = "denoiser"
@@ -88,6 +89,7 @@ class LoraLoaderMixin(LoraBaseMixin):
         denoiser: torch.nn.Module = self.denoiser  # type: ignore[attr-defined]
         try:
             settings = _peft_settings(_ranks(tensors, denoiser), {} if metadata is None else metadata)
+            _check_change(tensors, settings, denoiser)
         except ValueError as error:
             raise InvalidInputError(f"{label}: {error}") from error
         try:
@@ -160,6 +162,31 @@ def _ranks(tensors: Mapping[str, torch.Tensor], denoiser: torch.nn.Module) -> di
             raise ValueError("made for another denoiser, whose layers have other sizes")
         ranks[layer] = rank
     return ranks
+
+
+def _check_change(tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], denoiser: torch.nn.Module) -> None:
+    """Raises ValueError where what an adapter adds to a layer is out of all proportion to the layer's own weights, or, where those are
+    small, to what a fresh layer would have."""
+    said = {key.removeprefix(f"{COMPONENT}."): value for key, value in settings.items()}
+    for name, down in tensors.items():
+        match = _TENSOR.fullmatch(name)
+        if match is None or match[2] != "A":
+            continue
+        a, b = (part.double().flatten(1) for part in (down, tensors[f"{COMPONENT}.{match[1]}.lora_B.weight"]))
+        strength = said["lora_alpha"] / (len(a) ** 0.5 if said["use_rslora"] else len(a))
+        # Root mean square of the product, which need not be made for it.
+        added = strength * float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()) / (len(b) * a.shape[1]) ** 0.5
+        own = _typical_weight(denoiser.get_submodule(match[1]), a.shape[1])
+        if not added <= MAX_ADAPTER_CHANGE * own:
+            raise ValueError(f"adds {added / own:.1e} times a layer's own weights to it, above the limit of {MAX_ADAPTER_CHANGE:g} times")
+
+
+def _typical_weight(module: torch.nn.Module, inputs: int) -> float:
+    """Root mean square of a layer's weights, but at least that of a fresh one; of a quantised or offloaded layer that of a fresh one."""
+    weight, fresh = getattr(getattr(module, "base_layer", module), "weight", None), (3 * inputs) ** -0.5
+    if weight is None or weight.is_meta or not weight.is_floating_point():
+        return fresh
+    return max(fresh, float(weight.detach().float().square().mean().sqrt()))
 
 
 def _weight_shape(denoiser: torch.nn.Module, layer: str) -> tuple[int, ...]:

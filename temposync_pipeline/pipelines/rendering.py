@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ..errors import InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
 from ..face.inner_mouth import block_of_window, cells_around, is_sharp
@@ -156,7 +157,12 @@ class LivingRenderer:
 
 
 def rendered_part(latents: torch.Tensor, composition: str) -> torch.Tensor:
-    """What `Renderer.decode` takes of latents [n, C, 16, 16]: the mouth's block, or all."""
+    """What `Renderer.decode` takes of latents [n, C, 16, 16]: the mouth's block, or all.
+
+    Raises InvalidInputError for latents that are not finite: pixels would not show it.
+    """
+    if not latents.isfinite().all():
+        raise InvalidInputError("the model's latents are not finite: the weights of its denoiser or of an adapter cannot be used")
     return latent_window(latents) if composition == "mouth" else latents
 
 

@@ -13,7 +13,6 @@ The stages do this by themselves where `--data` is a folder of clips; with the c
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from ..models.conditioning import viseme_windows
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.viseme_classifier import VisemeClassifier
+from ..terminal import say
 from .latent_cache import LatentCacheWriter, frame_mel, join_caches, load_encoder
 from .latents import VISEME_WINDOW
 
@@ -101,7 +101,7 @@ def _until(frames: Iterable[tuple[int, np.ndarray]], stop: int) -> Iterable[tupl
 
 
 def prepare_latents(data: Path, output: Path, checkpoint: str, device: str = "cpu", by_talker: bool = False,
-                    report: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+                    report: Callable[[str], None] = lambda line: say(line, err=True)) -> None:
     """Fill the folder `output` from clips, unless an earlier call has; clips that cannot be used are reported in a line each.
 
     Args:

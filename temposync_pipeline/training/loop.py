@@ -5,7 +5,6 @@ does the rest, on Accelerate, in one process or in several (`torchrun --nproc_pe
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..errors import InvalidInputError
+from ..terminal import say
 from .checkpointing import load_checkpoint, save_checkpoint
 from .random_state import RandomState
 from .run_log import RunLog, start_tensorboard
@@ -133,7 +133,7 @@ class Run:
         if state:
             self._restore(state)
         elif config.resume and accelerator.is_main_process:
-            print(f"{self.folder}: no checkpoint there yet, the run begins at its first step", file=sys.stderr)
+            say(f"{self.folder}: no checkpoint there yet, the run begins at its first step", err=True)
 
     def elapsed(self) -> float:
         """Seconds of training so far, those before a resume included; the first process's clock counts for all."""

@@ -1,0 +1,28 @@
+"""What is printed: text that comes out of files, and their names, may hold anything, also what would move the cursor or forge a line."""
+
+import sys
+from unicodedata import category
+
+
+def plain(text: str) -> str:
+    """`text` with a question mark for every letter that does something to a terminal, such as a line's end; spaces of any width stay."""
+    return "".join(letter if letter.isprintable() or category(letter) == "Zs" else "?" for letter in text)
+
+
+def one_line(text: str) -> str:
+    """A message of several lines in a single one, and `plain`."""
+    return plain(" ".join(text.split()))
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, in one line: of what the system says the file and the reason, without their number."""
+    named = isinstance(error, OSError) and error.filename and error.strerror
+    return one_line(f"{error.filename}: {error.strerror}" if named else str(error) or repr(error))
+
+
+def say(text: object, err: bool = False) -> None:
+    """Print a line, `plain`, on stdout or stderr; letters that the terminal does not know become question marks, too."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:  # closed
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        print(plain(str(text)).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
