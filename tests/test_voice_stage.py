@@ -8,7 +8,7 @@ from scipy.io import wavfile
 
 from temposync_pipeline.data.viseme_corpus import Utterance, save_utterances
 from temposync_pipeline.data.viseme_labels import SAMPLE_RATE, Segment
-from temposync_pipeline.data.voice_mixtures import MixtureMaker, varied
+from temposync_pipeline.data.voice_mixtures import MixtureMaker, played_at, varied, wavering
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.media import voice_activity
 from temposync_pipeline.training import voice
@@ -51,6 +51,25 @@ def test_other_sounds_are_heard_at_other_pitches_and_on_other_lines():
     assert np.all((peaks > 440 / 1.41) & (peaks < 440 * 1.41))
 
 
+def test_a_pitch_that_wavers_stays_near_its_own():
+    for seed in range(10):
+        speed = wavering(SAMPLE_RATE * 2, np.random.default_rng(seed))
+        assert speed.shape == (SAMPLE_RATE * 2,) and np.abs(speed - 1).max() < 0.071 and np.ptp(speed) > 0.005
+        heard = played_at(hum(440), speed, SAMPLE_RATE * 2)
+        turns = np.flatnonzero(np.diff(np.sign(heard)) > 0)[::22]  # every 22 periods
+        assert np.allclose(22 * SAMPLE_RATE / np.diff(turns) / 440, np.add.reduceat(speed, turns)[:-1] / np.diff(turns), rtol=0.01)
+
+
+def test_a_voice_is_also_heard_as_a_childs():
+    maker = MixtureMaker([Utterance("hum", "read", hum(1000), [Segment(0.0, 3.0, 10)])], [], seconds=6.0, mute_share=0.0)
+    peaks = []
+    for seed in range(40):
+        mixture = maker.draw(np.random.default_rng(seed))
+        said = mixture.samples.reshape(300, -1)[mixture.spoken == 1].ravel()
+        peaks.append(np.abs(np.fft.rfft(said)).argmax() * SAMPLE_RATE / len(said))
+    assert min(peaks) < 950 and max(peaks) > 1100 and np.mean(np.abs(np.array(peaks) - 1000) < 20) > 0.5
+
+
 def test_the_network_is_the_one_that_listens(tmp_path):
     torch.manual_seed(0)
     model = voice.VoiceNetwork(channels=16)
@@ -76,6 +95,23 @@ def test_it_learns_to_tell_a_voice_from_notes(tmp_path):
     bundled = load_file(voice_activity.__file__.replace(".py", ".safetensors"))
     trained = load_file(tmp_path / "run" / "voice_activity.safetensors")
     assert {name: value.shape for name, value in trained.items()} == {name: value.shape for name, value in bundled.items()}
+
+
+def test_a_larger_network_goes_on_from_a_smaller_one(tmp_path):
+    torch.manual_seed(0)
+    small, large = voice.VoiceNetwork(channels=8), voice.VoiceNetwork(channels=12)
+    voice.save(small, tmp_path)
+    voice.go_on_from(tmp_path / "voice_activity.safetensors", large)
+    given = torch.randn(2, 50, voice.FEATURES)
+    with torch.inference_mode():
+        assert torch.allclose(large(given), small(given), atol=2e-3)
+    with pytest.raises(InvalidInputError, match="fit into a network of this size"):
+        voice.go_on_from(tmp_path / "voice_activity.safetensors", voice.VoiceNetwork(channels=6))
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(InvalidInputError, match="fit into a network of this size"):
+        voice.go_on_from(tmp_path / "text.safetensors", large)
+    with pytest.raises(InvalidInputError, match="there is no file"):
+        voice.go_on_from(tmp_path / "elsewhere.safetensors", large)
 
 
 def test_what_it_cannot_do_without(tmp_path):

@@ -3,16 +3,19 @@
     pip install mido
     python examples/train/sounds_without_voice.py --soundfont FluidR3_GM.sf2 --samples DRUMKITS --output OTHER/fluid
     python examples/train/sounds_without_voice.py --soundfont freepats.cfg --first 500 --output OTHER/freepats
+    python examples/train/sounds_without_voice.py --signals 0 --synthesised 0 --modelled 80 --output OTHER/modelled
+    python examples/train/sounds_without_voice.py --signals 0 --synthesised 0 --recordings MUSIC --output OTHER/played
 
 Needs FluidSynth's command, or TiMidity's where the sound font is one of its configurations (.cfg); the more sound fonts, the better is what
-was never heard told from a voice. `--samples` is a folder of single drum strokes in any sound format, searched with its subfolders. Each
-file written is a WAV of 20 s at 16 kHz; a number belongs to one sound for ever, so that a longer run goes on where a shorter one ended.
+was never heard told from a voice. `--modelled` needs stk-demo of the Synthesis ToolKit (Debian's package stk). `--samples` is a folder of
+single drum strokes, `--recordings` one of music without singing, both in any sound format, searched with their subfolders. Each file
+written is a WAV of 20 s at 16 kHz; a number belongs to one sound for ever, so that a longer run goes on where a shorter one ended.
 """
 
 import argparse
 import subprocess
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,17 +38,25 @@ PROGRAMS = [program for program in range(128) if program not in SUNG]
 VOICE_LIKE = [program for program in (*range(16, 24), *range(26, 32), *range(40, 46), *range(48, 52), *range(54, 97), *range(104, 112), 120)
               if program not in SUNG - {54, 85, 91}]
 
+# Strings, bars, pipes and horns that the Synthesis ToolKit computes; neither its voices nor what goes on without notes.
+MODELS = ("Clarinet", "BlowHole", "Saxofony", "Flute", "Brass", "BlowBotl", "Bowed", "Plucked", "StifKarp", "Sitar", "Mandolin", "Rhodey",
+          "Wurley", "TubeBell", "HevyMetl", "PercFlut", "BeeThree", "Moog", "Simple", "BandedWG", "ModalBar", "Whistle", "Recorder")
+EXCERPTS = 2  # of each recording, one after the other
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--soundfont", type=Path, required=True)
+    parser.add_argument("--soundfont", type=Path)
     parser.add_argument("--samples", type=Path, help="folder of single drum strokes")
+    parser.add_argument("--recordings", type=Path, help="folder of music without singing")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pieces", type=int, default=200, help="of the sound font; a third of them drums alone")
     parser.add_argument("--solos", type=int, default=100, help="of the sound font: one instrument close to a voice")
     parser.add_argument("--loops", type=int, default=100, help="of sampled drums")
     parser.add_argument("--signals", type=int, default=100, help="rings, birds, sirens and noise")
     parser.add_argument("--synthesised", type=int, default=100, help="ring tones, gliding leads, pads with formants, songs of birds")
+    parser.add_argument("--modelled", type=int, default=0, help="strings, pipes and horns that are computed")
+    parser.add_argument("--excerpts", type=int, default=100, help="of the recordings")
     parser.add_argument("--first", type=int, default=0, help="number of the first of each; others are other sounds")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -53,9 +64,9 @@ def main() -> None:
     def numbers(count: int) -> range:
         return range(args.first, args.first + count)
 
-    for number in tqdm(numbers(args.pieces), desc="pieces"):
+    for number in tqdm(numbers(args.pieces if args.soundfont else 0), desc="pieces"):
         write(args.output / f"piece_{number:04d}.wav", partial(piece, args.soundfont, number % 3 == 0), number)
-    for number in tqdm(numbers(args.solos), desc="solos"):
+    for number in tqdm(numbers(args.solos if args.soundfont else 0), desc="solos"):
         write(args.output / f"solo_{number:04d}.wav", partial(solo, args.soundfont), number)
     strokes = kits_of(args.samples) if args.samples else []
     for number in tqdm(numbers(args.loops if strokes else 0), desc="loops"):
@@ -66,6 +77,11 @@ def main() -> None:
     for number in tqdm(numbers(args.synthesised), desc="synthesised"):
         kind = (ring_tone, lead, pad, bird_song)[number % 4]
         write(args.output / f"{kind.__name__}_{number:04d}.wav", kind, number)
+    for number in tqdm(numbers(args.modelled), desc="modelled"):
+        write(args.output / f"modelled_{number:04d}.wav", modelled, number)
+    recordings = sound_files(args.recordings) if args.recordings else []
+    for number in tqdm(numbers(args.excerpts if recordings else 0), desc="excerpts"):
+        write(args.output / f"excerpt_{number:04d}.wav", partial(excerpt, recordings[number // EXCERPTS % len(recordings)]), number)
 
 
 def write(path: Path, make: Callable[[np.random.Generator], np.ndarray], seed: int) -> None:
@@ -144,18 +160,59 @@ def render(piece: mido.MidiFile, soundfont: Path) -> np.ndarray:
     with TemporaryDirectory() as folder:
         score, sound = Path(folder) / "piece.mid", Path(folder) / "piece.wav"
         piece.save(score)
-        command = ["fluidsynth", "-ni", "-F", sound, "-r", str(RATE), "-g", "0.5", soundfont, score]
+        command = ["fluidsynth", "-o", "synth.dynamic-sample-loading=1", "-ni", "-F", sound, "-r", str(RATE), "-g", "0.5", soundfont, score]
         if soundfont.suffix == ".cfg":
             command = ["timidity", "-c", soundfont, "-Ow", "-s", str(RATE), "-o", sound, score]
         subprocess.run(command, check=True, capture_output=True)
         return load_audio(sound).samples
 
 
+def modelled(rng: np.random.Generator) -> np.ndarray:
+    """Tunes of one to three computed instruments, whose breath, bow, lips and vibrato change while they play."""
+    count = int(rng.choice((1, 1, 2, 3)))
+    return np.sum([rng.uniform(0.3, 1) * modelled_tune(str(rng.choice(MODELS)), rng) for _ in range(count)], axis=0)
+
+
+def modelled_tune(model: str, rng: np.random.Generator) -> np.ndarray:
+    scale, root, step = np.array(SCALES[rng.integers(len(SCALES))]), int(rng.integers(40, 76)), rng.uniform(0.15, 0.9)
+    score, held, bends = [f"ControlChange 0 1 {number} {rng.integers(128)}" for number in (1, 2, 4, 11)], 0.0, rng.random() < 0.4
+    while held < SECONDS:
+        note = root + int(rng.choice(scale)) + 12 * int(rng.random() < 0.2)
+        length, rest = step * 2 ** int(rng.integers(0, 3)), step * (rng.random() < 0.2)
+        score.append(f"NoteOn {rest:.3f} 1 {note} {rng.integers(50, 127)}")
+        for turn in range(4):
+            change = f"PitchBend {length / 4:.3f} 1 {64 + 40 * np.sin(np.pi * turn / 2):.1f}"
+            score.append(change if bends else f"ControlChange {length / 4:.3f} 1 {rng.choice((1, 2, 4, 11, 128))} {rng.integers(128)}")
+        score.append(f"NoteOff 0 1 {note} 64")
+        held += length + rest
+    with TemporaryDirectory() as folder:
+        written, sound = Path(folder) / "score.ski", Path(folder) / "sound.wav"
+        written.write_text("\n".join(score) + "\n")
+        subprocess.run(["stk-demo", model, "-ow", sound, "-s", str(RATE), "-if", written], check=True, capture_output=True)
+        tune = np.pad(load_audio(sound).samples, (0, RATE * SECONDS))[:RATE * SECONDS]
+    return tune / max(1e-6, np.abs(tune).max())
+
+
+def excerpt(recording: Path, rng: np.random.Generator) -> np.ndarray:
+    """Some part of a recording."""
+    samples = recorded(recording)
+    start = int(rng.integers(max(1, len(samples) - RATE * SECONDS)))
+    return np.resize(samples[start:start + RATE * SECONDS], RATE * SECONDS)
+
+
+@lru_cache(maxsize=1)
+def recorded(path: Path) -> np.ndarray:
+    return load_audio(path).samples
+
+
+def sound_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".flac", ".wav", ".ogg", ".aiff", ".mp3"))
+
+
 def kits_of(folder: Path) -> list[list[Path]]:
     """Files of single strokes, by the folder they are in."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".flac", ".wav", ".ogg", ".aiff"))
     kits: dict[Path, list[Path]] = {}
-    for file in files:
+    for file in sound_files(folder):
         kits.setdefault(file.parent, []).append(file)
     return [kit for kit in kits.values() if len(kit) > 3]
 

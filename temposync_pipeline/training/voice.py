@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -26,7 +27,6 @@ from ..media.audio import load_audio
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 
 FEATURES = 41
-DILATIONS = (1, 2, 4, 8, 16)
 SHORT = (10, 60)  # frames of 20 ms
 
 
@@ -36,6 +36,8 @@ class Config(LoopConfig):
 
     output: str = "runs/voice"
     other: str = ""
+    # Weights to go on from, a file of this stage's, of a network with no more channels and layers than this one.
+    start: str = ""
     max_minutes: float = 6.0
     batch_size: int = 16
     learning_rate: float = 3e-3
@@ -43,7 +45,7 @@ class Config(LoopConfig):
     mixed_precision: str = "no"
     mixtures: int = 2500
     validation_mixtures: int = 150
-    channels: int = 48
+    channels: int = 64
     # Of the batches are of recordings as short as `SHORT`.
     short_share: float = 0.3
 
@@ -53,10 +55,10 @@ class VoiceNetwork(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        inputs = (FEATURES,) + (channels,) * (len(DILATIONS) - 1)
+        inputs = (FEATURES,) + (channels,) * (len(voice_activity.DILATIONS) - 1)
         self.convs = nn.ModuleList(
             nn.Conv1d(size, channels, taps, dilation=dilation, padding=taps // 2 * dilation)
-            for size, taps, dilation in zip(inputs, (5, 3, 3, 3, 3), DILATIONS, strict=True))
+            for size, taps, dilation in zip(inputs, (5,) + (3,) * (len(inputs) - 1), voice_activity.DILATIONS, strict=True))
         self.head = nn.Conv1d(channels, 1, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -92,6 +94,8 @@ def train(config: Config) -> dict[str, float]:
             (MixtureMaker(load_utterances(Path(config.data) / "train.npz"), others), 0, config.mixtures),
             (MixtureMaker(load_utterances(Path(config.data) / "validation.npz"), held_back), 1, config.validation_mixtures)))
     model = VoiceNetwork(config.channels)
+    if config.start:
+        go_on_from(Path(config.start), model)
     generator = np.random.default_rng(config.seed)
 
     def compute_losses(model: nn.Module, progress: float) -> Losses:
@@ -117,6 +121,25 @@ def load_sounds(folder: Path) -> list[np.ndarray]:
     if not files:
         raise InvalidInputError("train voice needs sounds in which nobody speaks; say where they are with --set other=FOLDER")
     return [np.int16(np.clip(load_audio(path).samples, -1, 1) * 32767) for path in tqdm(files, desc="sounds")]
+
+
+@torch.no_grad()
+def go_on_from(file: Path, model: VoiceNetwork) -> None:
+    """Gives a network the function of one of fewer channels, nearly that of one of fewer layers, too. Raises InvalidInputError."""
+    if not file.is_file():
+        raise InvalidInputError(f"start: there is no file {file}")
+    try:
+        given = load_file(file)
+        for name, value in model.state_dict().items():
+            if name not in given:
+                value *= 0.1
+                continue
+            smaller = given[name].float()
+            if value.ndim > 1:
+                value[:len(smaller), smaller.shape[1]:] = 0
+            value[tuple(slice(size) for size in smaller.shape)] = smaller
+    except (RuntimeError, SafetensorError) as error:
+        raise InvalidInputError(f"start: {file} does not hold weights of this stage that fit into a network of this size") from error
 
 
 def figures(probability: torch.Tensor, spoken: torch.Tensor) -> dict[str, float]:
