@@ -299,8 +299,11 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", help="audio, picture, video, config, weights, latents; default: all")
     parser.add_argument("--failures", type=Path, default=Path("outputs/fuzz"))
     options = parser.parse_args()
-    from .fuzz_targets import make_targets  # it imports torch
+    import torch
 
+    from .fuzz_targets import make_targets
+
+    torch.set_num_threads(1)  # a process that has had more must not fork: its child would wait for them for ever
     targets = {kind: target for kind, target in make_targets().items() if not options.kinds or kind in options.kinds}
     started = time.monotonic()
     with contextlib.suppress(ValueError, OSError):  # a file that asks for all memory must not get the machine's

@@ -233,8 +233,9 @@ def test_terms_over_frames_reach_the_student(runs, tmp_path):
     folder.mkdir()
     save_file(load_file(runs / "talkers.safetensors") | {"mel": torch.randn(FRAMES, 4, 80).half()}, folder / "talkers.safetensors")
     student.train(student.Config(
-        output=str(tmp_path / "student"), teacher="", max_steps=3, sequence_every=1, sync_weight=1.0, adversarial_weight=0.1, rollout=0.5, velocity_weight=1.0,
-        data=str(folder), identity_encoder=str(runs), vae=str(runs), sync_expert=str(runs), validation_steps=(1,), **TINY))
+        output=str(tmp_path / "student"), teacher="", max_steps=3, sequence_every=1, sync_weight=1.0, adversarial_weight=0.1, rollout=0.5,
+        velocity_weight=1.0, data=str(folder), identity_encoder=str(runs), vae=str(runs), sync_expert=str(runs), validation_steps=(1,),
+        **TINY))
     row = last_row(tmp_path / "student")
     assert row["temporal"] > 0 and row["sync"] > 0 and row["velocity"] > 0 and row["adversarial"] > 0 and row["discriminator"] > 0
     assert "distillation" not in row and "consistency" not in row

@@ -179,6 +179,11 @@ def test_the_channels_that_carry_voice_are_chosen():
     assert sum(weights(noise, noise[::-1])) == 1
 
 
+def test_some_samples_that_are_not_yet_one_at_the_classifiers_rate_have_channels():
+    assert channel_weights([(np.ones((2, 2), np.float32), 96_000)]).tolist() == [0.5, 0.5]
+    assert channel_weights([(np.ones((1, 0), np.float32), SAMPLE_RATE)]).tolist() == [1]
+
+
 def test_channels_that_cancel_one_another_for_a_while():
     voice = speech()
     for share in (0.3, 0.5, 0.7):

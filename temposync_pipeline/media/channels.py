@@ -25,6 +25,9 @@ def channel_weights(chunks: Iterable[tuple[np.ndarray, int]]) -> np.ndarray:
     """
     heard, covariances = np.zeros(1), []
     for block in _blocks(chunks):
+        if not block.size:
+            heard = np.zeros(len(block))
+            continue
         clean = np.stack([high_pass(channel) for channel in block])
         voiced = _voiced(clean)
         heard = heard + voiced.sum(1)
@@ -36,6 +39,8 @@ def channel_weights(chunks: Iterable[tuple[np.ndarray, int]]) -> np.ndarray:
             covariances.append(said @ said.T + 1e-6 * (second @ second.T))
     kept = heard >= _ENOUGH * heard.max()
     weights = kept / kept.sum()
+    if not covariances:
+        return weights.astype(np.float32)
     power = np.where(kept, np.diagonal(covariances, axis1=1, axis2=2), 0)
     # The mean of n unrelated channels has a power of 1/n of theirs.
     cancelled = weights @ covariances @ weights < 0.5 * power.sum(1) / kept.sum() ** 2
@@ -53,8 +58,11 @@ def _voiced(clean: np.ndarray) -> np.ndarray:
 
 
 def _blocks(chunks: Iterable[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
-    """The recording in pieces of half a minute at 16 kHz, float32 [channels, n]; chunks with other channels are left out."""
-    resampler, parts, channels = None, [], 0
+    """The recording in pieces of half a minute at 16 kHz, float32 [channels, n]; chunks with other channels are left out.
+
+    One piece at least, be it one of no samples: some at 96 kHz are not yet one at 16.
+    """
+    resampler, parts, channels, short = None, [], 0, True
     for chunk, rate in chunks:
         channels = channels or len(chunk)
         if len(chunk) != channels:
@@ -63,7 +71,7 @@ def _blocks(chunks: Iterable[tuple[np.ndarray, int]]) -> Iterator[np.ndarray]:
         parts.append(resampler.resample_chunk(np.ascontiguousarray(chunk.T)).T)
         if sum(part.shape[1] for part in parts) > _BLOCK_SECONDS * SAMPLE_RATE:
             yield np.concatenate(parts, 1)
-            parts = []
+            parts, short = [], False
     rest = [*parts, resampler.resample_chunk(np.empty((0, channels), np.float32), last=True).T]
-    if any(part.shape[1] for part in rest):
+    if short or any(part.shape[1] for part in rest):
         yield np.concatenate(rest, 1)
