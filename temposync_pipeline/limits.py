@@ -14,17 +14,20 @@ from .errors import InvalidInputError
 
 Number = TypeVar("Number", int, float)
 PREFIX = "TEMPOSYNC_"
+# What stands for no limit: more than any machine has of anything, and sums and products of two still fit where libraries count.
+_ENDLESS = 10**12
 
 
 def limit(name: str, default: Number) -> Number:
-    """The number in the variable `TEMPOSYNC_<name>`, else `default`; raises InvalidInputError for anything but a positive number."""
+    """The number in the variable `TEMPOSYNC_<name>`, at most `_ENDLESS`, else `default`; raises InvalidInputError for anything but a
+    positive number."""
     text = os.environ.get(PREFIX + name, "")
     if not text:
         return default
     with suppress(ValueError):
         value = type(default)(text)
         if 0 < value < math.inf:
-            return value
+            return min(value, type(default)(_ENDLESS))
     raise InvalidInputError(f"{PREFIX}{name}={text}: expected a {'whole ' * isinstance(default, int)}number above 0")
 
 
