@@ -26,3 +26,8 @@ def say(text: object, err: bool = False) -> None:
     if stream is not None:  # closed
         encoding = getattr(stream, "encoding", None) or "utf-8"
         print(plain(str(text)).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+
+
+def is_watched() -> bool:
+    """Whether stderr is a terminal, for progress bars; closed it is none."""
+    return sys.stderr is not None and sys.stderr.isatty()
