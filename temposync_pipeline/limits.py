@@ -66,7 +66,7 @@ MAX_CONFIG_BYTES = limit("MAX_CONFIG_BYTES", 1_000_000)
 MAX_LAYERS = limit("MAX_LAYERS", 256)
 # What an adapter adds to a layer, as a multiple of the layer's own weights (root mean square); trained ones stay below 1.
 MAX_ADAPTER_CHANGE = limit("MAX_ADAPTER_CHANGE", 100.0)
-MAX_WEIGHT = limit("MAX_WEIGHT", 1_000_000.0)  # those of the bundled checkpoint stay below 10
+MAX_WEIGHT = limit("MAX_WEIGHT", 1_000_000.0)  # or latent of a file; those of the bundled checkpoint stay below 10
 # The crop's pixels, 256 a side, to one of the photo: from a crop of 256,000 pixels a side to one of 3.
 MIN_STRETCH = limit("MIN_STRETCH", 0.001)
 MAX_STRETCH = limit("MAX_STRETCH", 100.0)
