@@ -13,6 +13,7 @@ import pytest
 
 from temposync_pipeline.cli import main
 from temposync_pipeline.errors import InvalidInputError
+from temposync_pipeline.files import cache_folder
 from temposync_pipeline.media.video import VideoWriter
 from temposync_pipeline.provenance import credentials
 from temposync_pipeline.provenance.credentials import Credentials, SigningKey, choose_credentials, local_credentials, read_credentials
@@ -126,6 +127,18 @@ def changed(certificate: bytes, place: int, bits: int) -> bytes:
     der = bytearray(base64.b64decode(b"".join(certificate.split(b"\n")[1:-2])))
     der[place] ^= bits
     return pem(bytes(der), "CERTIFICATE")
+
+
+def test_a_user_without_a_home_has_a_certificate_for_the_process(tmp_path, monkeypatch):
+    """As with `docker run --user 54321`."""
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("TEMPOSYNC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert not cache_folder().exists() and not (cache_folder() / "openvino").is_dir()
+    assert read_credentials(write(tmp_path / "a.mp4"))["found"]
 
 
 def test_a_key_of_ones_own(own_key, tmp_path):
