@@ -28,7 +28,7 @@ from .commands.verify import verify
 from .commands.video import decode, generate, visemes
 from .errors import InvalidInputError
 from .startup import keep_little, start_lean, yield_cores
-from .terminal import in_words, one_line, say
+from .terminal import STDOUT, in_words, one_line, say
 
 app = typer.Typer(
     help="Talking heads: a portrait and a speech recording in, a video of that person speaking out.",
@@ -88,7 +88,7 @@ def _end_where_stdout_fails() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
         if isinstance(error, BrokenPipeError):
             sys.exit(UNREAD)
-        _fail(f"standard output: {error.strerror}", 2)
+        _fail(f"{STDOUT}: {error.strerror}", 2)
 
 
 @contextmanager

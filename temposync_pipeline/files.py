@@ -110,6 +110,10 @@ def plain_write_errors(path: Path) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where compiled networks and the test certificate are kept: $TEMPOSYNC_CACHE, else temposync in $XDG_CACHE_HOME or ~/.cache."""
+    """Where compiled networks and the test certificate are kept: $TEMPOSYNC_CACHE, else temposync in $XDG_CACHE_HOME or ~/.cache; for a
+    user without a home, as in some containers, one in which nothing can be kept."""
     own = os.environ.get("TEMPOSYNC_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temposync"
+    try:
+        return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temposync"
+    except RuntimeError:
+        return Path(os.devnull) / "temposync"

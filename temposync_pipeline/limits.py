@@ -14,17 +14,20 @@ from .errors import InvalidInputError
 
 Number = TypeVar("Number", int, float)
 PREFIX = "TEMPOSYNC_"
+# What stands for no limit: more than any machine has of anything, and sums and products of two still fit where libraries count.
+_ENDLESS = 10**12
 
 
 def limit(name: str, default: Number) -> Number:
-    """The number in the variable `TEMPOSYNC_<name>`, else `default`; raises InvalidInputError for anything but a positive number."""
+    """The number in the variable `TEMPOSYNC_<name>`, at most `_ENDLESS`, else `default`; raises InvalidInputError for anything but a
+    positive number."""
     text = os.environ.get(PREFIX + name, "")
     if not text:
         return default
     with suppress(ValueError):
         value = type(default)(text)
         if 0 < value < math.inf:
-            return value
+            return min(value, type(default)(_ENDLESS))
     raise InvalidInputError(f"{PREFIX}{name}={text}: expected a {'whole ' * isinstance(default, int)}number above 0")
 
 
@@ -63,7 +66,7 @@ MAX_CONFIG_BYTES = limit("MAX_CONFIG_BYTES", 1_000_000)
 MAX_LAYERS = limit("MAX_LAYERS", 256)
 # What an adapter adds to a layer, as a multiple of the layer's own weights (root mean square); trained ones stay below 1.
 MAX_ADAPTER_CHANGE = limit("MAX_ADAPTER_CHANGE", 100.0)
-MAX_WEIGHT = limit("MAX_WEIGHT", 1_000_000.0)  # those of the bundled checkpoint stay below 10
+MAX_WEIGHT = limit("MAX_WEIGHT", 1_000_000.0)  # or latent of a file; those of the bundled checkpoint stay below 10
 # The crop's pixels, 256 a side, to one of the photo: from a crop of 256,000 pixels a side to one of 3.
 MIN_STRETCH = limit("MIN_STRETCH", 0.001)
 MAX_STRETCH = limit("MAX_STRETCH", 100.0)

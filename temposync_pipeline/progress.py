@@ -1,8 +1,7 @@
 """Which progress bars a user sees."""
 
-import sys
-
 from . import startup
+from .terminal import is_watched
 
 
 def hide_loading_bars() -> None:
@@ -10,7 +9,7 @@ def hide_loading_bars() -> None:
     import huggingface_hub.utils
 
     huggingface_hub.utils.logging.set_verbosity_error()
-    if not sys.stderr.isatty():
+    if not is_watched():
         huggingface_hub.utils.disable_progress_bars()
     if startup.lean:
         return

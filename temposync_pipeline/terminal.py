@@ -1,7 +1,10 @@
 """What is printed: text that comes out of files, and their names, may hold anything, also what would move the cursor or forge a line."""
 
+import os
 import sys
 from unicodedata import category
+
+STDOUT = "standard output"
 
 
 def plain(text: str) -> str:
@@ -21,8 +24,24 @@ def in_words(error: Exception) -> str:
 
 
 def say(text: object, err: bool = False) -> None:
-    """Print a line, `plain`, on stdout or stderr; letters that the terminal does not know become question marks, too."""
+    """Print a line, `plain`, on stdout or stderr; letters that the terminal does not know become question marks, too.
+
+    Raises OSError, in the name of standard output, where that takes nothing; nobody is told of a stderr that does not.
+    """
     stream = sys.stderr if err else sys.stdout
     if stream is not None:  # closed
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        print(plain(str(text)).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+        try:
+            print(plain(str(text)).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+        except OSError as error:
+            if err:
+                sys.stderr = open(os.devnull, "w")  # or Python tries once more at its end, and that is the exit code then
+            elif isinstance(error, BrokenPipeError):
+                raise
+            else:
+                raise OSError(error.errno, error.strerror, STDOUT) from error
+
+
+def is_watched() -> bool:
+    """Whether stderr is a terminal, for progress bars; closed it is none."""
+    return sys.stderr is not None and sys.stderr.isatty()

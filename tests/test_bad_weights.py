@@ -152,6 +152,7 @@ def test_adapters_and_latents_have_the_same_limits(tmp_path):
     whole = load_file(tmp_path / "whole.safetensors")
     warnings.simplefilter("error")  # of NumPy's, with a folder of this machine
     for number, (changes, message) in enumerate((
+        ({"latents": torch.full((5, 32, 10, 12), -3e38)}, "latents reach 3e\\+38, above the limit of 1e\\+06"),
         ({"latents": torch.full((5, 32, 10, 12), torch.nan)}, "latents should be finite"), ({"matrix": torch.zeros(2, 3)}, "degenerate"),
         ({"matrix": 1e30 * whole["matrix"]}, "it stretches by .*e.30 and .*, outside the limits of 0.001 to 100"),
         ({"matrix": whole["matrix"] + torch.tensor([[0, 0, 3e38], [0, 0, 0]])}, "looks at .* outside the photo"),

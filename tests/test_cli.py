@@ -144,6 +144,7 @@ def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path, temposync, t
 @pytest.mark.parametrize(("command", "options", "message"), [
     ("generate", ("--json", "{folder}/out.mp4"), "out.mp4: two outputs cannot be the same file"),
     ("generate", ("--device", "abacus"), "--device abacus: not available here"),
+    ("generate", ("--device", "meta"), "--device meta: not available here"),
     ("decode", (), "a.wav: not a safetensors file"),
     ("decode", ("--output", "{folder}/out.avi"), "its name must end in .mp4"),
     ("visemes", ("--audio", "{folder}/portrait.png"), "portrait.png: "),
@@ -379,3 +380,15 @@ def test_two_outputs_are_one_file_by_whatever_path(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main([str(argument) for argument in arguments])
     assert "cannot be the same file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", ["stderr", "stdout"])
+def test_a_closed_stream_is_no_fault(tmp_path, temposync, tiny_model, portrait, make_speech, monkeypatch, closed):
+    """`temposync generate … 2>&-`, as some services start their programs: Python has None for it then."""
+    monkeypatch.setattr(sys, closed, None)
+    make_speech("a.wav", seconds=0.4)
+    (tmp_path / "jobs.csv").write_text(f"image,audio,output\n{portrait},{tmp_path / 'a.wav'},b.mp4\n")
+    assert temposync("generate", "--image", portrait, "--audio", tmp_path / "a.wav", "--output", tmp_path / "a.mp4")[0] == 0
+    assert temposync("dub", "--video", tmp_path / "a.mp4", "--audio", tmp_path / "a.wav", "--output", tmp_path / "c.mp4")[0] == 0
+    assert temposync("batch", tmp_path / "jobs.csv", "--output_dir", tmp_path)[0] == 0
+    assert all((tmp_path / name).exists() for name in ("a.mp4", "b.mp4", "c.mp4"))

@@ -1,5 +1,6 @@
 """Content credentials: what a file says of itself, who signs it, and that nothing is lost or leaked on the way."""
 
+import base64
 import importlib.util
 import shutil
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from temposync_pipeline.cli import main
 from temposync_pipeline.errors import InvalidInputError
+from temposync_pipeline.files import cache_folder
 from temposync_pipeline.media.video import VideoWriter
 from temposync_pipeline.provenance import credentials
 from temposync_pipeline.provenance.credentials import Credentials, SigningKey, choose_credentials, local_credentials, read_credentials
@@ -79,6 +81,63 @@ def test_the_test_certificate_is_made_once_for_its_owner_alone(tmp_path, monkeyp
     credentials._make_test_credentials.cache_clear()
     assert local_credentials().key != first.key and local_credentials().key in kept.read_bytes()
     monkeypatch.setenv("TEMPOSYNC_CACHE", "/dev/null/nowhere")
+    assert read_credentials(write(tmp_path / "a.mp4"))["found"]
+
+
+def test_a_test_certificate_that_the_disk_damaged_is_made_again(tmp_path, monkeypatch):
+    """In a bit that still reads, too: signed with it, no video would be whole, and none would be made until somebody removes it."""
+    monkeypatch.setenv("TEMPOSYNC_CACHE", str(tmp_path))
+    kept = tmp_path / "test-certificate.pem"
+    for part, (place, bit) in [(0, (-3, 1)), (1, (-3, 1)), (0, (12, 8)), (0, (-3, 0))]:
+        credentials._make_test_credentials.cache_clear()
+        whole = local_credentials()
+        written = [changed(one, place, bit) if number == part else one for number, one in enumerate(split(whole.certificates))]
+        kept.write_bytes(whole.key + b"".join(written[:1] if not bit else written))
+        credentials._make_test_credentials.cache_clear()
+        assert local_credentials().key != whole.key and local_credentials() == local_credentials()
+
+
+def test_certificates_and_keys_of_an_unknown_kind_are_told(own_key, tmp_path):
+    """Libraries have errors of their own for a version, a curve and a point that they do not know."""
+    curve = bytes.fromhex("06052b81040022")  # P-384
+    certificate, issuer = split(own_key.certificate.read_bytes())
+    der, key = base64.b64decode(b"".join(certificate.split(b"\n")[1:-2])), base64.b64decode(
+        b"".join(own_key.key.read_bytes().split(b"\n")[1:-2]))
+    version, point = der.index(bytes.fromhex("a003020102")) + 4, der.index(curve) + len(curve) + 3
+    other = SigningKey(tmp_path / "other.pem", tmp_path / "other.key")
+    for place, value in ((version, 11), (der.index(curve) + 3, 0x01), (point, 9), (point + 5, der[point + 5] ^ 1)):
+        other.certificate.write_bytes(pem(der[:place] + bytes([value]) + der[place + 1:], "CERTIFICATE") + issuer)
+        with pytest.raises(InvalidInputError, match="^other.pem: not a certificate in PEM$"):
+            choose_credentials(SigningKey(other.certificate, own_key.key))
+    other.key.write_bytes(pem(key.replace(curve, bytes.fromhex("06052b81040122")), "PRIVATE KEY"))
+    with pytest.raises(InvalidInputError, match="^other.key: not a private key in PEM"):
+        choose_credentials(SigningKey(own_key.certificate, other.key))
+
+
+def split(certificates: bytes) -> list[bytes]:
+    end = b"-----END CERTIFICATE-----\n"
+    return [part + end for part in certificates.split(end)[:-1]]
+
+
+def pem(der: bytes, kind: str) -> bytes:
+    return f"-----BEGIN {kind}-----\n".encode() + base64.encodebytes(der) + f"-----END {kind}-----\n".encode()
+
+
+def changed(certificate: bytes, place: int, bits: int) -> bytes:
+    der = bytearray(base64.b64decode(b"".join(certificate.split(b"\n")[1:-2])))
+    der[place] ^= bits
+    return pem(bytes(der), "CERTIFICATE")
+
+
+def test_a_user_without_a_home_has_a_certificate_for_the_process(tmp_path, monkeypatch):
+    """As with `docker run --user 54321`."""
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("TEMPOSYNC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert not cache_folder().exists() and not (cache_folder() / "openvino").is_dir()
     assert read_credentials(write(tmp_path / "a.mp4"))["found"]
 
 

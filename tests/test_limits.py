@@ -118,3 +118,19 @@ def test_the_limit_of_pixels_governs_alone(tmp_path, limit, side, message):
     result = subprocess.run([sys.executable, "-c", PICTURES, "a.png"], cwd=tmp_path, capture_output=True, text=True,
                             env=os.environ | {"TEMPOSYNC_MAX_PIXELS": limit, "PYTHONPATH": str(ROOT)})
     assert (result.returncode, result.stderr) == (0, "") and result.stdout.startswith(f"a.png: {message}"), result
+
+
+@pytest.mark.parametrize("text", ["9" * 300, "1" + "0" * 30])
+def test_no_limit_may_be_written_as_a_large_number(monkeypatch, text):
+    """Libraries that count in 64 bits would fail on more, the read of a configuration of so many bytes first."""
+    monkeypatch.setenv("TEMPOSYNC_MAX_CONFIG_BYTES", text)
+    assert limits.limit("MAX_CONFIG_BYTES", 1_000_000) == 10**12
+    monkeypatch.setenv("TEMPOSYNC_MAX_SECONDS", "1e308")
+    assert limits.limit("MAX_SECONDS", 900.0) == 1e12
+
+
+def test_a_command_works_with_every_limit_lifted(tmp_path):
+    names = [name for name in vars(limits) if name.startswith("MAX_")]
+    code, errors = command("visemes", "--audio", ROOT / "examples" / "media" / "speech_hello.wav", "--json", tmp_path / "a.json",
+                           **{f"TEMPOSYNC_{name}": "9" * 300 for name in names})
+    assert (code, errors) == (0, [])

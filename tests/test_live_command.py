@@ -200,6 +200,23 @@ def test_who_stops_watching_ends_it(folder, said, monkeypatch):
     assert run("--image", folder / "portrait.png") == 0
 
 
+@pytest.mark.parametrize("output", ["stdout", "file"])
+def test_a_full_disk_is_told_by_the_name_of_what_is_full(folder, said, monkeypatch, capsys, output):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    said(np.zeros(16_000, np.int16).tobytes())
+    if output == "stdout":
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(
+            buffer=SimpleNamespace(write=full, flush=lambda: None), isatty=lambda: False, flush=lambda: None))
+    monkeypatch.setattr("temposync_pipeline.media.live_video._Outlet.write", full)
+    given = () if output == "stdout" else ("--output", folder / "live.mp4")
+    assert run("--image", folder / "portrait.png", *given) == 2
+    name = "standard output" if output == "stdout" else folder / "live.mp4"
+    assert capsys.readouterr().err == f"temposync: {name}: No space left on device\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["portrait.png", "speech.wav"]
+
+
 def test_samples_on_stdin_in_any_format():
     wave = np.sin(np.arange(60)).reshape(30, 2)
     for kind, scale in ((SampleFormat.s16le, 32767), (SampleFormat.s32le, 2**31 - 1), (SampleFormat.f32le, 1), (SampleFormat.u8, 127)):

@@ -143,3 +143,18 @@ def test_what_is_not_video(tmp_path, make_audio, picture):
             read_video(path)
     with pytest.raises(FileNotFoundError):
         read_video(tmp_path / "missing.mp4")
+
+
+def test_sides_that_cannot_be_encoded_are_told(tmp_path):
+    """A panorama may be within the limit of pixels and as wide as no mp4."""
+    from temposync_pipeline.media.live_video import LiveVideoWriter
+
+    with VideoWriter(tmp_path / "widest.mp4") as writer:
+        writer.write(np.zeros((32, 16_384, 3), np.uint8))
+    for height, width in ((32, 16_386), (16_386, 32)):
+        said = f"a video of {width}x{height} px; an mp4 can have 16384 px a side"
+        with pytest.raises(InvalidVideoError, match=f"wide.mp4: {said}"), VideoWriter(tmp_path / "wide.mp4") as writer:
+            writer.write(np.zeros((height, width, 3), np.uint8))
+        with open(tmp_path / "live", "wb") as file, pytest.raises(InvalidVideoError, match=said), LiveVideoWriter(file, width, height):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["live", "widest.mp4"]

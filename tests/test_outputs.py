@@ -75,6 +75,46 @@ def test_no_output_replaces_a_file_of_the_model(folder, command_line, checkpoint
         link.unlink()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are of POSIX")
+@pytest.mark.parametrize(("command", "option"), [case for case in CASES if case != ("train", "--output")])
+def test_no_output_takes_the_place_of_a_pipe_or_device(folder, command_line, command, option):
+    """Nor of what /dev/stdout leads to: a file would stand there instead, as root in /dev itself."""
+    pipe, stream = folder / f"pipe{OUTPUTS[command][0][option]}", folder / f"stream{OUTPUTS[command][0][option]}"
+    os.mkfifo(pipe)
+    stream.symlink_to("/proc/self/fd/1")
+    for path in (pipe, stream):
+        code, out, err = command_line(*given(command, option, path))
+        assert (code, out, err) == (2, [], [f"temposync: {path}: the output is a pipe or a device, not a file"])
+    assert pipe.is_fifo() and stream.is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are of POSIX")
+@pytest.mark.parametrize("arguments", [
+    ("visemes", "--audio"), ("preview", "--image"), ("verify",), ("batch",), ("decode", "--latents"),
+    ("evaluate", "--json", "b.json", "--manifest"), ("dub", "--audio", "a.wav", "--video"), ("train", "student", "--config"),
+    ("generate", "--image", "a.png", "--audio", "a.wav", "--signing-key", "a.wav", "--signing-cert")])
+def test_an_input_that_is_a_pipe_is_told_and_not_waited_for(folder, command_line, arguments):
+    os.mkfifo("pipe.csv")
+    assert command_line(*arguments, "pipe.csv") == (2, [], ["temposync: pipe.csv: a pipe or a device, not a file"])
+
+
+def test_a_link_to_itself_is_no_reason_to_break_off(folder):
+    from temposync_pipeline.commands.checks import check_files
+
+    Path("loop.json").symlink_to("loop.json")
+    check_files((), (folder / "a.mp4", folder / "loop.json"))
+    with pytest.raises(InvalidInputError, match="two outputs"):
+        check_files((), (folder / "b.json", folder / "." / "b.json"))
+
+
+def test_numbers_of_more_digits_than_python_reads_are_told(folder, command_line):
+    number = "9" * 5000
+    assert command_line("benchmark", "--steps", number)[2] == [
+        f"temposync: --steps {number}: expected whole numbers from 1 to 1000, such as 1,2,4,8"]
+    assert command_line("generate", "--image", "a.png", "--speaker", f"{number}=a.wav")[2] == [
+        f"temposync: --speaker {number}=a.wav: expected a face's number and a recording, such as 0=hello.wav"]
+
+
 def test_a_report_replaces_no_file_of_the_model_that_a_training_starts_from(folder, command_line, checkpoint):
     code, _, err = command_line("train", "student", "--init", checkpoint, "--json", checkpoint / "model_index.json")
     assert (code, err) == (2, [f"temposync: {checkpoint / 'model_index.json'}: the output would replace an input"])

@@ -1,5 +1,6 @@
 """What is printed: text that a file holds, and its name, can neither steer the terminal nor forge a line; a full disk is told."""
 
+import contextlib
 import logging
 import os
 import re
@@ -105,6 +106,26 @@ def test_a_standard_output_that_is_full_is_told(tmp_path, make_audio, arguments)
         result = subprocess.run([sys.executable, "-m", "temposync_pipeline.cli", *arguments], cwd=tmp_path, stdout=full,
                                 stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
     assert (result.returncode, result.stderr) == (2, "temposync: standard output: No space left on device\n")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
+def test_a_full_stream_is_told_by_its_name_or_not_at_all(tmp_path, monkeypatch):
+    """Whether Python keeps a line that could not be printed, and fails at the next flush too, is not for sure."""
+    for name in ("stdout", "stderr"):
+        full = open(FULL, "w")
+        monkeypatch.setattr(sys, name, full)
+        if name == "stdout":
+            with pytest.raises(OSError) as error:
+                say("a")
+            assert in_words(error.value) == "standard output: No space left on device"
+        else:
+            say("a", err=True)
+        with contextlib.suppress(OSError):
+            full.close()
+    with open(FULL, "w") as full:
+        result = subprocess.run([sys.executable, "-m", "temposync_pipeline.cli", "verify", "missing.mp4"], cwd=tmp_path, stderr=full,
+                                env={"PYTHONPATH": str(ROOT), "PATH": ""})
+    assert result.returncode == 2  # 1 would say that there is no mark
 
 
 def test_a_reader_that_has_left_is_no_fault():

@@ -250,3 +250,15 @@ def test_the_mark_of_a_face_that_moves_is_where_the_face_is(woman):
     assert np.array_equal(np.sign(scores(found)), payload_bits(IDENTIFIER))
     steady = np.abs(watermark(luma_of(photo), matrix, IDENTIFIER)).mean()
     assert 0.6 * steady < np.abs(marked.astype(int) - luma).mean() < steady
+
+
+def test_verify_does_not_speak_of_a_file_that_shows_nothing(tmp_path, command_line):
+    """Cut off after its index: no mark was found, as nothing was looked at."""
+    with VideoWriter(tmp_path / "a.mp4") as writer:
+        for _ in range(3):
+            writer.write(picture(64, 96))
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[:content.index(b"mdat") + 8])
+    assert command_line("verify", tmp_path / "a.mp4")[0] == 1
+    code, out, err = command_line("verify", tmp_path / "cut.mp4")
+    assert (code, out, err[-1]) == (2, [], "temposync: cut.mp4: no frame could be decoded")

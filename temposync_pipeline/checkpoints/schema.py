@@ -27,7 +27,7 @@ _COUNTED = ("layers", "blocks")
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises InvalidInputError, naming the file, for anything else, and OSError."""
     with open(path, "rb") as file:
-        content = file.read(MAX_CONFIG_BYTES + 1)
+        content = file.read(min(path.stat().st_size, MAX_CONFIG_BYTES) + 1)  # memory is taken for as much as it asks for
     if len(content) > MAX_CONFIG_BYTES:
         raise InvalidInputError(f"{path.name}: {path.stat().st_size} bytes, above the limit of {MAX_CONFIG_BYTES}")
     try:

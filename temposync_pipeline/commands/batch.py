@@ -1,7 +1,6 @@
 """`temposync batch`: many videos from a table."""
 
 import csv
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import typer
 
 from ..errors import InvalidInputError
 from ..export import check_runtime
-from ..terminal import in_words, say
+from ..terminal import in_words, is_watched, say
 from .checks import check_files, check_model, check_mp4, check_name, check_steps, choose_provenance, write_json
 from .options import MAX_SEED, Device, JsonFile, Model, Provenance, Runtime, Seed, SigningCert, SigningKeyFile, Steps
 from .video import load_pipeline
@@ -123,7 +122,7 @@ def _run(
     from tqdm.auto import tqdm
 
     pipe, above = None, set()
-    for line, row in tqdm(rows, unit="video", disable=not sys.stderr.isatty()):
+    for line, row in tqdm(rows, unit="video", disable=not is_watched()):
         result = {"line": line, "output": row.get("output"), "status": "failed"}
         try:
             job = read_job(line, row, folder, output_dir, defaults)

@@ -23,7 +23,7 @@ def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = 
 
     Raises InvalidInputError for an input that does not exist, and for an output that cannot be written, is a folder, would replace an
     input or one of the `others`, which are read, too, and checked elsewhere (of the folder of a checkpoint or an adapter: a file that is
-    loaded from it), or is the same file as another output.
+    loaded from it), or is the same file as another output; and for either that is a pipe or a device.
     """
     inputs, outputs, others = ([path for path in paths if path is not None] for paths in (inputs, outputs, others))
     for path in (*inputs, *outputs):
@@ -31,16 +31,25 @@ def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = 
     for path in inputs:
         if not path.exists():
             raise InvalidInputError(f"{path}: no such file")
+        if not (path.is_file() or path.is_dir()):  # a named pipe would make the command wait, a device has no end
+            raise InvalidInputError(f"{path}: a pipe or a device, not a file")
     for index, output in enumerate(outputs):
         if not output.absolute().parent.is_dir():
             raise InvalidInputError(f"{output}: the output folder does not exist")
         if output.is_dir():
             raise InvalidInputError(f"{output}: the output is a folder")
+        if output.exists() and not output.is_file() or _leads_to_a_stream(output):  # it would be gone, a file in its place
+            raise InvalidInputError(f"{output}: the output is a pipe or a device, not a file")
         if output.exists() and any(os.path.exists(path) and output.samefile(path) for path in (*inputs, *others, *_loaded(others))):
             raise InvalidInputError(f"{output}: the output would replace an input")
-        if any(output.resolve() == other.resolve() for other in outputs[:index]):
+        if any(os.path.realpath(output) == os.path.realpath(other) for other in outputs[:index]):
             raise InvalidInputError(f"{output}: two outputs cannot be the same file")
         check_writable(output.absolute().parent, output)
+
+
+def _leads_to_a_stream(path: Path) -> bool:
+    """Whether it is /dev/stdout or the like, which stands for what the process has open, a file or not."""
+    return path.is_symlink() and os.readlink(path).startswith("/proc/")
 
 
 def _loaded(folders: Iterable[Path]) -> Iterator[Path]:
@@ -88,7 +97,7 @@ def check_mp4(output: Path) -> None:
 def whole_numbers(option: str, text: str) -> list[int]:
     """The numbers of steps in "1,2,4"; raises InvalidInputError, naming `option`, for anything else or outside 1 to 1000."""
     parts = text.replace(",", " ").split()
-    if not parts or not all(part.isdecimal() and 1 <= int(part) <= 1000 for part in parts):
+    if not parts or not all(part.isdecimal() and len(part) <= 4 and 1 <= int(part) <= 1000 for part in parts):
         raise InvalidInputError(f"{option} {text}: expected whole numbers from 1 to 1000, such as 1,2,4,8")
     return [int(part) for part in parts]
 
@@ -124,7 +133,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).cpu()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
         raise InvalidInputError(f"--device {name}: not available here") from error
     return name

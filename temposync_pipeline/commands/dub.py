@@ -1,6 +1,5 @@
 """`temposync dub`: a video whose person speaks another recording."""
 
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 
 from ..errors import InvalidInputError
 from ..export import check_runtime
-from ..terminal import say
+from ..terminal import is_watched, say
 from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
 from .options import AudioFile, Device, JsonFile, Model, MouthAmplitude, Provenance, Runtime, Seed, SigningCert, SigningKeyFile, Steps
 from .video import load_pipeline
@@ -79,7 +78,7 @@ def dub(
     try:
         figures = pipe.dub_to_file(
             video, audio, output, num_inference_steps=num_inference_steps, generator=torch.Generator().manual_seed(seed),
-            progress=sys.stderr.isatty(), face_index=face_index, mouth_amplitude=mouth_amplitude, end=end.value, no_face=no_face.value,
+            progress=is_watched(), face_index=face_index, mouth_amplitude=mouth_amplitude, end=end.value, no_face=no_face.value,
             provenance=marking)
     except OSError as error:  # a full disk, say; the user knows the output's name, not the temporary file's
         raise InvalidInputError(f"{output}: {error.strerror or error}") from error

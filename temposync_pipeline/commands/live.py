@@ -1,5 +1,6 @@
 """`temposync live`: speech as it is spoken."""
 
+import errno
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ import typer
 from ..errors import InvalidInputError
 from ..export import check_runtime
 from ..files import unfinished
-from ..terminal import say
+from ..terminal import STDOUT, say
 from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
 from .options import BlinkRate, Device, FaceIndex, HeadMotion, JsonFile, Model, Runtime, Seed, SigningCert, SigningKeyFile
 from .video import life_options, load_pipeline
@@ -160,6 +161,10 @@ def run(
                 raise InvalidInputError("no sound came: there is nothing to show")
     except BrokenPipeError:  # the player was closed, which ends a conversation too
         sys.stdout = open(os.devnull, "w")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(error.errno, error.strerror, STDOUT if output == PIPE else str(output)) from error
     seconds = max(samples / rate, 1e-9)
     return {"frames": writer.num_frames, "fps": session.fps, "seconds": writer.num_frames / session.fps,
             "real_time_factor": clock.busy / seconds, **({"latency_ms": clock.latency()} if timed else {})}

@@ -1,6 +1,5 @@
 """`temposync generate`, `decode` and `visemes`: from a portrait and speech to a video."""
 
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ from ..errors import InvalidInputError
 from ..export import check_runtime
 from ..progress import hide_loading_bars
 from ..startup import start_full
-from ..terminal import say
+from ..terminal import is_watched, say
 from .checks import check_files, check_model, check_mp4, check_steps, choose_device, choose_provenance, write_json
 from .options import (
     MAX_SIZE,
@@ -119,7 +118,7 @@ def generate(
             output,
             num_inference_steps=num_inference_steps,
             generator=torch.Generator().manual_seed(seed),
-            progress=sys.stderr.isatty(),
+            progress=is_watched(),
             mouth_amplitude=mouth_amplitude,
             max_size=max_size,
             **({} if turns else {"face_index": face_index}),
@@ -137,7 +136,7 @@ def read_turns(speakers: list[str]) -> list[tuple[int, Path]]:
     turns = []
     for text in speakers:
         face, sign, recording = text.partition("=")
-        if not (sign and recording and face.strip().isdecimal()):
+        if not (sign and recording and face.strip().isdecimal() and len(face) <= 9):
             raise InvalidInputError(f"--speaker {text}: expected a face's number and a recording, such as 0=hello.wav")
         turns.append((int(face), Path(recording)))
     return turns

@@ -8,7 +8,7 @@ from typing import BinaryIO, Self
 import av
 import numpy as np
 
-from .video import AAC_RATES, CRF, FPS, mark_bt709
+from .video import AAC_RATES, CRF, FPS, check_sides, mark_bt709
 
 # A player may begin, or begin again, at a key frame: every second.
 KEY_SECONDS = 1
@@ -37,7 +37,8 @@ class LiveVideoWriter:
         writer.write_planes(planes)  # the next frame, as `media.planes` makes it
     ```
 
-    `tags` are metadata of the file.  Raises OSError where the file cannot be written to, BrokenPipeError where nobody reads it any more.
+    `tags` are metadata of the file.  Raises InvalidVideoError for sides that cannot be encoded, OSError where the file cannot be written
+    to, BrokenPipeError where nobody reads it any more.
     """
 
     def __init__(self, file: BinaryIO, width: int, height: int, fps: float = FPS, rate: int = 16_000,
@@ -46,6 +47,7 @@ class LiveVideoWriter:
         self.tags, self.num_frames, self._num_samples = tags or {}, 0, 0
 
     def __enter__(self) -> Self:
+        check_sides("live", *self._size)
         # A fragment ends with the packet after it; "frag_every_frame" would mistake the times of packets that wait for one another.
         fragments = {"movflags": "delay_moov+default_base_moof", "frag_duration": "1", "flush_packets": "1"}
         self._container = av.open(_Outlet(self._file), "w", format="mp4", options=fragments)

@@ -30,6 +30,8 @@ CRF = 18
 # The sampling rates AAC knows; sound of any other rate is resampled to 48 kHz.
 AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
 _BT709 = 1
+# The longer side of a picture that x264 takes, pixels.
+MOST_ENCODED = 16_384
 
 
 def mark_bt709(context: av.VideoCodecContext) -> None:
@@ -135,6 +137,7 @@ class VideoWriter:
             self._discard()
 
     def _start(self, height: int, width: int) -> None:
+        check_sides(self.path.name, width, height)
         video = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(CRF), "preset": "veryfast"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         context, look = video.codec_context, self.look
@@ -309,6 +312,12 @@ def _decode_video(path: Path, fps: float | None) -> Iterator:
                     raise InvalidVideoError(f"{path.name}: the size changes from {width}x{height} to {frame.width}x{frame.height} px")
                 shown, picture = frame, upright_picture(frame)
             yield picture
+
+
+def check_sides(name: str, width: int, height: int) -> None:
+    """Raises InvalidVideoError for pictures that the encoder takes none of."""
+    if max(width, height) > MOST_ENCODED:
+        raise InvalidVideoError(f"{name}: a video of {width}x{height} px; an mp4 can have {MOST_ENCODED} px a side")
 
 
 def _same_file(path: Path, other: Path) -> bool:

@@ -34,7 +34,7 @@ from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..face.crop import CROP_SIZE, LATENT_WINDOW, invert
 from ..files import plain_write_errors, unfinished
-from ..limits import MAX_CHUNK_FRAMES, MAX_FPS, MAX_FRAMES, MAX_STRETCH, MIN_FPS, MIN_STRETCH
+from ..limits import MAX_CHUNK_FRAMES, MAX_FPS, MAX_FRAMES, MAX_STRETCH, MAX_WEIGHT, MIN_FPS, MIN_STRETCH
 from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
@@ -155,6 +155,9 @@ def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int, compos
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise ValueError(f"{name} should be {list(shape)}, found {list(tensors[name].shape)}")
+    for name in ("latents", "portrait_latents"):
+        if (largest := float(tensors[name].abs().max())) > MAX_WEIGHT:  # a decoder would go on to infinity, which pixels do not show
+            raise ValueError(f"{name} reach {largest:.3g}, above the limit of {MAX_WEIGHT:g}")
     if frames > MAX_FRAMES:
         raise ValueError(f"{frames} frames, above the limit of {MAX_FRAMES}")
     if not MIN_FPS <= fps <= MAX_FPS or not 1 <= chunk_size <= MAX_CHUNK_FRAMES:

@@ -8,6 +8,7 @@ the user's cache folder: it proves that the file was not changed since, not who 
 import importlib.util
 import logging
 import os
+import warnings
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -110,19 +111,23 @@ def choose_credentials(provenance: bool | SigningKey) -> Credentials | LocalCred
 def load_credentials(files: SigningKey) -> Credentials:
     """Read and check a certificate and its key; raises InvalidInputError and OSError."""
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     certificate, key = Path(files.certificate), Path(files.key)
     written, secret = certificate.read_bytes(), key.read_bytes()
     try:
-        chain = x509.load_pem_x509_certificates(written)
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a later version will refuse
+            chain = x509.load_pem_x509_certificates(written)
+            public = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InvalidInputError(f"{certificate.name}: not a certificate in PEM") from error
     try:
         private = load_pem_private_key(secret, None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidInputError(f"{key.name}: not a private key in PEM without a password") from error
-    if private.public_key() != chain[0].public_key():
+    if private.public_key() != public:
         raise InvalidInputError(f"{key.name}: not the key of {certificate.name}")
     _check_validity(chain[0], certificate.name)
     return _credentials(chain, private, _algorithm(private, key.name))
@@ -142,6 +147,19 @@ def _check_validity(certificate: "Certificate", name: str) -> None:
         raise InvalidInputError(f"{name}: valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d}, today is {now:%Y-%m-%d}")
 
 
+def _check_issued(credentials: Credentials, name: str) -> None:
+    """Raises InvalidInputError unless each certificate is as its issuer signed it, the last one by itself."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+    chain = x509.load_pem_x509_certificates(credentials.certificates)
+    try:
+        for certificate, issuer in zip(chain, (*chain[1:], chain[-1]), strict=True):
+            certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+        raise InvalidInputError(f"{name}: damaged") from error
+
+
 def _algorithm(private: Any, name: str) -> str:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -155,13 +173,12 @@ def _algorithm(private: Any, name: str) -> str:
 
 
 def local_credentials() -> Credentials:
-    """The test certificate, made where there is none or where it has expired; where it cannot be kept, one for this process alone."""
+    """The test certificate, made where there is none that is whole and valid; where it cannot be kept, one for this process alone."""
+    path = cache_folder() / "test-certificate.pem"
     try:
-        path = cache_folder() / "test-certificate.pem"
-    except RuntimeError:  # no home
-        return _make_test_credentials()
-    try:
-        return load_credentials(SigningKey(path, path))
+        kept = load_credentials(SigningKey(path, path))
+        _check_issued(kept, path.name)
+        return kept
     except (InvalidInputError, OSError):
         made = _make_test_credentials()
     temporary = unfinished(path)

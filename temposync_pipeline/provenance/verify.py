@@ -1,11 +1,13 @@
 """What marks a video bears, layer by layer."""
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from ..checkpoints import BUNDLED, checkpoint_folder, public_name
+from ..errors import InvalidVideoError
 from ..media.gif import gif_comment, is_gif
-from ..media.video import read_tags
+from ..media.video import read_tags, stream_video
 from ..models.face_aligner import FaceAligner
 from .credentials import read_credentials
 from .origin import NOTICE, model_identifier
@@ -28,7 +30,10 @@ def verify_video(path: str | PathLike, aligner: FaceAligner | None = None) -> di
     """
     layers = {"watermark": _watermark(path, aligner or _bundled_aligner()), "metadata": _metadata(path),
               "credentials": read_credentials(path)}
-    return {"marked": any(layer["found"] for layer in layers.values()), **layers}
+    marked = any(layer["found"] for layer in layers.values())
+    if not (marked or layers["watermark"]["face"] or is_gif(path)) and next(stream_video(path, 1)[0], None) is None:
+        raise InvalidVideoError(f"{Path(path).name}: no frame could be decoded")  # nothing was looked at
+    return {"marked": marked, **layers}
 
 
 def _bundled_aligner() -> FaceAligner:
