@@ -5,7 +5,7 @@ import torch
 
 from temposync_pipeline.models.autoencoder_temporal import AutoencoderTemporal
 from temposync_pipeline.models.speech_autoencoder import SpeechAutoencoder
-from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer
+from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer, with_lips
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,42 @@ def test_every_frame_has_its_own_noise_level_and_conditions_can_be_left_out():
     blind = model(sample, level, reference, speech, given_reference=none, given_speech=none).sample
     assert torch.equal(blind, model(sample, level, 2 * reference, 3 * speech, given_reference=none, given_speech=none).sample)
     assert not torch.equal(blind, model(sample, level, reference, speech).sample)
+
+
+def test_lips_join_the_eight_tokens_of_their_own_latent_frame():
+    codes, lips = torch.randn(1, 3, 8, 5), torch.arange(17.0)[None, :, None].expand(1, 17, 2)
+    told = with_lips(codes, lips)
+    assert torch.equal(told[..., :5], codes)
+    assert told[0, :, :, 5].tolist() == [[0] * 8, [*range(1, 9)], [*range(9, 17)]] and torch.equal(told[..., 5], told[..., 6])
+    for wrong in (codes[:, :, :4], codes[:, :2]):
+        with pytest.raises(ValueError, match="lips of 17 frames"):
+            with_lips(wrong, lips)
+
+
+@torch.inference_mode()
+def test_lips_are_told_where_they_are_known_and_given():
+    model = tiny_transformer(lip_channels=2)
+    sample, reference, codes = torch.randn(2, 6, 3, 8, 8), torch.randn(2, 4, 16, 16), torch.randn(2, 3, 8, 5)
+    level, lips, unknown = torch.full((2, 3), 0.5), torch.randn(2, 17, 2), torch.full((2, 17, 2), torch.nan)
+
+    def velocity(lips, **given):
+        return model(sample, level, reference, with_lips(codes, lips), **given).sample
+
+    out, untold = velocity(lips), velocity(unknown)
+    assert out.isfinite().all() and untold.isfinite().all() and not torch.allclose(out, untold, atol=1e-3)
+    # A network without lips, of the same weights, does what this one does untold.
+    plain = tiny_transformer()
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("lips")})
+    assert torch.equal(plain(sample, level, reference, codes).sample, untold)
+    assert not torch.allclose(velocity(torch.zeros_like(lips)), untold, atol=1e-3)  # lips at rest are not unknown ones
+    none = torch.zeros(2, dtype=torch.bool)
+    assert torch.equal(velocity(lips, given_speech=none), velocity(unknown, given_speech=none))
+    # One frame that is not known hides its latent frame's lips, and none else's.
+    partly = lips.clone()
+    partly[0, 3] = torch.nan
+    apart = lips.clone()
+    apart[0, 1:9] = torch.nan
+    assert torch.equal(velocity(partly), velocity(apart)) and torch.equal(velocity(partly)[1], out[1])
 
 
 def test_gradient_checkpointing_changes_no_gradient():

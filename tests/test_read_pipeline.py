@@ -146,6 +146,20 @@ def test_callbacks_see_all_clips_at_work_and_can_stop(pipeline, frames):
     assert 0 < len(output.frames) < 20 and len(output.visemes) == len(output.frames) and not pipeline.interrupt
 
 
+def test_a_transformer_that_is_told_the_lips_follows_them(pipeline):
+    told = tiny_read_pipeline(lips=True)
+    frames = run(told, output_type="latent").frames
+    assert np.array_equal(run(told, output_type="latent").frames, frames)
+    with torch.inference_mode():
+        speech = told._hear(load_audio(SPEECH))
+        codes = told._codes(speech)
+    assert codes.shape == (1, 4, 8, 4 + 6)  # 20 frames of speech, three clips of one new latent frame each
+    assert np.allclose(codes[0, 1:, :, 4:].flatten(0, 1)[:19], speech.lips[1:], atol=1e-6)
+    assert np.allclose(codes[0, 3, 3:, 4:], speech.lips[-1], atol=1e-6)
+    told.lip_motion.predict = lambda hearing: np.full((len(hearing.visemes), 6), 3, np.float32)
+    assert not torch.allclose(run(told, output_type="latent").frames, frames, atol=1e-2)
+
+
 def test_clips_may_be_made_one_after_the_other(pipeline, frames):
     alone = run(pipeline, asynchronous=False).frames
     assert alone.shape == frames.shape and not np.array_equal(alone, frames)

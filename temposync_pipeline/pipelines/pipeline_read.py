@@ -14,7 +14,7 @@ from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.precision import inference_autocast
 from ..models.speech_autoencoder import SpeechAutoencoder
-from ..models.transformer_talking_head import TalkingHeadTransformer
+from ..models.transformer_talking_head import TalkingHeadTransformer, with_lips
 from ..models.viseme_classifier import VisemeClassifier
 from ..schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
 from .inputs import AudioInput, ImageInput
@@ -164,9 +164,12 @@ class ReadPipeline(WholeFacePipeline):
             before = clip[:, :, -1:]
 
     def _codes(self, speech: Speech) -> torch.Tensor:
-        """Codes [1, F, n, d] of a recording that goes on with its last frame until a clip is full."""
+        """Codes [1, F, n, d] of a recording that goes on with its last frame until a clip is full, with the lips' shapes for a transformer
+        that is told them."""
         joined = self.config.clip_frames - 1
         needed = FRAMES * joined * clip_count(1 + -(-(len(speech) - 1) // FRAMES), self.config.clip_frames) + 1
-        features = np.pad(speech.features, ((0, needed - len(speech)), (0, 0)), mode="edge")
-        given = torch.from_numpy(features)[None].to(self._execution_device, self.speech_autoencoder.dtype)
-        return self.speech_autoencoder.encode(given).latent
+        features, lips = (
+            torch.from_numpy(np.pad(track, ((0, needed - len(speech)), (0, 0)), mode="edge"))[None].to(self._execution_device)
+            for track in (speech.features, speech.lips))
+        codes = self.speech_autoencoder.encode(features.to(self.speech_autoencoder.dtype)).latent
+        return with_lips(codes, lips) if self.transformer.config.lip_channels else codes
