@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from temposync_pipeline.models.autoencoder_temporal import AutoencoderTemporal
+from temposync_pipeline.models.autoencoder_temporal import AutoencoderTemporal, smooth_joints
 from temposync_pipeline.models.speech_autoencoder import SpeechAutoencoder
 from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer, with_lips
 
@@ -53,6 +53,32 @@ def test_a_still_clip_is_nothing_and_nothing_is_a_still_clip(temporal):
     assert temporal.encode_raw(still, reference).abs().max() == 0
     assert torch.allclose(temporal.decode_raw(torch.zeros(2, 6, 3, 8, 8), reference), still, atol=1e-6)
     assert torch.allclose(temporal(still, reference).sample, still, atol=1e-5)
+
+
+def test_a_jump_between_latent_frames_is_taken_back_and_a_steady_motion_is_none():
+    steady = torch.arange(25.0)[None, :, None]
+    assert torch.equal(smooth_joints(steady, 1.0), steady)
+    jumping = torch.zeros(1, 25, 1)
+    jumping[:, 9:] = 3
+    for share, (end, start) in ((1.0, (2, 2)), (0.5, (1, 2.5))):
+        smooth = smooth_joints(jumping, share)[0, :, 0]
+        assert smooth.tolist() == pytest.approx([0] * 8 + [end, start] + [3] * 15)
+    jumping[:, 1:9] = 3  # from the first frame on, and so no joint of latent frames
+    assert torch.equal(smooth_joints(jumping, 1.0), jumping)
+    assert torch.equal(smooth_joints(jumping[:, :9], 1.0), jumping[:, :9]) and smooth_joints(jumping[:, :1], 1.0).shape[1] == 1
+
+
+@torch.inference_mode()
+def test_smoothing_is_part_of_decoding():
+    torch.manual_seed(0)
+    smoothing = AutoencoderTemporal(channels=4, latent_channels=6, frame_channels=8, width=8, joint_smoothing=0.5).eval()
+    plain = AutoencoderTemporal(channels=4, latent_channels=6, frame_channels=8, width=8).eval()
+    plain.load_state_dict(smoothing.state_dict())
+    latents, reference = torch.randn(1, 6, 4, 8, 8), torch.randn(1, 4, 16, 16)
+    smooth, rough = (model.decode(latents, reference).sample for model in (smoothing, plain))
+    assert torch.allclose(smooth, smooth_joints(rough.transpose(1, 2), 0.5).transpose(1, 2), atol=1e-6)
+    change = [frames.diff(dim=2).abs().mean((0, 1, 3, 4))[[8, 16]].mean() for frames in (smooth, rough)]
+    assert change[0] < 0.8 * change[1]
 
 
 def test_only_8k_plus_1_frames(temporal):

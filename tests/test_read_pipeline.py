@@ -106,9 +106,11 @@ def test_guidance_changes_the_face_and_ones_do_not(pipeline, frames):
         run(pipeline, speech_guidance=-1.0)
 
 
-def test_decoding_clip_by_clip_is_decoding_all_at_once(pipeline):
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_decoding_clip_by_clip_is_decoding_all_at_once(smoothing):
     """In single precision: sums over other numbers of frames round differently."""
     exact = tiny_read_pipeline()
+    exact.temporal_vae.register_to_config(joint_smoothing=smoothing)
     exact.use_bfloat16 = False
     video = run(exact, output_type="latent", audio=spoken(1.28))
     reference = video.latent_video.portrait_latents
