@@ -1,12 +1,14 @@
 """READ's pipeline with tiny random networks: the contract of the other pipeline, and what is its own."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from temposync_pipeline import checkpoints
 from temposync_pipeline.cli import main
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import align_matrix, crop_face, mouth_mask
@@ -194,6 +196,24 @@ def test_saved_folders_say_which_pipeline_they_are_for(pipeline, frames, tmp_pat
     index.write_text(json.dumps({"_class_name": "OtherPipeline"}))
     with pytest.raises(InvalidInputError, match="names none of TempoSyncPipeline, ReadPipeline"):
         load_pipeline(tmp_path / "model")
+
+
+def test_a_bundled_checkpoint_takes_what_it_lacks_from_the_first_one(pipeline, tmp_path, monkeypatch):
+    pipeline.save_pretrained(tmp_path / "read-tiny")
+    (tmp_path / "temposync-tiny").symlink_to(checkpoints.bundled_path("temposync-tiny"))
+    for part in ("vae", "face_aligner", "viseme_classifier", "lip_motion"):
+        shutil.rmtree(tmp_path / "read-tiny" / part)
+    with pytest.raises(InvalidInputError, match="no component 'face_aligner'"):  # it is no bundled one there
+        load_pipeline(tmp_path / "read-tiny")
+    monkeypatch.setattr(checkpoints, "FOLDER", tmp_path)
+    monkeypatch.setattr(checkpoints, "BUNDLED", ("temposync-tiny", "read-tiny"))
+    loaded, first = load_pipeline("read-tiny"), load_pipeline("temposync-tiny")
+    assert isinstance(loaded, ReadPipeline) and loaded.model_name == "read-tiny"
+    for part, other in (("vae", first), ("viseme_classifier", first), ("transformer", pipeline), ("temporal_vae", pipeline)):
+        ours, theirs = (getattr(pipe, part).state_dict() for pipe in (loaded, other))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    loaded.save_pretrained(tmp_path / "copy")  # what is saved is whole
+    assert {path.name for path in (tmp_path / "copy").iterdir() if path.is_dir()} >= {"vae", "face_aligner", "transformer"}
 
 
 def test_the_command_makes_the_pipeline_that_the_model_is_for(pipeline, tmp_path, monkeypatch, make_speech, capsys):
