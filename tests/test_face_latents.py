@@ -38,7 +38,8 @@ def ear():
 
 def test_frames_lie_in_the_references_crop_and_beside_what_is_heard_then(clip, ear, tmp_path):
     writer = FaceLatentsWriter(tiny_vae())
-    assert add_talker(writer, clip, *ear, reference=3) == slice(2, LENGTH)
+    lips = np.random.default_rng(0).standard_normal((LENGTH, 6)).astype(np.float32)
+    assert add_talker(writer, clip, *ear, reference=3, lips=lips) == slice(2, LENGTH)
     writer.write(tmp_path / "faces_train.safetensors")
     cache = FaceCache(tmp_path, "train")
     assert cache.tensors["sequences"].tolist() == [[0, LENGTH - 2, 2]]
@@ -47,6 +48,7 @@ def test_frames_lie_in_the_references_crop_and_beside_what_is_heard_then(clip, e
     assert not torch.equal(window.frames[0, :, 8], window.reference[0])  # whose face has moved on in the same crop
     *_, hearing = ear[0].listen(load_sound(clip), LENGTH, FPS)
     assert np.allclose(window.heard[0, :, :32], hearing.hidden[5:14], atol=2e-3)
+    assert np.allclose(window.lips[0], lips[5:14], atol=2e-3)
 
 
 def test_a_clip_whose_face_was_lost_is_left_out(clip, ear):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from temposync_pipeline.models.autoencoder_temporal import AutoencoderTemporal
+from temposync_pipeline.models.autoencoder_temporal import AutoencoderTemporal, smooth_joints
 from temposync_pipeline.models.speech_autoencoder import SpeechAutoencoder
-from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer
+from temposync_pipeline.models.transformer_talking_head import TalkingHeadTransformer, with_lips
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,32 @@ def test_a_still_clip_is_nothing_and_nothing_is_a_still_clip(temporal):
     assert torch.allclose(temporal(still, reference).sample, still, atol=1e-5)
 
 
+def test_a_jump_between_latent_frames_is_taken_back_and_a_steady_motion_is_none():
+    steady = torch.arange(25.0)[None, :, None]
+    assert torch.equal(smooth_joints(steady, 1.0), steady)
+    jumping = torch.zeros(1, 25, 1)
+    jumping[:, 9:] = 3
+    for share, (end, start) in ((1.0, (2, 2)), (0.5, (1, 2.5))):
+        smooth = smooth_joints(jumping, share)[0, :, 0]
+        assert smooth.tolist() == pytest.approx([0] * 8 + [end, start] + [3] * 15)
+    jumping[:, 1:9] = 3  # from the first frame on, and so no joint of latent frames
+    assert torch.equal(smooth_joints(jumping, 1.0), jumping)
+    assert torch.equal(smooth_joints(jumping[:, :9], 1.0), jumping[:, :9]) and smooth_joints(jumping[:, :1], 1.0).shape[1] == 1
+
+
+@torch.inference_mode()
+def test_smoothing_is_part_of_decoding():
+    torch.manual_seed(0)
+    smoothing = AutoencoderTemporal(channels=4, latent_channels=6, frame_channels=8, width=8, joint_smoothing=0.5).eval()
+    plain = AutoencoderTemporal(channels=4, latent_channels=6, frame_channels=8, width=8).eval()
+    plain.load_state_dict(smoothing.state_dict())
+    latents, reference = torch.randn(1, 6, 4, 8, 8), torch.randn(1, 4, 16, 16)
+    smooth, rough = (model.decode(latents, reference).sample for model in (smoothing, plain))
+    assert torch.allclose(smooth, smooth_joints(rough.transpose(1, 2), 0.5).transpose(1, 2), atol=1e-6)
+    change = [frames.diff(dim=2).abs().mean((0, 1, 3, 4))[[8, 16]].mean() for frames in (smooth, rough)]
+    assert change[0] < 0.8 * change[1]
+
+
 def test_only_8k_plus_1_frames(temporal):
     with pytest.raises(ValueError, match="8k"):
         temporal.encode(torch.zeros(1, 4, 8, 16, 16), torch.zeros(1, 4, 16, 16))
@@ -99,6 +125,42 @@ def test_every_frame_has_its_own_noise_level_and_conditions_can_be_left_out():
     blind = model(sample, level, reference, speech, given_reference=none, given_speech=none).sample
     assert torch.equal(blind, model(sample, level, 2 * reference, 3 * speech, given_reference=none, given_speech=none).sample)
     assert not torch.equal(blind, model(sample, level, reference, speech).sample)
+
+
+def test_lips_join_the_eight_tokens_of_their_own_latent_frame():
+    codes, lips = torch.randn(1, 3, 8, 5), torch.arange(17.0)[None, :, None].expand(1, 17, 2)
+    told = with_lips(codes, lips)
+    assert torch.equal(told[..., :5], codes)
+    assert told[0, :, :, 5].tolist() == [[0] * 8, [*range(1, 9)], [*range(9, 17)]] and torch.equal(told[..., 5], told[..., 6])
+    for wrong in (codes[:, :, :4], codes[:, :2]):
+        with pytest.raises(ValueError, match="lips of 17 frames"):
+            with_lips(wrong, lips)
+
+
+@torch.inference_mode()
+def test_lips_are_told_where_they_are_known_and_given():
+    model = tiny_transformer(lip_channels=2)
+    sample, reference, codes = torch.randn(2, 6, 3, 8, 8), torch.randn(2, 4, 16, 16), torch.randn(2, 3, 8, 5)
+    level, lips, unknown = torch.full((2, 3), 0.5), torch.randn(2, 17, 2), torch.full((2, 17, 2), torch.nan)
+
+    def velocity(lips, **given):
+        return model(sample, level, reference, with_lips(codes, lips), **given).sample
+
+    out, untold = velocity(lips), velocity(unknown)
+    assert out.isfinite().all() and untold.isfinite().all() and not torch.allclose(out, untold, atol=1e-3)
+    # A network without lips, of the same weights, does what this one does untold.
+    plain = tiny_transformer()
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("lips")})
+    assert torch.equal(plain(sample, level, reference, codes).sample, untold)
+    assert not torch.allclose(velocity(torch.zeros_like(lips)), untold, atol=1e-3)  # lips at rest are not unknown ones
+    none = torch.zeros(2, dtype=torch.bool)
+    assert torch.equal(velocity(lips, given_speech=none), velocity(unknown, given_speech=none))
+    # One frame that is not known hides its latent frame's lips, and none else's.
+    partly = lips.clone()
+    partly[0, 3] = torch.nan
+    apart = lips.clone()
+    apart[0, 1:9] = torch.nan
+    assert torch.equal(velocity(partly), velocity(apart)) and torch.equal(velocity(partly)[1], out[1])
 
 
 def test_gradient_checkpointing_changes_no_gradient():

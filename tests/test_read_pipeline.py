@@ -1,12 +1,14 @@
 """READ's pipeline with tiny random networks: the contract of the other pipeline, and what is its own."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from temposync_pipeline import checkpoints
 from temposync_pipeline.cli import main
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.face.crop import align_matrix, crop_face, mouth_mask
@@ -106,9 +108,11 @@ def test_guidance_changes_the_face_and_ones_do_not(pipeline, frames):
         run(pipeline, speech_guidance=-1.0)
 
 
-def test_decoding_clip_by_clip_is_decoding_all_at_once(pipeline):
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_decoding_clip_by_clip_is_decoding_all_at_once(smoothing):
     """In single precision: sums over other numbers of frames round differently."""
     exact = tiny_read_pipeline()
+    exact.temporal_vae.register_to_config(joint_smoothing=smoothing)
     exact.use_bfloat16 = False
     video = run(exact, output_type="latent", audio=spoken(1.28))
     reference = video.latent_video.portrait_latents
@@ -146,6 +150,20 @@ def test_callbacks_see_all_clips_at_work_and_can_stop(pipeline, frames):
     assert 0 < len(output.frames) < 20 and len(output.visemes) == len(output.frames) and not pipeline.interrupt
 
 
+def test_a_transformer_that_is_told_the_lips_follows_them(pipeline):
+    told = tiny_read_pipeline(lips=True)
+    frames = run(told, output_type="latent").frames
+    assert np.array_equal(run(told, output_type="latent").frames, frames)
+    with torch.inference_mode():
+        speech = told._hear(load_audio(SPEECH))
+        codes = told._codes(speech)
+    assert codes.shape == (1, 4, 8, 4 + 6)  # 20 frames of speech, three clips of one new latent frame each
+    assert np.allclose(codes[0, 1:, :, 4:].flatten(0, 1)[:19], speech.lips[1:], atol=1e-6)
+    assert np.allclose(codes[0, 3, 3:, 4:], speech.lips[-1], atol=1e-6)
+    told.lip_motion.predict = lambda hearing: np.full((len(hearing.visemes), 6), 3, np.float32)
+    assert not torch.allclose(run(told, output_type="latent").frames, frames, atol=1e-2)
+
+
 def test_clips_may_be_made_one_after_the_other(pipeline, frames):
     alone = run(pipeline, asynchronous=False).frames
     assert alone.shape == frames.shape and not np.array_equal(alone, frames)
@@ -178,6 +196,24 @@ def test_saved_folders_say_which_pipeline_they_are_for(pipeline, frames, tmp_pat
     index.write_text(json.dumps({"_class_name": "OtherPipeline"}))
     with pytest.raises(InvalidInputError, match="names none of TempoSyncPipeline, ReadPipeline"):
         load_pipeline(tmp_path / "model")
+
+
+def test_a_bundled_checkpoint_takes_what_it_lacks_from_the_first_one(pipeline, tmp_path, monkeypatch):
+    pipeline.save_pretrained(tmp_path / "read-tiny")
+    (tmp_path / "temposync-tiny").symlink_to(checkpoints.bundled_path("temposync-tiny"))
+    for part in ("vae", "face_aligner", "viseme_classifier", "lip_motion"):
+        shutil.rmtree(tmp_path / "read-tiny" / part)
+    with pytest.raises(InvalidInputError, match="no component 'face_aligner'"):  # it is no bundled one there
+        load_pipeline(tmp_path / "read-tiny")
+    monkeypatch.setattr(checkpoints, "FOLDER", tmp_path)
+    monkeypatch.setattr(checkpoints, "BUNDLED", ("temposync-tiny", "read-tiny"))
+    loaded, first = load_pipeline("read-tiny"), load_pipeline("temposync-tiny")
+    assert isinstance(loaded, ReadPipeline) and loaded.model_name == "read-tiny"
+    for part, other in (("vae", first), ("viseme_classifier", first), ("transformer", pipeline), ("temporal_vae", pipeline)):
+        ours, theirs = (getattr(pipe, part).state_dict() for pipe in (loaded, other))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    loaded.save_pretrained(tmp_path / "copy")  # what is saved is whole
+    assert {path.name for path in (tmp_path / "copy").iterdir() if path.is_dir()} >= {"vae", "face_aligner", "transformer"}
 
 
 def test_the_command_makes_the_pipeline_that_the_model_is_for(pipeline, tmp_path, monkeypatch, make_speech, capsys):

@@ -101,22 +101,22 @@ def tiny_pipeline() -> TempoSyncPipeline:
     return pipeline
 
 
-def tiny_whole_face_parts(portrait_channels: int = 0) -> dict[str, torch.nn.Module]:
+def tiny_whole_face_parts(portrait_channels: int = 0, lips: bool = False) -> dict[str, torch.nn.Module]:
     """What the methods need that move the whole face; output layers that start at zero are random here, so that faces move."""
     torch.manual_seed(5)
     transformer = TalkingHeadTransformer(latent_channels=8, channels=16, num_layers=1, num_heads=2, speech_channels=4,
-                                         portrait_channels=portrait_channels)
-    for layer in (transformer.leave, transformer.blocks[0].heard):
+                                         portrait_channels=portrait_channels, lip_channels=6 * lips)
+    for layer in (transformer.leave, transformer.blocks[0].heard, *([transformer.lips[2]] if lips else ())):
         torch.nn.init.normal_(layer.weight, std=0.5)
     return {
         "vae": tiny_vae(), "temporal_vae": AutoencoderTemporal(latent_channels=8, frame_channels=8, width=8).eval(),
-        "speech_autoencoder": SpeechAutoencoder(features=32 + 6 + 15, channels=8, tokens=2, code_channels=4).eval(),
+        "speech_autoencoder": SpeechAutoencoder(features=32 + 6 + 15, channels=8, tokens=8 if lips else 2, code_channels=4).eval(),
         "transformer": transformer.eval(), "viseme_classifier": tiny_viseme_classifier(),
         "lip_motion": LipMotion(hidden_channels=32, channels=8, num_layers=1).eval(), "face_aligner": tiny_face_aligner()}
 
 
-def tiny_read_pipeline() -> ReadPipeline:
-    pipeline = ReadPipeline(**tiny_whole_face_parts(), scheduler=AsyncFlowMatchScheduler(), clip_frames=2)
+def tiny_read_pipeline(lips: bool = False) -> ReadPipeline:
+    pipeline = ReadPipeline(**tiny_whole_face_parts(lips=lips), scheduler=AsyncFlowMatchScheduler(), clip_frames=2)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -8,13 +8,21 @@ from pathlib import Path
 from ..errors import InvalidInputError
 
 BUNDLED = ("temposync-tiny",)
+FOLDER = Path(__file__).parent
+
+
+def component_folder(folder: Path, subfolder: str) -> Path:
+    """Where a component of the checkpoint in `folder` lies: there, or, of a bundled checkpoint without it, in the first bundled one,
+    whose networks the others share."""
+    own = folder / subfolder
+    return FOLDER / BUNDLED[0] / subfolder if folder.parent == FOLDER and not own.is_dir() else own
 
 
 def bundled_path(name: str) -> Path:
     """Folder of a checkpoint that ships with the package; raises `InvalidInputError` for any other name."""
     if name not in BUNDLED:
         raise InvalidInputError(f"{name}: not a bundled checkpoint (bundled: {', '.join(BUNDLED)})")
-    path = Path(__file__).parent / name
+    path = FOLDER / name
     if not path.is_dir():
         raise InvalidInputError(f"{name}: its weights are missing from this installation; reinstall the package")
     return path

@@ -38,6 +38,22 @@ def keep_scale(*modules: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
+def smooth_joints(frames: torch.Tensor, share: float) -> torch.Tensor:
+    """Frames [B, 8n + 1, ...] without the jump where one latent frame's eight end and the next one's begin.
+
+    The jump is by how much more they change there than before and after, on the mean; a `share` of it is taken back, two thirds of
+    that by the frame before the joint and one third by the one after, as the camera's frames want it in a fit by least squares.  The
+    very first frame, which is a latent frame's only one, stays.
+    """
+    last = torch.arange(FRAMES, max(FRAMES, frames.shape[1] - 1), FRAMES, device=frames.device)
+    before, end, start, after = (frames[:, last + step] for step in (-1, 0, 1, 2))
+    jump = share * ((start - end) - ((end - before) + (after - start)) / 2)
+    smooth = frames.clone()
+    smooth[:, last] += 2 / 3 * jump
+    smooth[:, last + 1] -= 1 / 3 * jump
+    return smooth
+
+
 class CausalMix(nn.Module):
     """Residual: each frame of [B, T, C, h, w] hears of the one before it; the first, of nothing."""
 
@@ -100,6 +116,8 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
     Args:
         channels: of a frame's latents. latent_channels: of a latent frame's.
         frame_channels, width: features of a frame at 16 × 16 and 8 × 8 cells, and of a latent frame.
+        joint_smoothing: how much of the jump between the eight frames of one latent frame and those of the next `decode` takes back, in
+            [0, 1] (`smooth_joints`); the last of the eight then depends on the latent frame after them.
         latents_mean, latents_std: per channel, measured after training, so that diffusion sees zero mean and unit variance; None = 0, 1.
     """
 
@@ -108,7 +126,7 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self, channels: int = 32, latent_channels: int = 128, frame_channels: int = 72, width: int = 128,
-        latents_mean: list[float] | None = None, latents_std: list[float] | None = None,
+        latents_mean: list[float] | None = None, latents_std: list[float] | None = None, joint_smoothing: float = 0.0,
     ):
         super().__init__()
         check_moments(latents_mean, latents_std, latent_channels)
@@ -135,7 +153,10 @@ class AutoencoderTemporal(ModelMixin, ConfigMixin):
         still = self.decoder(torch.zeros_like(latents[:, :2]), reference)
         moved = self.decoder(latents, reference)
         still = torch.cat([still[:, :FRAMES], still[:, -FRAMES:].repeat(1, latents.shape[1] - 1, 1, 1, 1)], 1)
-        return (reference[:, None] + moved - still)[:, FRAMES - 1:].transpose(1, 2)
+        frames = (reference[:, None] + moved - still)[:, FRAMES - 1:]
+        if self.config.joint_smoothing:
+            frames = smooth_joints(frames, self.config.joint_smoothing)
+        return frames.transpose(1, 2)
 
     @apply_forward_hook
     def encode(self, frames: torch.Tensor, reference: torch.Tensor, return_dict: bool = True) -> EncoderOutput | tuple[torch.Tensor]:

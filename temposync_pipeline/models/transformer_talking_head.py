@@ -3,6 +3,9 @@
 Tokens are the cells of the reference and of every latent frame.  All attend to one another; the cells of latent frame i then listen to
 code i of the speech and to no other, so that lips follow what is said at that moment.  Each frame has a noise level of its own.
 
+Beyond the paper, a latent frame can be told how the lips are shaped in each of its video frames, together with its noise level: what lips
+do on an unseen face is then not to be learnt from a few hundred sentences.
+
 AsymTalker's (arXiv 2605.02948) is the same but for the portrait, which has no tokens: its latents, as long as the clip, join the clip's as
 further channels.
 """
@@ -17,6 +20,18 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..bases import BaseOutput, ConfigMixin, ModelMixin, register_to_config
+from .autoencoder_temporal import FRAMES, latent_frames, with_lead
+
+
+def with_lips(codes: torch.Tensor, lips: torch.Tensor) -> torch.Tensor:
+    """Codes [B, F, 8, d] of the speech and, as further channels of a latent frame's eight tokens, the lips' shape [B, 8(F - 1) + 1, s]
+    in its eight video frames (`face.lip_shape`), NaN where it is not known; [B, F, 8, d + s].
+
+    Raises ValueError where a code has another number of tokens or the lips another number of frames.
+    """
+    if codes.shape[2] != FRAMES or codes.shape[1] != latent_frames(lips.shape[1]):
+        raise ValueError(f"lips of {lips.shape[1]} frames for codes {list(codes.shape[1:3])}, expected {FRAMES} tokens a latent frame")
+    return torch.cat([codes, with_lead(lips, 1).unflatten(1, (-1, FRAMES)).to(codes.dtype)], -1)
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
@@ -73,6 +88,7 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
         sample_size: cells a side. channels, num_layers, num_heads: of the transformer. speech_channels: of a speech token.
         max_frames: latent frames of a clip at most.
         portrait_channels: of the portrait's latents, where those join the clip's; 0 = the portrait has tokens of its own.
+        lip_channels: values that say the shape of the lips in a video frame (`with_lips`); 0 = it is not told.
     """
 
     _supports_gradient_checkpointing = True
@@ -83,6 +99,7 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
     def __init__(
         self, latent_channels: int = 128, reference_channels: int = 32, sample_size: int = 8, channels: int = 256, num_layers: int = 4,
         num_heads: int = 4, speech_channels: int = 32, max_frames: int = 16, portrait_channels: int = 0,
+        lip_channels: int = 0,
     ):
         super().__init__()
         self.gradient_checkpointing = False
@@ -97,6 +114,9 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
             self.no_reference = nn.Parameter(torch.zeros(cells, channels))
         self.no_speech = nn.Parameter(torch.zeros(speech_channels))
         self.level = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 6 * channels))
+        if lip_channels:
+            self.lips = nn.Sequential(nn.Linear(FRAMES * lip_channels, channels), nn.SiLU(), nn.Linear(channels, channels, bias=False))
+            nn.init.zeros_(self.lips[2].weight)  # so that a transformer that has never been told goes on as it was
         self.blocks = nn.ModuleList(TalkingBlock(channels, num_heads, speech_channels) for _ in range(num_layers))
         self.norm = nn.LayerNorm(channels, elementwise_affine=False, eps=1e-6)
         self.leave = nn.Linear(channels, latent_channels)
@@ -112,16 +132,21 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
         Args:
             sample: latents [B, c, F, h, w], frame i at noise level timestep[:, i]. timestep: [B, F] in [0, 1].
             reference: ÷16 latents of the portrait, [B, C, 2h, 2w]; with `portrait_channels` its latents as a clip, [B, p, F, h, w]
-                (`AutoencoderTemporal.encode_portrait`). speech: codes [B, F, n, d] (`SpeechAutoencoder.encode`).
+                (`AutoencoderTemporal.encode_portrait`). speech: codes [B, F, n, d] (`SpeechAutoencoder.encode`); with `lip_channels`
+                those of `with_lips`, in which NaN says that a latent frame's lips are not known.
             given_reference, given_speech: bool [B], whether a condition is given at all; None = to all.
         """
         x, lead = self._tokens(sample, reference, given_reference)
+        speech, lips = speech.split([self.no_speech.shape[0], self.config.lip_channels], -1)
         if given_speech is not None:
             speech = torch.where(given_speech[:, None, None, None], speech, self.no_speech.to(speech.dtype))
         x = x + self.place + self.moment[1 - lead:x.shape[1] + 1 - lead, None]
         levels = torch.cat([torch.zeros_like(timestep[:, :lead]), timestep], 1)
         embedded = get_timestep_embedding(1000 * levels.flatten(), self.config.channels, flip_sin_to_cos=True, downscale_freq_shift=0)
-        level = self.level(embedded.to(x.dtype)).unflatten(0, levels.shape).unflatten(-1, (6, -1))
+        embedded = embedded.to(x.dtype).unflatten(0, levels.shape)
+        if self.config.lip_channels:
+            embedded = embedded + F.pad(self._told(lips, given_speech), (0, 0, lead, 0))
+        level = self.level(embedded).unflatten(-1, (6, -1))
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, speech, level, use_reentrant=False)
@@ -130,6 +155,15 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
         size = math.isqrt(x.shape[2])
         velocity = self.leave(self.norm(x[:, lead:])).unflatten(2, (size, size)).permute(0, 4, 1, 2, 3)
         return TalkingHeadOutput(sample=velocity) if return_dict else (velocity,)
+
+    def _told(self, lips: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
+        """What latent frames are told of their lips [B, F, 8, s], [B, F, C]; nothing where they are not known or not given."""
+        lips = lips.flatten(2)
+        known = lips.isfinite().all(-1, keepdim=True)
+        if given is not None:
+            known = known & given[:, None, None]
+        told = self.lips(lips.nan_to_num())
+        return torch.where(known, told, torch.zeros_like(told))
 
     def _tokens(self, sample: torch.Tensor, reference: torch.Tensor, given: torch.Tensor | None) -> tuple[torch.Tensor, int]:
         """What the blocks see, [B, r + F, N, C], and r, the tokens of the portrait in front."""

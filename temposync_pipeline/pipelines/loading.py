@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args, get_type_hints
 import torch
 
 from ..bases import ModelMixin
-from ..checkpoints import checkpoint_folder
+from ..checkpoints import checkpoint_folder, component_folder
 from ..checkpoints.files import INDEX, weight_files
 from ..checkpoints.schema import check_component, check_header, read_json
 from ..errors import InvalidInputError
@@ -69,13 +69,14 @@ def load_pipeline_parts(
     listed = {part: part_class for part, part_class in listed.items() if part not in given}
     subfolders = {part: subfolders.get(part, part) for part in listed}
     folder = checkpoint_folder(name, subfolders.values(), variant=variant, **hub_options)
-    placed = place_components(device_map, {part: folder / subfolders[part] for part in listed}, max_memory)
+    folders = {part: component_folder(folder, subfolders[part]) for part in listed}
+    placed = place_components(device_map, folders, max_memory)
     parts = {}
     for part, part_class in listed.items():
         part_dtype = dtype.get(part, dtype.get("default", torch.float32)) if isinstance(dtype, Mapping) else dtype
         options = loader_options | _quantization(quantization_config, part, part_class)
         parts[part] = load_component(
-            part_class, folder / subfolders[part], label, part_dtype, variant, (placed or {}).get(part), options)
+            part_class, folders[part], label, part_dtype, variant, (placed or {}).get(part), options)
     return settings | parts, device_map if device_map != "balanced" else placed, folder
 
 

@@ -14,7 +14,7 @@ from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
 from ..models.precision import inference_autocast
 from ..models.speech_autoencoder import SpeechAutoencoder
-from ..models.transformer_talking_head import TalkingHeadTransformer
+from ..models.transformer_talking_head import TalkingHeadTransformer, with_lips
 from ..models.viseme_classifier import VisemeClassifier
 from ..schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
 from .inputs import AudioInput, ImageInput
@@ -150,23 +150,28 @@ class ReadPipeline(WholeFacePipeline):
 
     def _frames(self, reference: torch.Tensor, speech: Speech, noise: NoiseSource, sampling: Sampling) -> Iterator[torch.Tensor]:
         """Latents of consecutive frames, [n, C, 16, 16], clip by clip; the recording's last clip may end after the recording."""
-        before = None
+        before, last = None, reference[:0]
         with inference_autocast(reference, self.use_bfloat16):
             clips = denoise_clips(
                 self.transformer, sampling.scheduler, reference, self._codes(speech), noise, sampling.num_inference_steps,
                 self.config.clip_frames, sampling.guidance, sampling.together, partial(self._report, sampling))
         for clip in self._computed(clips, reference):
-            # The decoder hears of the latent frame before; of what it makes of that again, the last frame is there already.
+            # The decoder hears of the latent frame before.  The last frame of a clip waits for the next one, to which it may be smoothed.
             joined = clip if before is None else torch.cat([before, clip], 2)
             with inference_autocast(reference, self.use_bfloat16):
                 frames = self.temporal_vae.decode(joined.to(reference.dtype), reference).sample[0].transpose(0, 1)
-            yield frames if before is None else frames[1:]
-            before = clip[:, :, -1:]
+            frames = frames[0 if before is None else FRAMES:]
+            yield frames[:-1]
+            before, last = joined[:, :, -2:], frames[-1:]
+        yield last
 
     def _codes(self, speech: Speech) -> torch.Tensor:
-        """Codes [1, F, n, d] of a recording that goes on with its last frame until a clip is full."""
+        """Codes [1, F, n, d] of a recording that goes on with its last frame until a clip is full, with the lips' shapes for a transformer
+        that is told them."""
         joined = self.config.clip_frames - 1
         needed = FRAMES * joined * clip_count(1 + -(-(len(speech) - 1) // FRAMES), self.config.clip_frames) + 1
-        features = np.pad(speech.features, ((0, needed - len(speech)), (0, 0)), mode="edge")
-        given = torch.from_numpy(features)[None].to(self._execution_device, self.speech_autoencoder.dtype)
-        return self.speech_autoencoder.encode(given).latent
+        features, lips = (
+            torch.from_numpy(np.pad(track, ((0, needed - len(speech)), (0, 0)), mode="edge"))[None].to(self._execution_device)
+            for track in (speech.features, speech.lips))
+        codes = self.speech_autoencoder.encode(features.to(self.speech_autoencoder.dtype)).latent
+        return with_lips(codes, lips) if self.transformer.config.lip_channels else codes

@@ -10,16 +10,14 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
-from ..face.crop import mouth_mask
 from ..models.transformer_talking_head import TalkingHeadTransformer
 from ..schedulers.scheduling_async_flow_match import per_frame
 from ..schedulers.scheduling_chunked_flow_match import ChunkedFlowMatchScheduler
 from .chunk_terms import adjacent_differences, facial, flow_matching
 from .chunks import ChunkConfig, ChunkSource, chunk_sources, roll_out
 from .loop import Losses, make_accelerator, train_loop
-from .whole_faces import TransformerConfig, first_transformer, residual_figures, save_with_scheduler
+from .whole_faces import TransformerConfig, first_transformer, mouth_cells, residual_figures, save_with_scheduler
 
 
 @dataclass
@@ -29,13 +27,6 @@ class Config(TransformerConfig, ChunkConfig):
     facial_weight: float = 0.5
     # Noise on the kernel, which when sampling is not what a camera saw.
     kernel_noise: float = 0.1
-
-
-def mouth_cells(lips: float = 3.0) -> torch.Tensor:
-    """Weight per cell of 32 pixels, [8, 8], of mean 1: `lips` times as much where the lower face moves."""
-    moving = F.avg_pool2d(torch.from_numpy(mouth_mask() > 0).float()[None, None], 32)[0, 0] > 0.1
-    weight = 1 + (lips - 1) * moving.float()
-    return weight / weight.mean()
 
 
 def draw_levels(count: int, scheduler: ChunkedFlowMatchScheduler, frames: int, device: torch.device) -> torch.Tensor:

@@ -7,16 +7,19 @@ import torch
 from safetensors.torch import load_file
 
 from ..errors import InvalidInputError
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.autoencoder_temporal import FRAMES
 from .face_latents import UNITS
 
 
 class FaceClips(NamedTuple):
-    """frames [B, C, T, 16, 16] and the reference [B, C, 16, 16] in normalised ÷16 latents; what is heard, [B, T, F]."""
+    """frames [B, C, T, 16, 16] and the reference [B, C, 16, 16] in normalised ÷16 latents; what is heard, [B, T, F]; the
+    true shapes of the lips, [B, T, 6], NaN where they are not known."""
 
     frames: torch.Tensor
     reference: torch.Tensor
     heard: torch.Tensor
+    lips: torch.Tensor
 
 
 class FaceCache:
@@ -56,8 +59,10 @@ class FaceCache:
         steps = torch.arange(frames, device=self.device)
         rows = (self.first[sequences] + start)[:, None] + steps
         heard = (self.row[sequences] + start)[:, None] + steps
+        lips = self.tensors["lips"][heard].float() if "lips" in self.tensors else torch.full(
+            (*heard.shape, NUM_LIP_SHAPE), torch.nan, device=self.device)
         return FaceClips(self.tensors["latents"][rows].float().div_(UNITS).transpose(1, 2),
-                         self.tensors["references"][sequences].float().div_(UNITS), self.tensors["heard"][heard].float())
+                         self.tensors["references"][sequences].float().div_(UNITS), self.tensors["heard"][heard].float(), lips)
 
     def held_out(self, count: int, frames: int) -> FaceClips:
         """The same windows at every call, from sequences spread over the file."""

@@ -10,6 +10,7 @@ crop, that of its reference picture.  Writes FACES/faces_{train,val}.safetensors
     references  int8    [S, C, 16, 16]  the picture that a sequence's crop was taken from
     sequences   int64   [S, 3]          first frame, number of frames, first row of what is heard
     heard       float16 [M, F]          hidden state, shapes of the lips, visemes (`speech_features`)
+    lips        float16 [M, 6]          the talker's lips at the same moments (`data.lip_tracks`), NaN where they are not known
 """
 
 import argparse
@@ -23,9 +24,11 @@ from tqdm import tqdm
 
 from ..data.clips import frames_with_sound, load_landmarks, load_sound
 from ..data.face_motion import blink_curve, close_lids, face_motion, move_face, moved_landmarks
+from ..data.lip_tracks import lip_tracks
 from ..data.manifest import Clip, build_manifest, portrait_split
 from ..data.speaking_portraits import SpeakingPortrait
 from ..face.crop import align_matrix, crop_face, transform_points
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..media.video import FPS, read_video
 from ..metrics.offset import correct_clips
 from ..models.autoencoder_temposync import AutoencoderTempoSync
@@ -45,13 +48,15 @@ class FaceLatentsWriter:
 
     def __init__(self, vae: AutoencoderTempoSync):
         self.vae = vae
-        self.latents, self.references, self.sequences, self.heard = [], [], [], []
+        self.latents, self.references, self.sequences, self.heard, self.lips = [], [], [], [], []
         self.rows: dict[str, int] = {}
         self.frames = self.moments = 0
 
-    def hear(self, name: str, features: np.ndarray) -> None:
+    def hear(self, name: str, features: np.ndarray, lips: np.ndarray | None = None) -> None:
+        """What is heard in a clip's frames, [T, F], and the shapes of its talker's lips, [T, 6], None where they are not known."""
         self.rows[name], self.moments = self.moments, self.moments + len(features)
         self.heard.append(torch.from_numpy(features).half())
+        self.lips.append(torch.full((len(features), NUM_LIP_SHAPE), torch.nan).half() if lips is None else torch.from_numpy(lips).half())
 
     def add(self, reference: np.ndarray, crops: np.ndarray, clip: str, start: int) -> None:
         """Crops [T, 256, 256, 3] in the crop of their reference [256, 256, 3], that speak like a clip from its frame `start` on."""
@@ -64,11 +69,14 @@ class FaceLatentsWriter:
 
     def write(self, path: Path) -> None:
         save_cache({"latents": torch.cat(self.latents), "references": torch.cat(self.references), "sequences": torch.tensor(self.sequences),
-                    "heard": torch.cat(self.heard)}, path)
+                    "heard": torch.cat(self.heard), "lips": torch.cat(self.lips)}, path)
 
 
-def add_talker(writer: FaceLatentsWriter, clip: Clip, classifier: VisemeClassifier, lip_motion: LipMotion, reference: int) -> slice:
-    """A clip as it was filmed, in the crop of its frame `reference`.
+def add_talker(
+    writer: FaceLatentsWriter, clip: Clip, classifier: VisemeClassifier, lip_motion: LipMotion, reference: int,
+    lips: np.ndarray | None = None,
+) -> slice:
+    """A clip as it was filmed, in the crop of its frame `reference`; `lips` [T, 6] are the shapes of its talker's.
 
     Returns its frames that have sound, none where its face was not found in all of them: what portraits may take from it.
     """
@@ -78,7 +86,7 @@ def add_talker(writer: FaceLatentsWriter, clip: Clip, classifier: VisemeClassifi
     if not np.isfinite(landmarks[heard]).all():
         return slice(0, 0)
     *_, hearing = classifier.listen(samples, len(frames), FPS)
-    writer.hear(clip.id, speech_features(hearing, lip_motion.predict(hearing)))
+    writer.hear(clip.id, speech_features(hearing, lip_motion.predict(hearing)), lips)
     matrix = align_matrix(landmarks[heard][reference])
     crops = np.stack([crop_face(frame, matrix) for frame in frames[heard]])
     writer.add(crops[reference], crops, clip.id, heard.start)
@@ -140,11 +148,11 @@ def main() -> None:
         writer = FaceLatentsWriter(vae)
         own = [clip for clip in clips if clip.split == split]
         own = correct_clips(own[:arguments.clips or None], arguments.model, tqdm.write)
-        heard = {}
+        heard, lips = {}, lip_tracks(own)
         for index, clip in enumerate(tqdm(own, desc=f"{split}: talkers")):
             # Every third clip's reference speaks already.
             reference = int(rng.integers(20, 50)) if index % 3 == 2 and split == "train" else 0
-            heard[clip.id] = add_talker(writer, clip, pipe.viseme_classifier, pipe.lip_motion, reference)
+            heard[clip.id] = add_talker(writer, clip, pipe.viseme_classifier, pipe.lip_motion, reference, lips.get(clip.id))
         files = [path for path in sorted((arguments.speaking / split).glob("*.npz")) if path.stem in shapes
                  and portrait_split(path.stem) == split][:arguments.portraits or None]
         add_portraits(writer, files, shapes, {clip.id: clip for clip in own}, heard, rng)

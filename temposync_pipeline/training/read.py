@@ -4,6 +4,9 @@
 
 Asynchronous noise: the clip's first latent frame, the motion frame that joins it to the clip before, is less noisy than the others, as it
 is when clips are denoised together (`schedulers.scheduling_async_flow_match`).
+
+With `--set lips=true` the transformer is told the true shape of the lips, where it is known, beside what is heard; when sampling, what
+`models.lip_motion` hears of it.
 """
 
 import copy
@@ -11,13 +14,14 @@ from dataclasses import dataclass
 
 import torch
 
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.autoencoder_temporal import FRAMES, AutoencoderTemporal
 from ..models.speech_autoencoder import SpeechAutoencoder
-from ..models.transformer_talking_head import TalkingHeadTransformer
+from ..models.transformer_talking_head import TalkingHeadTransformer, with_lips
 from ..schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler, per_frame
 from .face_cache import FaceCache, FaceClips
 from .loop import Losses, make_accelerator, train_loop
-from .whole_faces import TransformerConfig, first_transformer, load_coders, residual_figures, save_with_scheduler
+from .whole_faces import TransformerConfig, first_transformer, load_coders, mouth_cells, residual_figures, save_with_scheduler
 
 
 @dataclass
@@ -32,8 +36,14 @@ class Config(TransformerConfig):
     clean_share: float = 0.3
     # Share of samples without either condition (classifier-free guidance), beside those without speech.
     drop_all: float = 0.05
+    # How many times as much the loss counts where the lower face moves.
+    mouth_weight: float = 1.0
     # Noise on the motion frame and the reference, which when sampling are not what a camera saw.
     motion_noise: float = 0.1
+    # Whether the transformer is told the lips' shapes, with how much noise on them, and the share of samples for which it is not.
+    lips: bool = False
+    lip_noise: float = 0.1
+    drop_lips: float = 0.1
     validation_steps: int = 8
 
 
@@ -61,14 +71,20 @@ class ClipSource:
         frames = FRAMES * (config.clip_frames - 1) + 1
         long = middle and bool(torch.rand(()) < 0.5)  # portraits' sequences are too short for one more latent frame
         clips = self.cache.draw(config.batch_size, frames + FRAMES * long)
-        latents, reference, codes = self.code(clips, config.feature_noise)
+        latents, reference, codes = self.code(clips, config.feature_noise, config.lip_noise, config.drop_lips)
         return (latents[:, :, 1:], reference, codes[:, 1:]) if middle else (latents, reference, codes)
 
     @torch.no_grad()
-    def code(self, clips: FaceClips, noise: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def code(
+        self, clips: FaceClips, noise: float = 0.0, lip_noise: float = 0.0, drop_lips: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         latents = self.temporal.encode(clips.frames, clips.reference).latent.float()
         features = self.speech.normalise(clips.heard)
         codes = self.speech.encode_normalised(features + noise * torch.randn_like(features)).float()
+        if self.config.lips:
+            lips = clips.lips + lip_noise * torch.randn_like(clips.lips)
+            lips[torch.rand(len(lips), device=lips.device) < drop_lips] = torch.nan
+            codes = with_lips(codes, lips)
         return latents, clips.reference, codes
 
 
@@ -90,7 +106,9 @@ def train(config: Config) -> dict[str, float]:
     temporal, speech = load_coders(config, device)
     scheduler = AsyncFlowMatchScheduler(shift=config.shift)
     source, judged = ClipSource(cache, temporal, speech, config), ClipSource(held_out, temporal, speech, config)
-    model = first_transformer(config, temporal, speech, reference_channels=temporal.config.channels)
+    lip_channels = NUM_LIP_SHAPE if config.lips else 0
+    weight = mouth_cells(config.mouth_weight).to(device)
+    model = first_transformer(config, temporal, speech, lip_channels, reference_channels=temporal.config.channels)
 
     def compute_losses(model: torch.nn.Module, progress: float) -> Losses:
         clean, reference, codes = source.draw()
@@ -102,7 +120,7 @@ def train(config: Config) -> dict[str, float]:
         chance = torch.rand(len(clean), device=device)
         velocity = model(noisy, levels, reference, codes, given_reference=chance >= config.drop_all,
                          given_speech=chance >= config.drop_all + config.drop_speech).sample.float()
-        counted = per_frame((levels > 0).float())
+        counted = per_frame((levels > 0).float()) * weight
         error = (velocity - (noise - clean)).square() * counted
         return {"loss": error.mean() / counted.mean()}
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
+from ..face.crop import mouth_mask
 from ..models.autoencoder_temporal import AutoencoderTemporal
 from ..models.speech_autoencoder import SpeechAutoencoder
 from ..models.transformer_talking_head import TalkingHeadTransformer
@@ -44,14 +46,27 @@ def load_coders(config: WholeFaceConfig, device: torch.device) -> tuple[Autoenco
 
 
 def first_transformer(
-    config: TransformerConfig, temporal: AutoencoderTemporal, speech: SpeechAutoencoder, **portrait: int
+    config: TransformerConfig, temporal: AutoencoderTemporal, speech: SpeechAutoencoder, lip_channels: int = 0, **portrait: int
 ) -> TalkingHeadTransformer:
-    """The one of `config.init`, else a new one; `portrait` says how it is told of the portrait."""
+    """The one of `config.init`, else a new one; `portrait` says how it is told of the portrait, `lip_channels` whether of the lips,
+    which one that has never been told of them does not heed at first."""
     if config.init:
-        return load_component(TalkingHeadTransformer, config.init, "transformer", "cpu").requires_grad_(True).train()
+        first = load_component(TalkingHeadTransformer, config.init, "transformer", "cpu").requires_grad_(True).train()
+        if not lip_channels or first.config.lip_channels:
+            return first
+        told = TalkingHeadTransformer.from_config(first.config, lip_channels=lip_channels)
+        told.load_state_dict(told.state_dict() | first.state_dict())
+        return told
     return TalkingHeadTransformer(
         latent_channels=temporal.config.latent_channels, channels=config.channels, num_layers=config.num_layers,
-        num_heads=config.num_heads, speech_channels=speech.config.code_channels, **portrait)
+        num_heads=config.num_heads, speech_channels=speech.config.code_channels, lip_channels=lip_channels, **portrait)
+
+
+def mouth_cells(lips: float = 3.0) -> torch.Tensor:
+    """Weight per cell of 32 pixels, [8, 8], of mean 1: `lips` times as much where the lower face moves."""
+    moving = F.avg_pool2d(torch.from_numpy(mouth_mask() > 0).float()[None, None], 32)[0, 0] > 0.1
+    weight = 1 + (lips - 1) * moving.float()
+    return weight / weight.mean()
 
 
 def residual_figures(made: torch.Tensor, true: torch.Tensor, reference: torch.Tensor) -> dict[str, float]:
