@@ -26,7 +26,7 @@ from .commands.preview import preview
 from .commands.train import manifest, train
 from .commands.verify import verify
 from .commands.video import decode, generate, visemes
-from .errors import InvalidInputError
+from .errors import InvalidInputError, Terminated
 from .startup import keep_little, start_lean, yield_cores
 from .terminal import STDOUT, in_words, one_line, say
 
@@ -47,10 +47,6 @@ COMPLAINTS = {
     "int_parsing": "is not a whole number", "int_parsing_size": "is not a whole number", "float_parsing": "is not a number",
     "greater_than_equal": "is below the limit of {ge}", "less_than_equal": "is above the limit of {le}",
 }
-
-
-class Terminated(BaseException):
-    """SIGTERM, raised where the work stands, so that no half-written file stays behind."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,6 +5,10 @@ class InvalidInputError(ValueError):
     """A file or a value that cannot be used; the message is meant for the user as it is."""
 
 
+class Terminated(BaseException):
+    """SIGTERM, raised where a command's work stands, so that no half-written file stays behind."""
+
+
 class InvalidAudioError(InvalidInputError):
     """Not audio, or audio outside the limits of `media.audio`."""
 

@@ -138,23 +138,41 @@ def test_a_closed_stream_is_told(folder, said, capsys, monkeypatch, stream):
     assert error.startswith(f"temposync: {stream} is closed")
 
 
-def test_ctrl_c_ends_the_video_and_keeps_it(folder, monkeypatch):
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+@SIGNALS
+def test_ctrl_c_and_sigterm_end_the_video_and_keep_it(folder, monkeypatch, number):
     def interrupted(path, real_time):
         yield SPEECH[:6400, None], RATE
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr("temposync_pipeline.commands.live.read_file", interrupted)
     assert run("--image", folder / "portrait.png", "--audio", folder / "speech.wav", "--output", folder / "live.mp4") == 0
     assert len(decoded(io.BytesIO((folder / "live.mp4").read_bytes()))[0]) == 10
 
 
-def test_ctrl_c_in_the_middle_of_the_work_loses_no_frame(folder, monkeypatch):
+@SIGNALS
+def test_a_signal_at_the_end_of_the_sound_loses_nothing(folder, monkeypatch, number):
+    flush = LiveSession.flush
+
+    def interrupted(session):
+        os.kill(os.getpid(), number)
+        return flush(session)
+
+    monkeypatch.setattr(LiveSession, "flush", interrupted)
+    assert run("--image", folder / "portrait.png", "--audio", folder / "speech.wav", "--output", folder / "live.mp4") == 0
+    assert len(decoded(io.BytesIO((folder / "live.mp4").read_bytes()))[0]) == 20
+
+
+@SIGNALS
+def test_a_signal_in_the_middle_of_the_work_loses_no_frame(folder, monkeypatch, number):
     push = LiveSession.push
 
     def interrupted(session, samples, rate):
         frames = push(session, samples, rate)
         if frames:  # made, and not yet written
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return frames
 
     monkeypatch.setattr(LiveSession, "push", interrupted)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, Terminated
 from ..export import check_runtime
 from ..files import unfinished
 from ..terminal import STDOUT, say
@@ -78,7 +78,7 @@ def live(
     runtime: Runtime = "auto",
     json_file: JsonFile = None,
 ) -> None:
-    """Make a portrait speak what is being said, until the sound or Ctrl-C ends it.
+    """Make a portrait speak what is being said, until the sound, Ctrl-C or SIGTERM ends it.
 
     Example: temposync live --image portrait.jpg --audio speech.wav --real_time | ffplay -
 
@@ -139,7 +139,8 @@ def run(
     sign = None if output == PIPE else session.origin.signing(choose_credentials(provenance))
     height, width = session.photo.shape[:2]
     try:
-        with opened(output, sign) as file, LiveVideoWriter(file, width, height, session.fps, rate, session.origin.tags()) as writer:
+        with ExitStack() as ending, opened(output, sign) as file, \
+                LiveVideoWriter(file, width, height, session.fps, rate, session.origin.tags()) as writer:
 
             def write(frames: list["LiveFrame"]) -> None:
                 for frame in frames:
@@ -154,8 +155,10 @@ def run(
                         sound = to_mono(piece, rate)
                         writer.hear(sound)
                         write(session.push(sound, rate))
-            except KeyboardInterrupt:  # how a conversation ends
+            except (KeyboardInterrupt, Terminated):  # how a conversation ends
                 pass
+            ending.enter_context(suppress(KeyboardInterrupt, Terminated))  # asked once more, it ends no sooner, and loses nothing
+            ending.enter_context(interrupts_held())
             write(session.flush())
             if not writer.num_frames:
                 raise InvalidInputError("no sound came: there is nothing to show")
@@ -172,15 +175,16 @@ def run(
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C takes effect at its end: frames under way are neither lost nor half written."""
+    """Ctrl-C and SIGTERM take effect at its end: frames under way are neither lost nor half written."""
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if came:
-        raise KeyboardInterrupt
+        signal.raise_signal(came[0])
 
 
 class Clock:
