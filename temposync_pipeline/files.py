@@ -19,6 +19,47 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "media"
 UNFINISHED = ".temposync-"
 
 
+def called(path: str | PathLike) -> str:
+    """What messages call a file or folder: its name, or what was given where that has none, as "." and "/"."""
+    return Path(path).name or str(path)
+
+
+def check_is_file(path: Path, error: type[InvalidInputError] = InvalidInputError) -> None:
+    """Raises `error` for a folder, and for a pipe or a device, which would be waited for or has no end; nothing where nothing is."""
+    if path.exists() and not path.is_file():
+        raise error(f"{called(path)}: {'a folder' if path.is_dir() else 'a pipe or a device'}, not a file")
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """A file of at most so many bytes; raises InvalidInputError for a larger one and for what is no file, and OSError."""
+    check_is_file(path)
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        content = file.read(min(size, most) + 1)  # memory is taken for as much as it asks for
+    if len(content) > most:
+        raise InvalidInputError(f"{called(path)}: {size} bytes, above the limit of {most}")
+    return content
+
+
+def landing(path: Path, name: str | None = None) -> Path:
+    """Where an output is to be written: `path`, or where that is a link the file it leads to, so that the link stays.
+
+    Raises InvalidInputError, in which it is called `name`, for a link that leads to no file, a folder, a pipe or a device.
+    """
+    name = name or called(path)
+    if path.is_dir():
+        raise InvalidInputError(f"{name}: the output is a folder")
+    # /dev/stdout and the like stand for what the process has open, a file or not; a file would take its place.
+    if path.exists() and not path.is_file() or path.is_symlink() and os.readlink(path).startswith("/proc/"):
+        raise InvalidInputError(f"{name}: the output is a pipe or a device, not a file")
+    if not path.is_symlink():
+        return path
+    try:
+        return Path(os.path.realpath(path, strict=True))
+    except OSError as error:
+        raise InvalidInputError(f"{name}: the output is a link that leads to no file") from error
+
+
 def unfinished(path: Path, suffix: str | None = None) -> Path:
     """A hidden name beside `path` for what is to become it, of the same ending or `suffix`; the first time in a folder, what killed
     processes left there under such names is removed."""
@@ -63,14 +104,16 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def whole_file(path: Path, suffix: str | None = None) -> Iterator[Path]:
-    """A hidden name beside `path`, of the same ending or `suffix`, to write to: what stands at `path` stays until the block is done.
+    """A hidden name beside `path`, of the same ending or `suffix`, to write to: what stands at `path` (`landing`) stays until the block is
+    done.
 
     What the system says of the hidden one, such as that the disk is full, is said of `path`.
     """
-    temporary = unfinished(path, suffix)
+    target = landing(path)
+    temporary = unfinished(target, path.suffix if suffix is None else suffix)
     try:
         yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
@@ -97,7 +140,7 @@ def check_not_input(output: str | PathLike, *inputs: Any) -> None:
     """Raises InvalidInputError where the output is the file of an input, by whichever name; inputs that are no paths cannot be."""
     for each in inputs:
         if isinstance(each, (str, PathLike)) and os.path.exists(each) and os.path.exists(output) and os.path.samefile(each, output):
-            raise InvalidInputError(f"{Path(output).name}: the output would replace an input")
+            raise InvalidInputError(f"{called(output)}: the output would replace an input")
 
 
 @contextmanager
@@ -107,6 +150,17 @@ def plain_write_errors(path: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise OSError(f"{path.name}: cannot be written: {error}") from error
+
+
+def make_cache_folder(name: str) -> Path:
+    """A folder of the cache; raises InvalidInputError where it cannot be made."""
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "there is no home folder" if cache_folder().parent == Path(os.devnull) else f"{cache_folder()}: {error.strerror}"
+        raise InvalidInputError(f"no place to keep compiled networks ({reason}); name a folder in TEMPOSYNC_CACHE") from error
+    return folder
 
 
 def cache_folder() -> Path:

@@ -62,6 +62,9 @@ MAX_FRAMES = limit("MAX_FRAMES", 216_000)  # two hours of 30 a second
 # Checkpoints, adapters and files of latents. The format itself allows headers of 100 MB.
 MAX_HEADER_BYTES = limit("MAX_HEADER_BYTES", 5_000_000)
 MAX_CONFIG_BYTES = limit("MAX_CONFIG_BYTES", 1_000_000)
+# Tables of `batch`, manifests, lists of sentences: what is text, and read as a whole.
+MAX_TABLE_BYTES = limit("MAX_TABLE_BYTES", 64 * 2**20)
+MAX_TABLE_LINES = limit("MAX_TABLE_LINES", 200_000)
 # Each layer or block that a config.json asks for takes time to build, whether there are weights for it or not.
 MAX_LAYERS = limit("MAX_LAYERS", 256)
 # What an adapter adds to a layer, as a multiple of the layer's own weights (root mean square); trained ones stay below 1.

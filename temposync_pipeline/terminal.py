@@ -5,6 +5,8 @@ import sys
 from unicodedata import category
 
 STDOUT = "standard output"
+# Letters of a message, and of a word in it, such as a value; a file's name has 255 at most. Of longer ones beginning and end are shown.
+LONGEST_MESSAGE, LONGEST_WORD = 2000, 300
 
 
 def plain(text: str) -> str:
@@ -12,9 +14,14 @@ def plain(text: str) -> str:
     return "".join(letter if letter.isprintable() or category(letter) == "Zs" else "?" for letter in text)
 
 
+def shortened(text: str, most: int = LONGEST_WORD) -> str:
+    """`text`, of more than `most` letters its beginning and end."""
+    return text if len(text) <= most else f"{text[:most * 3 // 4]}...{text[-most // 4:]}"
+
+
 def one_line(text: str) -> str:
-    """A message of several lines in a single one, and `plain`."""
-    return plain(" ".join(text.split()))
+    """A message of several lines in a single one, and `plain`; what would be endless is `shortened`."""
+    return plain(shortened(" ".join(map(shortened, text.split())), LONGEST_MESSAGE))
 
 
 def in_words(error: Exception) -> str:

@@ -164,6 +164,15 @@ def test_adapters_and_latents_have_the_same_limits(tmp_path):
         with pytest.raises(InvalidInputError, match=message) as error:
             LatentVideo.load(tmp_path / f"{number}.safetensors")
         assert str(error.value).startswith(f"{number}.safetensors: ") and "\n" not in str(error.value)
+    for change, message in (
+        ({"fps": None}, "damaged: no fps in its metadata"), ({"chunk_size": None}, "damaged: no chunk_size in its metadata"),
+        ({"fps": "many"}, "damaged: the fps 'many' in its metadata is no number of use"),
+        ({"chunk_size": "9" * 5000}, r"damaged: the chunk_size '9+\.\.\.9+' in its metadata is no number of use"),
+    ):
+        said = {"format": "temposync-latents", "version": "1", "fps": "25", "chunk_size": "16"} | change
+        save_file(whole, tmp_path / "a.safetensors", {key: value for key, value in said.items() if value is not None})
+        with pytest.raises(InvalidInputError, match=f"^a.safetensors: {message}$"):
+            LatentVideo.load(tmp_path / "a.safetensors")
     long_header(tmp_path / "whole.safetensors")
     with pytest.raises(InvalidInputError, match="^whole.safetensors: a header of .* above the limit of 5000000"):
         LatentVideo.load(tmp_path / "whole.safetensors")

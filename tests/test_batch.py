@@ -139,9 +139,13 @@ def test_tables_of_other_programs(folder, loads, capsys, delimiter, encoding):
     (b"", "'image' is missing"), (b"image,audio\na,b\n", "'output' is missing"), (b"woman.png,hello.wav,1.mp4\n", "'image' is missing"),
     (b"image,audio,output,stesp\n", "'stesp': no such column"), (b"image,audio,output,image\n", "'image': twice"),
     (b"image,audio,output\n\xff\xfe,b,c\n", "not a table in UTF-8"), (b'image,audio,output\n"a,b,c\n', "not a table in UTF-8"),
+    (b"image,audio,output\n" + b" " * 2000, "jobs.csv: 2019 bytes, above the limit of 1000"),
+    (b"image,audio,output\n" + b"\n" * 12, "jobs.csv: 13 lines, above the limit of 12"),
 ])
 def test_the_first_line_is_checked_before_any_work(folder, capsys, monkeypatch, content, message):
     monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pytest.fail("models were loaded"))
+    monkeypatch.setattr("temposync_pipeline.text_files.MAX_TABLE_BYTES", 1000)
+    monkeypatch.setattr("temposync_pipeline.text_files.MAX_TABLE_LINES", 12)
     (folder / "jobs.csv").write_bytes(content)
     before = sorted(os.listdir(folder))
     code, out, err = run(capsys, folder / "jobs.csv", "--output_dir", folder / "videos")

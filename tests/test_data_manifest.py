@@ -78,6 +78,16 @@ def test_a_bad_line_is_named(tmp_path, line):
         read_manifest(tmp_path / "clips.jsonl")
 
 
+@pytest.mark.parametrize(("content", "message"), [(" " * 1001, "1001 bytes, above the limit of 1000"),
+                                                  ("\n" * 13, "13 lines, above the limit of 12")])
+def test_a_manifest_has_an_end(tmp_path, monkeypatch, content, message):
+    monkeypatch.setattr("temposync_pipeline.text_files.MAX_TABLE_BYTES", 1000)
+    monkeypatch.setattr("temposync_pipeline.text_files.MAX_TABLE_LINES", 12)
+    (tmp_path / "clips.jsonl").write_text(content)
+    with pytest.raises(InvalidInputError, match=f"^clips.jsonl: {message}$"):
+        read_manifest(tmp_path / "clips.jsonl")
+
+
 def test_files_that_are_no_manifest(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "video.mp4").write_bytes(b"\xff\xfe\x00\x80")

@@ -12,12 +12,15 @@ from PIL import Image
 
 from temposync_pipeline import cli
 from temposync_pipeline.checkpoints import bundled_path
+from temposync_pipeline.commands.live import opened
+from temposync_pipeline.data.manifest import Clip, write_manifest
 from temposync_pipeline.errors import InvalidInputError
-from temposync_pipeline.files import whole_file
+from temposync_pipeline.files import whole_file, write_whole
+from temposync_pipeline.terminal import shortened
 
 from .conftest import hear_interrupts
 from .test_bad_inputs import clip
-from .tiny_components import MEDIA, picture, tiny_pipeline
+from .tiny_components import MEDIA, picture, spoken, tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
 # The outputs of each command, by option, and what else it needs.
@@ -35,7 +38,7 @@ OUTPUTS = {
     "evaluate": ({"--json": ".json"}, ("--manifest", ".")),
     "manifest": ({"--output": ".jsonl", "--json": ".json"}, ("--data", ".")),
     "export": ({"--json": ".json"}, ("--format", "onnx", "--image", "a.png", "--audio", "a.wav")),
-    "train": ({"--output": "", "--json": ".json"}, ("student", "--data", ".")),
+    "train": ({"--output": "", "--json": ".json"}, ("student", "--data", "clips")),
 }
 CASES = [(command, option) for command, (options, _) in OUTPUTS.items() for option in options]
 
@@ -43,6 +46,7 @@ CASES = [(command, option) for command, (options, _) in OUTPUTS.items() for opti
 @pytest.fixture
 def folder(tmp_path, make_speech, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("clips").mkdir()
     make_speech("a.wav", seconds=0.4)
     Image.fromarray(picture(96, 80)).save("a.png")
     clip(tmp_path / "a.mp4")
@@ -59,7 +63,7 @@ def given(command: str, option: str, output: object) -> list[str]:
 def test_a_name_too_long_for_the_disk_is_told(folder, command_line, command, option):
     before, name = sorted(os.listdir()), "n" * 300 + OUTPUTS[command][0][option]
     code, out, err = command_line(*given(command, option, name))
-    assert (code, out, err) == (2, [], [f"temposync: {name}: File name too long"]) and sorted(os.listdir()) == before
+    assert (code, out, err) == (2, [], [f"temposync: {shortened(name + ':')} File name too long"]) and sorted(os.listdir()) == before
 
 
 @pytest.mark.parametrize("command", [command for command in OUTPUTS if command not in ("verify", "train")])
@@ -98,11 +102,66 @@ def test_an_input_that_is_a_pipe_is_told_and_not_waited_for(folder, command_line
     assert command_line(*arguments, "pipe.csv") == (2, [], ["temposync: pipe.csv: a pipe or a device, not a file"])
 
 
-def test_a_link_to_itself_is_no_reason_to_break_off(folder):
+@pytest.mark.parametrize(("command", "option"), [case for case in CASES if case != ("train", "--output")])
+@pytest.mark.parametrize("leads_to", ["itself", "nothing"])
+def test_a_link_that_leads_to_no_file_is_told(folder, command_line, command, option, leads_to):
+    name = f"itself{OUTPUTS[command][0][option]}"
+    Path(name).symlink_to(name if leads_to == "itself" else "nothing")
+    assert command_line(*given(command, option, name)) == (
+        2, [], [f"temposync: {name}: the output is a link that leads to no file"]) and os.path.islink(name)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_pipeline()
+
+
+WRITERS = {
+    ".mp4": lambda path, pipeline: pipeline(picture(96, 96), spoken(0.2), 1).save(path),
+    ".gif": lambda path, pipeline: pipeline(picture(96, 96), spoken(0.2), 1).save(path),
+    ".safetensors": lambda path, pipeline: pipeline(picture(96, 96), spoken(0.2), 1, output_type="latent").save_latents(path),
+    ".json": lambda path, _: write_whole(path, "{}"),
+    ".jsonl": lambda path, _: write_manifest([Clip("a", "a", path.parent / "a.mp4", "train")], path),
+}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path, pipeline, suffix):
+    """The link stays, and nothing else is left on either side; what cannot be written leaves the file as it was."""
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "kept", tmp_path / f"link{suffix}"
+    target.write_bytes(b"old")
+    link.symlink_to(Path("disk") / "kept")
+    WRITERS[suffix](link, pipeline)
+    assert link.is_symlink() and not target.is_symlink() and target.read_bytes() != b"old"
+    assert sorted(os.listdir(tmp_path)) == ["disk", link.name] and os.listdir(tmp_path / "disk") == ["kept"]
+    target.unlink()
+    with pytest.raises(InvalidInputError, match=f"^{link.name}: the output is a link that leads to no file$"):
+        WRITERS[suffix](link, pipeline)
+    assert link.is_symlink() and os.listdir(tmp_path / "disk") == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are of POSIX")
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_the_library_replaces_no_pipe(tmp_path, pipeline, suffix):
+    path = tmp_path / f"pipe{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(InvalidInputError, match=f"^{path.name}: the output is a pipe or a device, not a file$"):
+        WRITERS[suffix](path, pipeline)
+    assert path.is_fifo()
+
+
+def test_live_writes_where_a_link_leads(folder):
+    Path("kept").write_bytes(b"old")
+    Path("live.mp4").symlink_to("kept")
+    with opened(Path("live.mp4")) as file:
+        file.write(b"new")
+    assert os.path.islink("live.mp4") and Path("kept").read_bytes() == b"new"
+
+
+def test_two_names_of_one_output_are_told(folder):
     from temposync_pipeline.commands.checks import check_files
 
-    Path("loop.json").symlink_to("loop.json")
-    check_files((), (folder / "a.mp4", folder / "loop.json"))
     with pytest.raises(InvalidInputError, match="two outputs"):
         check_files((), (folder / "b.json", folder / "." / "b.json"))
 
@@ -110,9 +169,9 @@ def test_a_link_to_itself_is_no_reason_to_break_off(folder):
 def test_numbers_of_more_digits_than_python_reads_are_told(folder, command_line):
     number = "9" * 5000
     assert command_line("benchmark", "--steps", number)[2] == [
-        f"temposync: --steps {number}: expected whole numbers from 1 to 1000, such as 1,2,4,8"]
+        f"temposync: --steps {shortened(number + ':')} expected whole numbers from 1 to 1000, such as 1,2,4,8"]
     assert command_line("generate", "--image", "a.png", "--speaker", f"{number}=a.wav")[2] == [
-        f"temposync: --speaker {number}=a.wav: expected a face's number and a recording, such as 0=hello.wav"]
+        f"temposync: --speaker {shortened(number + '=a.wav:')} expected a face's number and a recording, such as 0=hello.wav"]
 
 
 def test_a_report_replaces_no_file_of_the_model_that_a_training_starts_from(folder, command_line, checkpoint):
@@ -221,3 +280,15 @@ def test_the_bundled_checkpoint_is_a_folder_of_the_kind_that_is_guarded():
 
     found = set(_loaded([bundled_path("temposync-tiny")]))
     assert {path for path in bundled_path("temposync-tiny").rglob("*") if path.suffix in (".json", ".safetensors")} <= found
+
+
+@pytest.mark.parametrize("option", ["--data", "--init", "--set"])
+def test_a_run_writes_into_no_folder_that_it_reads_from(folder, command_line, checkpoint, option):
+    read = {"--data": "clips", "--init": str(checkpoint), "--set": "teacher=clips"}[option]
+    source = Path(read.removeprefix("teacher="))
+    before = sorted(source.rglob("*"))
+    Path("link").symlink_to(source)
+    for output in (source, source / "run", Path("link/run")):
+        assert command_line("train", "student", option, read, "--output", output) == (
+            2, [], [f"temposync: {output}: the run's folder would lie in {source}, which the run reads"])
+    assert sorted(source.rglob("*")) == before

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..errors import InvalidInputError
+from ..files import called
 
 BUNDLED = ("temposync-tiny",)
 FOLDER = Path(__file__).parent
@@ -45,7 +46,7 @@ def checkpoint_folder(name: str | PathLike, components: Iterable[str], **hub_opt
     folder = Path(name)
     if folder.is_dir():
         names = [path.relative_to(folder).as_posix() for path in folder.glob("*/*")]
-        select_files(folder.absolute().name, names, components, hub_options.get("variant"))
+        select_files(called(folder.absolute()), names, components, hub_options.get("variant"))
         return folder
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)):
         raise InvalidInputError(f"{name}: not a bundled checkpoint ({', '.join(BUNDLED)}), a directory or org/name on the Hub")

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from .. import startup
 from ..errors import InvalidInputError
+from ..files import check_is_file, read_bounded
 from ..limits import MAX_CONFIG_BYTES, MAX_HEADER_BYTES, MAX_LAYERS
 
 # What the libraries write into every config.json beside the constructor's arguments.
@@ -26,10 +27,7 @@ _COUNTED = ("layers", "blocks")
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises InvalidInputError, naming the file, for anything else, and OSError."""
-    with open(path, "rb") as file:
-        content = file.read(min(path.stat().st_size, MAX_CONFIG_BYTES) + 1)  # memory is taken for as much as it asks for
-    if len(content) > MAX_CONFIG_BYTES:
-        raise InvalidInputError(f"{path.name}: {path.stat().st_size} bytes, above the limit of {MAX_CONFIG_BYTES}")
+    content = read_bounded(path, MAX_CONFIG_BYTES)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -41,6 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def check_header(path: Path) -> None:
     """Raises InvalidInputError where a safetensors file has a header above the limit (the format allows 100 MB), and OSError."""
+    check_is_file(path)
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
     if MAX_HEADER_BYTES < size <= path.stat().st_size:  # one that is not there is for safetensors to notice

@@ -4,6 +4,7 @@ import csv
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,15 +90,16 @@ def batch(
 
 def read_table(path: Path) -> list[tuple[int, dict[str | None, str]]]:
     """(line number, {column: field}) of each line that is not empty; raises InvalidInputError for a first line that cannot be used."""
+    from ..text_files import read_table_text
+
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            lines = csv.DictReader(file, delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True)
-            header = [name.strip().lower() for name in lines.fieldnames or ()]
-            _check_header(path.name, header)
-            lines.fieldnames = header
-            return [(lines.line_num, row) for row in lines if any(row.values())]
+        text = read_table_text(path)
+        first = text.partition("\n")[0]
+        lines = csv.DictReader(StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True)
+        header = [name.strip().lower() for name in lines.fieldnames or ()]
+        _check_header(path.name, header)
+        lines.fieldnames = header
+        return [(lines.line_num, row) for row in lines if any(row.values())]
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path.name}: not a table in UTF-8") from error
     except csv.Error as error:

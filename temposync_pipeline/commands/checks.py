@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.files import INDEX
 from ..errors import InvalidInputError
-from ..files import unfinished, write_whole
+from ..files import called, landing, unfinished, write_whole
 
 if TYPE_CHECKING:
     from ..provenance.credentials import SigningKey
@@ -21,9 +21,9 @@ _LOADED = (INDEX, "*/*config.json", "*/*.safetensors*", "*/*.onnx*", "*/*.xml", 
 def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = (), others: Iterable[Path | None] = ()) -> None:
     """Say at once what would fail after a long computation; None stands for an option that was not given.
 
-    Raises InvalidInputError for an input that does not exist, and for an output that cannot be written, is a folder, would replace an
-    input or one of the `others`, which are read, too, and checked elsewhere (of the folder of a checkpoint or an adapter: a file that is
-    loaded from it), or is the same file as another output; and for either that is a pipe or a device.
+    Raises InvalidInputError for an input that does not exist, and for an output that cannot be written, is a folder or a link to no file,
+    would replace an input or one of the `others`, which are read, too, and checked elsewhere (of the folder of a checkpoint or an adapter:
+    a file that is loaded from it), or is the same file as another output; and for either that is a pipe or a device.
     """
     inputs, outputs, others = ([path for path in paths if path is not None] for paths in (inputs, outputs, others))
     for path in (*inputs, *outputs):
@@ -36,20 +36,12 @@ def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = 
     for index, output in enumerate(outputs):
         if not output.absolute().parent.is_dir():
             raise InvalidInputError(f"{output}: the output folder does not exist")
-        if output.is_dir():
-            raise InvalidInputError(f"{output}: the output is a folder")
-        if output.exists() and not output.is_file() or _leads_to_a_stream(output):  # it would be gone, a file in its place
-            raise InvalidInputError(f"{output}: the output is a pipe or a device, not a file")
+        target = landing(output, str(output))
         if output.exists() and any(os.path.exists(path) and output.samefile(path) for path in (*inputs, *others, *_loaded(others))):
             raise InvalidInputError(f"{output}: the output would replace an input")
         if any(os.path.realpath(output) == os.path.realpath(other) for other in outputs[:index]):
             raise InvalidInputError(f"{output}: two outputs cannot be the same file")
-        check_writable(output.absolute().parent, output)
-
-
-def _leads_to_a_stream(path: Path) -> bool:
-    """Whether it is /dev/stdout or the like, which stands for what the process has open, a file or not."""
-    return path.is_symlink() and os.readlink(path).startswith("/proc/")
+        check_writable(target.absolute().parent, output)
 
 
 def _loaded(folders: Iterable[Path]) -> Iterator[Path]:
@@ -120,7 +112,7 @@ def check_steps(model: str, counts: Iterable[int | None]) -> None:
 
     folder = checkpoint_folder(model, ("scheduler",)) / "scheduler"
     if read_json(folder / TempoSyncScheduler.config_name).get("_class_name") == TempoSyncScheduler.__name__:  # others take any number
-        scheduler = load_component(TempoSyncScheduler, folder, Path(model).name)
+        scheduler = load_component(TempoSyncScheduler, folder, called(model))
         for count in counts:
             if count is not None:
                 scheduler.check_steps(count)

@@ -18,7 +18,7 @@ import typer
 
 from ..errors import InvalidInputError, Terminated
 from ..export import check_runtime
-from ..files import unfinished
+from ..files import landing, unfinished
 from ..terminal import STDOUT, say
 from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
 from .options import BlinkRate, Device, FaceIndex, HeadMotion, JsonFile, Model, Runtime, Seed, SigningCert, SigningKeyFile
@@ -259,7 +259,8 @@ def opened(output: Path, sign: Callable[[Path], None] | None = None) -> Iterator
     if output == PIPE:
         yield sys.stdout.buffer
         return
-    temporary = unfinished(output, ".mp4")
+    target = landing(output)
+    temporary = unfinished(target, ".mp4")
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -269,6 +270,6 @@ def opened(output: Path, sign: Callable[[Path], None] | None = None) -> Iterator
         except OSError as error:
             raise InvalidInputError(f"{output}: kept without content credentials: {error.strerror or error}") from error
         finally:
-            os.replace(temporary, output)
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InvalidInputError
 from ..export import check_runtime
+from ..files import called
 from ..progress import hide_loading_bars
 from ..startup import start_full
 from ..terminal import is_watched, say
@@ -206,7 +207,7 @@ def visemes(
     device = choose_device(device)
     hide_loading_bars()
     folder = checkpoint_folder(model, ("viseme_classifier",))
-    classifier = load_component(VisemeClassifier, folder / "viseme_classifier", Path(model).name).to(device)
+    classifier = load_component(VisemeClassifier, folder / "viseme_classifier", called(model)).to(device)
     if runtime not in ("auto", "torch"):
         from ..export.runtimes import load_runtime
 

@@ -14,12 +14,15 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from io import StringIO
 from os import PathLike
 from pathlib import Path
 
 from ..errors import InvalidInputError
+from ..files import write_whole
 from ..media.audio import decode_audio
 from ..media.video import stream_video
+from ..text_files import read_table_text
 
 VIDEO_SUFFIXES = (".mpg", ".mpeg", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 SPLITS = ("train", "val")
@@ -147,7 +150,7 @@ def write_manifest(clips: list[Clip], path: str | PathLike) -> None:
         record |= {name: relative(file) for name in ("landmarks", *COMPANIONS) if (file := getattr(clip, name)) is not None}
         record |= {} if clip.offset is None else {"offset": clip.offset}
         lines.append(json.dumps(record, ensure_ascii=False))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(path, "\n".join(lines) + "\n")
 
 
 def read_manifest(path: str | PathLike) -> list[Clip]:
@@ -160,7 +163,7 @@ def read_manifest(path: str | PathLike) -> list[Clip]:
         return build_manifest(path)
     clips = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = StringIO(read_table_text(path), newline=None)
     except UnicodeDecodeError:
         raise InvalidInputError(f"{path.name}: neither a manifest (a text file) nor a folder of clips") from None
     for number, line in enumerate(lines, 1):

@@ -10,6 +10,7 @@ import soxr
 from tqdm import tqdm
 
 from ..media.audio import load_audio
+from ..text_files import read_table_text
 from .forced_alignment import GRID_PRONUNCIATIONS, force_align
 from .sentences import EVALUATION, TRAINING
 from .speech_synthesis import speak_espeak, speak_flite, with_pauses
@@ -48,7 +49,7 @@ def _utterance(name: str, source: str, samples: np.ndarray, phones: list[Phone])
 def grid_utterances(root: Path) -> Iterator[Utterance]:
     """Clips `<root>/<talker>/<clip>.mpg` with word times in `.align` (start end word, in 1/25,000 s), aligned at phone level."""
     for video in tqdm(sorted(Path(root).glob("*/*.mpg")), desc=f"align {root}"):
-        words = [line.split() for line in video.with_suffix(".align").read_text().splitlines()]
+        words = [line.split() for line in read_table_text(video.with_suffix(".align")).splitlines()]
         words = [(int(start) / 25_000, int(end) / 25_000, word) for start, end, word in words if word not in ("sil", "sp")]
         samples = load_audio(video).samples
         # The given word times bound the search; the margin leaves room for a first closure.
@@ -65,7 +66,7 @@ def grid_utterances(root: Path) -> Iterator[Utterance]:
 
 def read_utterances(root: Path, source: str = "read") -> Iterator[Utterance]:
     """Files `<root>/<id>.flac` with `metadata.csv` (id|text|...); those the aligner rejects are left out."""
-    for line in tqdm((Path(root) / "metadata.csv").read_text(encoding="utf-8").splitlines(), desc=f"align {root}"):
+    for line in tqdm(read_table_text(Path(root) / "metadata.csv").splitlines(), desc=f"align {root}"):
         name, text = line.split("|")[0], line.split("|")[-1]
         samples = load_audio(Path(root) / f"{name}.flac").samples
         try:

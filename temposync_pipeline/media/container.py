@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from ..errors import InvalidInputError
+from ..files import check_is_file
 from ..limits import MAX_MEDIA_BYTES
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,7 @@ def open_container(path: Path, error: type[InvalidInputError]) -> Iterator[av.co
 @contextmanager
 def open_file(path: Path, error: type[InvalidInputError]) -> Iterator[BinaryIO]:
     """The bytes of a file that holds some. Raises OSError and `error`."""
-    if path.exists() and not path.is_file():
-        raise error(f"{path.name}: not a file")
+    check_is_file(path, error)
     with open(path, "rb") as file:
         if not file.read(1):
             raise error(f"{path.name}: the file is empty")

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageSequence
 
 from ..errors import InvalidInputError, InvalidVideoError
+from ..files import check_is_file
 from ..limits import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_PICTURE_BYTES, megapixels
 from .container import check_bytes
 
@@ -18,7 +19,8 @@ _UNSAID = 100
 
 
 def is_gif(path: str | PathLike) -> bool:
-    """By what stands in the file, whatever its name; raises OSError."""
+    """By what stands in the file, whatever its name; raises InvalidVideoError for a folder, a pipe or a device, and OSError."""
+    check_is_file(Path(path), InvalidVideoError)
     with open(path, "rb") as file:
         return file.read(6) in (b"GIF87a", b"GIF89a")
 
@@ -44,6 +46,7 @@ class GifFile(GifImagePlugin.GifImageFile):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    check_is_file(path, InvalidVideoError)
     with open(path, "rb") as file:
         check_bytes(file, path.name, MAX_PICTURE_BYTES, InvalidVideoError)
         try:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import InvalidImageError
+from ..files import check_is_file
 from ..limits import MAX_PICTURE_BYTES, MAX_PIXELS, MIN_SIDE, megapixels
 from .colour_profile import to_srgb
 from .container import check_bytes
@@ -44,8 +45,7 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(source, Image.Image):
         return _to_rgb(source, "image")
     path = Path(source)
-    if path.exists() and not path.is_file():
-        raise InvalidImageError(f"{path.name}: not a file")
+    check_is_file(path, InvalidImageError)
     formats = _formats()
     with open(path, "rb") as file, warnings.catch_warnings():
         check_bytes(file, path.name, MAX_PICTURE_BYTES, InvalidImageError)

@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
-from ..files import unfinished
+from ..files import landing, unfinished
 from ..limits import MAX_FPS, MAX_FRAME_PIXELS, MAX_FRAMES, MIN_FPS, megapixels
 from .audio import Audio, AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from .container import decode_frames, open_container
@@ -87,11 +87,10 @@ class VideoWriter:
         self.num_frames = 0
 
     def __enter__(self) -> Self:
-        if self.path.is_dir():
-            raise InvalidInputError(f"{self.path.name}: the output is a folder")
+        self._target = landing(self.path)
         if self.audio_path is not None and not isinstance(self.audio_path, tuple) and _same_file(self.path, Path(self.audio_path)):
             raise InvalidInputError(f"{self.path.name}: the output would replace its own sound")
-        self._temporary = unfinished(self.path, ".mp4")
+        self._temporary = unfinished(self._target, ".mp4")
         open(self._temporary, "xb").close()
         try:
             self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
@@ -159,7 +158,7 @@ class VideoWriter:
         self._close()
         if self.complete:
             self.complete(self._temporary)
-        os.replace(self._temporary, self.path)
+        os.replace(self._temporary, self._target)
 
     def _close(self) -> None:
         """Close the file, where that has not been done, and let go of the encoders, which hold much memory."""

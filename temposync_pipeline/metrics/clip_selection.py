@@ -7,6 +7,7 @@ import numpy as np
 
 from ..data.manifest import Clip, build_manifest, portrait_split, read_manifest
 from ..errors import InvalidInputError
+from ..files import called
 from ..media.image import PICTURE_SUFFIXES
 from .lips import pearson
 
@@ -34,7 +35,7 @@ def read_portraits(folder: Path | None, held_out_only: bool) -> list[Path]:
     files = sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
     files = [file for file in files if not held_out_only or portrait_split(file.name) == "val"]
     if not files:
-        raise InvalidInputError(f"{Path(folder).name}: no portraits ({', '.join(PICTURE_SUFFIXES)}) in this folder")
+        raise InvalidInputError(f"{called(folder)}: no portraits ({', '.join(PICTURE_SUFFIXES)}) in this folder")
     return files
 
 

@@ -15,6 +15,7 @@ from ..data.viseme_labels import Phone
 from ..errors import InvalidInputError
 from ..face.landmarks import CLOSED_OPENING
 from ..media.video import FPS
+from ..text_files import read_table_text
 
 _CLOSED_BY_LIPS = {"P", "B", "M"}
 _PAUSES = {"sil", "sp"}
@@ -25,10 +26,10 @@ Span = tuple[float, float]
 def clip_words(clip: Clip) -> str | None:
     """What is said, by the clip's alignment or transcript; None where it has neither.  LRS3's transcripts say it after "Text:"."""
     if clip.alignment is not None:
-        words = [line.split()[-1] for line in clip.alignment.read_text(encoding="utf-8").splitlines() if line.strip()]
+        words = [line.split()[-1] for line in read_table_text(clip.alignment).splitlines() if line.strip()]
         return " ".join(word for word in words if word not in _PAUSES)
     if clip.transcript is not None:
-        text = clip.transcript.read_text(encoding="utf-8").strip()
+        text = read_table_text(clip.transcript).strip()
         told = re.match(r"Text:(.*)", text)
         return told.group(1).strip() if told else text
     return None

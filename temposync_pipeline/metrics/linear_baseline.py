@@ -20,6 +20,7 @@ from torch import nn
 from ..checkpoints import checkpoint_folder
 from ..errors import InvalidInputError
 from ..face.lip_shape import OPENING, TYPICAL_MOTION
+from ..files import called
 from ..models.conditioning import viseme_windows
 from ..models.viseme_classifier import Hearing, VisemeClassifier
 from .lips import lip_correlation
@@ -93,7 +94,7 @@ def fit_to_corpus(folder: Path, model: str) -> dict[str, LinearBaseline]:
     from ..training.lip_corpus import load_recordings
 
     if not (folder / "talkers_train.npz").exists():
-        raise InvalidInputError(f"{folder.name}: no talkers_train.npz; `python -m temposync_pipeline.training.lip_corpus` writes it")
+        raise InvalidInputError(f"{called(folder)}: no talkers_train.npz; `python -m temposync_pipeline.training.lip_corpus` writes it")
     classifier = VisemeClassifier.from_pretrained(checkpoint_folder(model, ("viseme_classifier",)), subfolder="viseme_classifier")
     recordings = load_recordings(folder / "talkers_train.npz")
     held_out = load_recordings(folder / "talkers_val.npz") if (folder / "talkers_val.npz").exists() else []

@@ -1,9 +1,8 @@
 """What a checkpoint may hold beside the pipeline's own components: teacher, judges, baselines."""
 
-from pathlib import Path
-
 from ..checkpoints import checkpoint_folder
 from ..errors import InvalidInputError
+from ..files import called
 from ..pipelines.loading import load_component
 
 
@@ -13,4 +12,4 @@ def load_optional(model_class: type, model: str, subfolder: str, device: str):
         folder = checkpoint_folder(model, [subfolder]) / subfolder
     except InvalidInputError:
         return None
-    return load_component(model_class, folder, Path(model).name).to(device).eval() if folder.is_dir() else None
+    return load_component(model_class, folder, called(model)).to(device).eval() if folder.is_dir() else None

@@ -24,6 +24,7 @@ from ..face.landmarks import lip_opening
 from ..face.mouth_box import Patch, Rectangle
 from ..face.tone import known_crop
 from ..face.warp import PhotoWarp
+from ..files import called
 from ..media.audio import load_audio
 from ..media.footage import ENDS, Footage, FootageFrame
 from ..media.planes import arrays_of
@@ -165,7 +166,7 @@ class DubbingPipeline(TalkingHeadPipeline):
         sampling = self._dub_sampling(num_inference_steps, chunk_size, mouth_amplitude, "np", end, no_face)
         check_video_name(output_path, (".mp4",))
         if Path(output_path).exists() and Path(output_path).samefile(video_path):
-            raise InvalidInputError(f"{Path(output_path).name}: the output would replace the video")
+            raise InvalidInputError(f"{called(output_path)}: the output would replace the video")
         credentials = choose_credentials(provenance)
         audio, footage = as_audio(audio_path), Footage(video_path)
         sound = load_audio(audio)

@@ -18,11 +18,11 @@ mouth's block, where it is missing), `model` (the checkpoint's name), `autoencod
 
 import hashlib
 import io
-import os
 import warnings
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,12 +33,13 @@ from safetensors.torch import save_file
 from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
 from ..face.crop import CROP_SIZE, LATENT_WINDOW, invert
-from ..files import plain_write_errors, unfinished
+from ..files import check_is_file, plain_write_errors, whole_file
 from ..limits import MAX_CHUNK_FRAMES, MAX_FPS, MAX_FRAMES, MAX_STRETCH, MAX_WEIGHT, MIN_FPS, MIN_STRETCH
 from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.visemes import NUM_VISEMES
+from ..terminal import shortened
 from .inputs import decode_whole
 from .rendering import COMPOSITIONS
 
@@ -91,23 +92,18 @@ class LatentVideo:
             "photo": _tensor_of(picture.getvalue()), "audio": _tensor_of(audio_bytes(self.audio))}
         metadata = {"format": FORMAT, "version": VERSION, "fps": str(self.fps), "chunk_size": str(self.chunk_size), "model": self.model,
                     "autoencoder": self.autoencoder, "composition": self.composition}
-        temporary = unfinished(path, ".safetensors")
-        open(temporary, "xb").close()
-        permissions = temporary.stat().st_mode  # as the umask has them; safetensors would let nobody else read the file
-        try:
+        with whole_file(path, ".safetensors") as temporary:
+            open(temporary, "xb").close()
+            permissions = temporary.stat().st_mode  # as the umask has them; safetensors would let nobody else read the file
             with plain_write_errors(path):
                 save_file(tensors, temporary, metadata)
             temporary.chmod(permissions)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | PathLike) -> "LatentVideo":
         """Read and check a file; raises InvalidInputError for anything but a whole file of this format, OSError where it cannot be read."""
         path = Path(path)
-        if path.is_dir():
-            raise InvalidInputError(f"{path.name}: not a file")
+        check_is_file(path)
         check_header(path)  # a missing or unreadable file says so in the usual words
         try:
             with safe_open(path, "pt") as file:
@@ -118,13 +114,13 @@ class LatentVideo:
                     version = " ".join(str(metadata.get("version")).split())
                     raise InvalidInputError(f"{path.name}: version {version} of the format, this program reads {VERSION}")
                 tensors = {name: file.get_tensor(name) for name in (*_NUMBERS, *_BYTES)}
-            fps, chunk_size = float(metadata["fps"]), int(metadata["chunk_size"])
+            fps, chunk_size = _number(metadata, "fps", float), _number(metadata, "chunk_size", int)
             fps = int(fps) if fps.is_integer() else fps
             composition = metadata.get("composition", "mouth")
             _check(tensors, fps, chunk_size, composition)
         except SafetensorError as error:
             raise InvalidInputError(f"{path.name}: not a safetensors file with a video's latents, or a damaged one") from error
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             if isinstance(error, InvalidInputError):
                 raise
             raise InvalidInputError(f"{path.name}: damaged: {error}") from error
@@ -135,6 +131,16 @@ class LatentVideo:
             visemes=tensors["visemes"].numpy(), photo=photo, audio=tensors["audio"].numpy().tobytes(),
             fps=fps, chunk_size=chunk_size, model=metadata.get("model", ""), autoencoder=metadata.get("autoencoder", ""),
             composition=composition)
+
+
+def _number(metadata: dict[str, str], name: str, kind: type) -> Any:
+    """A number of the metadata; raises ValueError, in a user's words, where there is none."""
+    if name not in metadata:
+        raise ValueError(f"no {name} in its metadata")
+    try:
+        return kind(metadata[name])
+    except ValueError as error:  # also of more digits than Python reads
+        raise ValueError(f"the {name} {shortened(repr(metadata[name]))} in its metadata is no number of use") from error
 
 
 def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int, composition: str) -> None:

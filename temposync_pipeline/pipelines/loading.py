@@ -18,6 +18,7 @@ from ..checkpoints import checkpoint_folder, component_folder
 from ..checkpoints.files import INDEX, weight_files
 from ..checkpoints.schema import check_component, check_header, read_json
 from ..errors import InvalidInputError
+from ..files import called
 from ..limits import MAX_WEIGHT
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def load_pipeline_parts(
     loader_options = dict(loader_options or {})
     check_loader_options(device_map, quantization_config, loader_options)
     folder = checkpoint_folder(name, (), **hub_options)
-    label = folder.absolute().name if Path(name).is_dir() else str(name)  # a message names no folders of this machine
+    label = called(folder.absolute()) if Path(name).is_dir() else str(name)  # a message names no folders of this machine
     listed, settings = _read_index(pipeline_class, folder, label)
     given = set(given)
     required = {part for part in component_classes(pipeline_class) if signature(pipeline_class).parameters[part].default is Parameter.empty}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..bases import BaseOutput
 from ..errors import InvalidInputError
-from ..files import whole_file
+from ..files import called, whole_file
 from ..media.audio import AudioSource
 from ..media.planes import to_planes, with_mark
 from ..media.video import VideoWriter
@@ -116,7 +116,7 @@ def check_video_name(path: str | PathLike, suffixes: tuple[str, ...]) -> None:
     """Raises InvalidInputError where a name promises another format than is written; a name without an ending promises nothing."""
     suffix = Path(path).suffix.lower()
     if suffix and suffix not in suffixes:
-        raise InvalidInputError(f"{Path(path).name}: videos are written as {' or '.join(suffixes)}, not as {suffix}")
+        raise InvalidInputError(f"{called(path)}: videos are written as {' or '.join(suffixes)}, not as {suffix}")
 
 
 def _write_gif(

@@ -11,6 +11,8 @@ from huggingface_hub import HfApi, ModelCard
 
 from ..checkpoints.files import INDEX
 from ..errors import InvalidInputError
+from ..files import read_bounded
+from ..limits import MAX_CONFIG_BYTES
 
 CARD = """\
 ---
@@ -103,7 +105,7 @@ def clean_configs(folder: Path) -> None:
 
 
 def _read_card(path: Path) -> str:
-    text = path.read_text(encoding="utf-8")
+    text = read_bounded(path, MAX_CONFIG_BYTES).decode()
     try:
         metadata = ModelCard(text, ignore_metadata_errors=False).data.to_dict()
     except ValueError as error:

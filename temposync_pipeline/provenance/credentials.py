@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from .. import __version__
 from ..errors import InvalidInputError
-from ..files import cache_folder, unfinished
+from ..files import cache_folder, read_bounded, unfinished
+from ..limits import MAX_CONFIG_BYTES
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -115,7 +116,7 @@ def load_credentials(files: SigningKey) -> Credentials:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     certificate, key = Path(files.certificate), Path(files.key)
-    written, secret = certificate.read_bytes(), key.read_bytes()
+    written, secret = read_bounded(certificate, MAX_CONFIG_BYTES), read_bounded(key, MAX_CONFIG_BYTES)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a later version will refuse

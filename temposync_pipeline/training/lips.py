@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import InvalidInputError
 from ..face.landmarks import CLOSED_OPENING
 from ..face.lip_shape import OPENING, TYPICAL_MOTION
+from ..files import called
 from ..metrics.lips import lip_correlation
 from ..models.lip_motion import LipMotion
 from .checkpointing import save_weights
@@ -134,7 +135,7 @@ def train(config: Config) -> dict[str, float]:
     folder, generator = Path(config.data), np.random.default_rng(config.seed)
     missing = [name for name in ("talkers_train", *config.performers) if not (folder / f"{name}.npz").exists()]
     if missing:
-        raise InvalidInputError(f"{folder.name}: no {missing[0]}.npz; `python -m temposync_pipeline.training.lip_corpus` writes it")
+        raise InvalidInputError(f"{called(folder)}: no {missing[0]}.npz; `python -m temposync_pipeline.training.lip_corpus` writes it")
     talkers = RecordingSampler(load_recordings(folder / "talkers_train.npz"), config.crop_frames, generator)
     held_out = load_recordings(folder / "talkers_val.npz") if (folder / "talkers_val.npz").exists() else []
     performers = {name: RecordingSampler(performer_curves(load_recordings(folder / f"{name}.npz")), config.crop_frames, generator)

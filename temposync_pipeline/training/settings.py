@@ -3,11 +3,18 @@
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 import yaml
 
 from ..errors import InvalidInputError
+from ..files import read_bounded
+from ..limits import MAX_CONFIG_BYTES
+
+# YAML's anchors may make a short file a value without end.
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 
 
 def read_settings(config: Path | None, settings: list[str]) -> dict[str, Any]:
@@ -15,7 +22,7 @@ def read_settings(config: Path | None, settings: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     try:
         if config:
-            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+            values = yaml.safe_load(read_bounded(config, MAX_CONFIG_BYTES).decode()) or {}
             if not isinstance(values, dict):
                 raise InvalidInputError(f"{config.name}: not a list of KEY: VALUE settings")
         for setting in settings:
@@ -55,10 +62,10 @@ def _as_type(default: Any, key: str, value: Any) -> Any:
     if wanted not in (bool, int, float, str, tuple) or isinstance(value, wanted) and not isinstance(value, bool):
         return value
     try:
-        if (wanted is bool) != isinstance(value, bool):
+        if (wanted is bool) != isinstance(value, bool) or wanted is str and isinstance(value, (list, dict)):
             raise ValueError
         if wanted is int and float(value) != int(float(value)):
             raise ValueError
         return wanted(value)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{key}: {value!r}, expected {wanted.__name__}") from error
+        raise InvalidInputError(f"{key}: {_SHORT.repr(value)}, expected {wanted.__name__}") from error

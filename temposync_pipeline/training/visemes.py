@@ -36,6 +36,7 @@ from ..data.viseme_labels import SAMPLE_RATE
 from ..metrics.visemes import figures_table, plot_confusion, score_conditions, score_languages, score_visemes
 from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
 from ..models.visemes import NUM_VISEMES, VISEME_INDEX
+from ..text_files import read_table_text
 from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 
@@ -85,7 +86,7 @@ def prepare_corpus(config: Config) -> tuple[list[Utterance], list[Utterance]]:
             utterances = list(read_utterances(data / root))
             train += utterances[: -config.read_holdout]
             validation += utterances[-config.read_holdout :]
-            lines = (data / root / "metadata.csv").read_text(encoding="utf-8").splitlines()
+            lines = read_table_text(data / root / "metadata.csv").splitlines()
             transcripts += [line.split("|")[-1] for line in lines[: -2 * config.read_holdout]]
         train += [item for root in config.voices for item in read_utterances(data / root, "voices")]
         train += synthetic_utterances(config.num_synthetic, transcripts, config.seed)
