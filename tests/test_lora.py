@@ -93,6 +93,7 @@ def test_what_is_no_adapter_of_this_denoiser_is_refused_in_one_sentence(pipeline
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     save_file(tensors | {first: torch.full_like(tensors[first], float("nan"))}, tmp_path / "nan.safetensors")
     save_file({name: tensor.int() for name, tensor in tensors.items()}, tmp_path / "whole.safetensors")
+    save_file({name: tensor.bool() for name, tensor in tensors.items()}, tmp_path / "truth.safetensors")
     save_file(dict(list(tensors.items())[1:]), tmp_path / "half.safetensors")
     save_file({name: torch.full_like(tensor, 1e30) for name, tensor in tensors.items()}, tmp_path / "huge.safetensors")
     strong = {name: 1e4 * tensor if name.endswith("lora_B.weight") else tensor for name, tensor in tensors.items()}
@@ -105,7 +106,10 @@ def test_what_is_no_adapter_of_this_denoiser_is_refused_in_one_sentence(pipeline
     (tmp_path / "text.safetensors").write_text("text")
     (tmp_path / "pickle.bin").write_bytes(b"\x80\x04.")
     for name, message in (("deeper", "no layer 'down_fine.1"), ("wider", "other sizes"), ("other.safetensors", "not a LoRA adapter"),
-                          ("nan.safetensors", "not finite"), ("whole.safetensors", "not finite"), ("half.safetensors", "other sizes"),
+                          ("nan.safetensors", "not finite"),
+                          ("whole.safetensors", "weights of the kind int32, expected floating-point numbers$"),
+                          ("half.safetensors", "other sizes"),
+                          ("truth.safetensors", "weights of the kind bool, expected floating-point numbers$"),
                           ("huge.safetensors", "times a layer's own weights to it, above the limit of 100 times"),
                           ("strong.safetensors", "times a layer's own weights to it"),
                           ("dora.safetensors", "not a LoRA adapter"), ("text.safetensors", "no readable"), ("pickle.bin", "no readable"),

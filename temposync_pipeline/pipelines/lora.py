@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from ..bases import LoraBaseMixin
 from ..checkpoints.schema import check_header
 from ..errors import InvalidInputError
-from ..files import plain_write_errors
+from ..files import called, plain_write_errors
 from ..limits import MAX_ADAPTER_CHANGE
 from ..models.denoiser_temposync import TempoSyncDenoiser
 
@@ -84,7 +84,7 @@ class LoraLoaderMixin(LoraBaseMixin):
         if self.runtime != "torch":  # type: ignore[attr-defined]
             raise InvalidInputError('adapters need runtime="torch"')
         source = pretrained_model_name_or_path_or_dict
-        label = "the adapter" if isinstance(source, dict) else Path(source).name
+        label = "the adapter" if isinstance(source, dict) else called(source)
         tensors, metadata = self.lora_state_dict(source, **options)
         denoiser: torch.nn.Module = self.denoiser  # type: ignore[attr-defined]
         try:
@@ -135,7 +135,7 @@ def _adapter_file(
 
         folder = download_checkpoint(str(source), (), extra={inside.partition("/")[0]}, **hub_options)
     if not (folder / inside).is_file():
-        raise InvalidInputError(f"{Path(source).name}: no readable safetensors file of an adapter ({inside})")
+        raise InvalidInputError(f"{called(source)}: no readable safetensors file of an adapter ({inside})")
     return folder / inside
 
 
@@ -146,7 +146,9 @@ def _ranks(tensors: Mapping[str, torch.Tensor], denoiser: torch.nn.Module) -> di
         match = _TENSOR.fullmatch(name)
         if match is None:
             raise ValueError("not a LoRA adapter of a TempoSync denoiser")
-        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+        if not tensor.is_floating_point():
+            raise ValueError(f"weights of the kind {str(tensor.dtype).removeprefix('torch.')}, expected floating-point numbers")
+        if not tensor.float().isfinite().all():
             raise ValueError("weights that are not finite")
         parts.setdefault(match[1], {})[match[2]] = tensor
     if not parts:
