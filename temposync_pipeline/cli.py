@@ -136,6 +136,8 @@ def _in_plain_words(error: TyperException) -> str:
     complaint = COMPLAINTS.get(faults[0]["type"]) if faults else None
     if complaint is None or getattr(error, "param", None) is None:
         return error.format_message()
+    if str(faults[0]["input"]).strip(" +-").lower() == "nan":  # which is neither below nor above anything
+        complaint = COMPLAINTS["float_parsing"]
     return f"{', '.join(error.param.opts)}: {str(faults[0]['input'])!r} {complaint.format(**faults[0].get('ctx', {}))}"
 
 

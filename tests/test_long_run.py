@@ -161,7 +161,8 @@ def test_photographs_speak_with_the_talkers_voices(talkers, tmp_path, monkeypatc
     (("--protocol", "long", "--processes", "2"), "--processes: not with --protocol long"),
     (("--protocol", "long", "--steps", "1,2"), "--steps with several numbers: not with --protocol long"),
     (("--protocol", "long", "--minutes", "16"), "--minutes 16: a recording may have 0.01 to 15"),
-    (("--protocol", "long", "--minutes", "nan"), "--minutes nan: "),
+    (("--protocol", "long", "--minutes", "inf"), "--minutes inf: a recording may have 0.01 to 15"),
+    (("--protocol", "long", "--minutes", "nan"), "--minutes: 'nan' is not a number"),
     (("--minutes", "1"), "--minutes: only with --protocol long"),
     (("--model", "temposync-tiny", "--model", "temposync-tiny"), "several models: only with --protocol long"),
 ])

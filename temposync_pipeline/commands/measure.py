@@ -90,7 +90,7 @@ def evaluate(
         "--num_inference_steps", "--steps",
         help="The student's, default 4 (whole faces: 8); several as in 4,1,2,8, of which the first makes the pictures.")] = None,
     teacher_steps: Annotated[int, typer.Option("--teacher-steps", min=1, max=1000, help="The teacher's.")] = 25,
-    minutes: Annotated[float | None, typer.Option(help="Of speech, for --protocol long; default: 10.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Of speech, for --protocol long; default: 10.")] = None,
     portraits: Annotated[Path | None, typer.Option(help="Folder of photographs, for --protocol portraits or long.")] = None,
     held_out_only: Annotated[bool, typer.Option("--held-out-only", help="Of the photographs, only those never trained on.")] = False,
     landmarks: Annotated[Path | None, typer.Option(help="Folder of the real clips' landmarks, <clip id>.npz; else tracked.")] = None,
@@ -123,6 +123,10 @@ def evaluate(
                  if not absent]
     if misplaced:
         raise InvalidInputError(f"{misplaced[0]}: {'not' if long else 'only'} with --protocol long")
+    from ..limits import MAX_SECONDS
+
+    if minutes is not None and minutes > MAX_SECONDS / 60:
+        raise InvalidInputError(f"--minutes {minutes:g}: a recording may have 0.01 to {MAX_SECONDS / 60:g} (TEMPOSYNC_MAX_SECONDS)")
     for name in models:
         check_model(name)
     device = choose_device(device)
