@@ -2,8 +2,9 @@
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,7 +50,7 @@ def train(
     if values.get("data"):
         check_files((Path(values["data"]),))
     if values.get("output"):
-        _check_run_folder(Path(values["output"]))
+        _check_run_folder(Path(values["output"]), [value for name, value in values.items() if name not in ("output", "device")])
     if values.get("init"):
         check_model(str(values["init"]))
     values = {"device": choose_device(device)} | values
@@ -94,9 +95,13 @@ def _check_data(stage: str, config: "LoopConfig") -> None:
         raise InvalidInputError(f"train {stage} needs data to train on; say where it is with --data")
 
 
-def _check_run_folder(output: Path) -> None:
-    """Raises InvalidInputError unless the folder can be written to, or made."""
+def _check_run_folder(output: Path, settings: Iterable[Any]) -> None:
+    """Raises InvalidInputError unless the folder can be written to, or made, and lies in none of the folders among the other settings,
+    which are read from."""
     check_name(output)
+    for value in settings:
+        if isinstance(value, str) and os.path.isdir(value) and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(value)):
+            raise InvalidInputError(f"{output}: the run's folder would lie in {value}, which the run reads")
     existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     if not existing.is_dir():
         raise InvalidInputError(f"{output}: {existing.name} is not a folder")
