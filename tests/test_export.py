@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import re
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from temposync_pipeline import cli
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.export import check_runtime, files, runtimes
 from temposync_pipeline.export.networks import NETWORKS, networks_of, weights_hash
-from temposync_pipeline.export.sessions import SLICE, open_session
+from temposync_pipeline.export.sessions import SLICE, load_openvino, open_session
 from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 
@@ -168,6 +171,40 @@ def test_what_is_not_exported_is_compiled_once(tmp_path, monkeypatch):
             runtimes.use_runtime(pipeline, "openvino")
             assert torch.allclose(pipeline.vae.decoder(latents), expected, atol=1e-4)
     assert written == ["decoder"] and len(list((tmp_path / "cache").glob("decoder-*/*.xml"))) == 1
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user without a home folder, as in some containers."""
+    monkeypatch.delenv("TEMPOSYNC_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO")
+def test_without_a_home_nothing_is_kept_which_is_one_sentence(homeless, monkeypatch, command_line, make_speech):
+    assert load_openvino().Core() and "HOME" not in os.environ
+    monkeypatch.setattr(runtimes, "COMPILED", ("decoder",))
+    pipeline = whole_pipeline()
+    message = "no place to keep compiled networks (there is no home folder); name a folder in TEMPOSYNC_CACHE"
+    runtimes.use_runtime(pipeline, "openvino")
+    with torch.no_grad(), pytest.raises(InvalidInputError, match=f"^{re.escape(message)}$"):
+        pipeline.vae.decoder(torch.randn(2, 32, 5, 6))
+    assert command_line("export", "--format", "openvino", "--image", __file__, "--audio", make_speech("a.wav")) == (
+        2, [], [f"temposync: {message}"])
+
+
+def test_without_a_home_what_is_exported_serves(exported, homeless, monkeypatch):
+    """What was measured is not remembered, and nothing more."""
+    monkeypatch.setattr(runtimes, "time_runtimes", lambda pipeline, forwards: {name: len(name) for name in forwards} | {"torch": 99})
+    monkeypatch.setattr(runtimes, "COMPILED", ("decoder",))
+    pipeline, latents = whole_pipeline(), torch.randn(2, 32, 5, 6)
+    with torch.no_grad():
+        expected = pipeline.vae.decoder(latents)
+        runtimes.use_runtime(pipeline, "auto", exported[0])
+        assert pipeline.runtime == "openvino" and torch.allclose(pipeline.vae.decoder(latents), expected, atol=1e-4)
 
 
 def test_auto_takes_the_fastest_that_is_there(exported, monkeypatch):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidInputError
-from ..files import cache_folder, example_media
+from ..files import example_media, make_cache_folder
 from ..terminal import say
 from .checks import check_files, check_folder, check_model, write_json
 from .options import JsonFile, Model
@@ -36,7 +36,7 @@ def export(
     from .video import load_pipeline
 
     check_format(form)
-    output = cache_folder() / form if output is None else output
+    output = make_cache_folder(form) if output is None else output
     if output.exists():
         check_folder(output)
     pipe = load_pipeline(model, "cpu")

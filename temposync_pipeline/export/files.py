@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import InvalidInputError
 from ..files import write_whole
 from .networks import Network, Tensors, fixed_sizes, networks_of, recording, torch_forward, traced, weights_hash
-from .sessions import open_session
+from .sessions import load_openvino, open_session
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 # What each format's writer needs, and the extra that installs it.
@@ -58,8 +58,7 @@ def write_network(network: Network, module: nn.Module, example: Tensors, path: P
                 program, (), path, input_names=list(network.inputs), output_names=list(network.outputs), opset_version=OPSET,
                 external_data=False, verbose=False)
             return
-        import openvino
-
+        openvino = load_openvino()
         model = openvino.convert_model(program)
         for ports, names in ((model.inputs, network.inputs), (model.outputs, network.outputs)):
             for port, name in zip(ports, names, strict=True):

@@ -14,6 +14,7 @@ import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
@@ -25,7 +26,7 @@ from torch import nn
 
 from ..checkpoints import checkpoint_folder
 from ..face.crop import LATENT_WINDOW
-from ..files import cache_folder, unfinished, write_whole
+from ..files import cache_folder, make_cache_folder, unfinished, write_whole
 from ..models.precision import inference_autocast
 from . import RUNTIMES, check_runtime, installed_runtimes
 from .files import FORMATS, exported_file, write_network
@@ -89,10 +90,10 @@ class CompiledForward:
         if own is not None:
             return own
         sizes = "_".join("x".join(map(str, shape)) for shape in fixed if shape)
-        folder = cache_folder() / f"{self.network.name}-{self._hash[:16]}"
-        path = folder / f"{self.network.name}-{sizes}-torch{version('torch').split('+')[0]}{FORMATS[form]}"
+        kept = f"{self.network.name}-{self._hash[:16]}"
+        path = cache_folder() / kept / f"{self.network.name}-{sizes}-torch{version('torch').split('+')[0]}{FORMATS[form]}"
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_cache_folder(kept)
             logger.info("%s: compiling it for %s, once", self.network.name, self.runtime)
             temporary = unfinished(path)
             try:
@@ -170,8 +171,9 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
     if known.get(key) not in ready:
         times = time_runtimes(pipeline, {name: forwards[name] for name in ready})
         known[key] = min(times, key=times.get)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(known, indent=2) + "\n")
+        with suppress(OSError):  # where it cannot be kept it is measured again
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(known, indent=2) + "\n")
     return known[key]
 
 

@@ -1,5 +1,6 @@
 """Networks' files, loaded by ONNX Runtime or OpenVINO: torch tensors in, torch tensors out."""
 
+import os
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from ..files import cache_folder
+from ..errors import InvalidInputError
+from ..files import make_cache_folder
 from .networks import Network, Tensors
 
 Session = Callable[[Tensors], tuple[torch.Tensor, ...]]
@@ -48,11 +50,30 @@ def _onnx_session(path: Path, network: Network) -> Session:
     return lambda tensors: tuple(map(torch.from_numpy, session.run(None, _arrays(tensors, network))))
 
 
+def load_openvino() -> Any:
+    """The module openvino, which cannot be imported by a user without a home folder: it then gets one in which nothing can be kept."""
+    homeless = os.path.expanduser("~") == "~"
+    if homeless:
+        os.environ["HOME"] = os.devnull
+    try:
+        import openvino
+    finally:
+        if homeless:
+            del os.environ["HOME"]
+    return openvino
+
+
 @lru_cache(1)
 def _core() -> Any:
-    import openvino
+    return load_openvino().Core()
 
-    return openvino.Core()
+
+def _cache() -> dict[str, str]:
+    """Where compiled models are kept; nothing where they cannot be."""
+    try:
+        return {"CACHE_DIR": str(make_cache_folder("compiled"))}
+    except InvalidInputError:
+        return {}
 
 
 def _openvino_session(path: Path, network: Network, example: Tensors | None, bfloat16: bool) -> Session:
@@ -64,7 +85,7 @@ def _openvino_session(path: Path, network: Network, example: Tensors | None, bfl
     # Tied to a core that another process keeps busy, its threads would wait for it while others are free.
     compiled = _core().compile_model(model, "CPU", {
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, "CACHE_DIR": str(cache_folder() / "compiled")})
+        "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, **_cache()})
     own = threading.local()  # several threads may call at once
 
     def run(tensors: Tensors) -> tuple[torch.Tensor, ...]:
