@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from .. import __version__
 from ..errors import InvalidInputError
 from ..files import cache_folder, unfinished
+from ..limits import MAX_CONFIG_BYTES
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -97,8 +98,11 @@ def is_available() -> bool:
 def choose_credentials(provenance: bool | SigningKey) -> Credentials | LocalCredentials | None:
     """What signs a video: a certificate of the user's own, or the test certificate; None where nothing is to be signed, or nothing can be.
 
-    Raises InvalidInputError for a certificate or key that cannot be used, or where the libraries are missing that would use them.
+    Raises InvalidInputError for anything else, for a certificate or key that cannot be used, or where the libraries are missing that
+    would use them.
     """
+    if not isinstance(provenance, (bool, SigningKey)):  # a mere pair of files would be signed with the test certificate
+        raise InvalidInputError(f"provenance: a {type(provenance).__name__}, expected True, False or a SigningKey")
     if not is_available():
         if isinstance(provenance, SigningKey):
             raise InvalidInputError("signing needs c2pa-python and cryptography: pip install 'temposync-pipeline[provenance]'")
@@ -115,7 +119,7 @@ def load_credentials(files: SigningKey) -> Credentials:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     certificate, key = Path(files.certificate), Path(files.key)
-    written, secret = certificate.read_bytes(), key.read_bytes()
+    written, secret = _read_pem(certificate), _read_pem(key)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a later version will refuse
@@ -131,6 +135,15 @@ def load_credentials(files: SigningKey) -> Credentials:
         raise InvalidInputError(f"{key.name}: not the key of {certificate.name}")
     _check_validity(chain[0], certificate.name)
     return _credentials(chain, private, _algorithm(private, key.name))
+
+
+def _read_pem(path: Path) -> bytes:
+    """What stands in a file; raises InvalidInputError, before it is read, for one that is none or far too large, and OSError."""
+    if path.exists() and not path.is_file():
+        raise InvalidInputError(f"{path.name}: not a file")
+    if (size := path.stat().st_size) > MAX_CONFIG_BYTES:
+        raise InvalidInputError(f"{path.name}: {size} bytes, above the limit of {MAX_CONFIG_BYTES}")
+    return path.read_bytes()
 
 
 def _credentials(chain: "list[Certificate]", private: Any, algorithm: str) -> Credentials:
