@@ -53,7 +53,7 @@ def build(studio: Studio, under_way: dict[str, Event] | None = None) -> gr.Block
         if not IS_LENT:
             live_tab(studio, page)
     check_quietly(page)
-    return page.queue(max_size=PAGE_MAX_WAITING, default_concurrency_limit=1)
+    return page.queue(max_size=PAGE_MAX_WAITING, default_concurrency_limit=1, api_open=False)  # nobody may pass the queue by
 
 
 def main() -> None:

@@ -67,6 +67,8 @@ MAX_TABLE_BYTES = limit("MAX_TABLE_BYTES", 64 * 2**20)
 MAX_TABLE_LINES = limit("MAX_TABLE_LINES", 200_000)
 # Each layer or block that a config.json asks for takes time to build, whether there are weights for it or not.
 MAX_LAYERS = limit("MAX_LAYERS", 256)
+# Pixels a side of the pictures that a face aligner's config.json wants to look at, and of the faces that it looks for.
+MAX_SEEN_SIDE = limit("MAX_SEEN_SIDE", 2048)
 # What an adapter adds to a layer, as a multiple of the layer's own weights (root mean square); trained ones stay below 1.
 MAX_ADAPTER_CHANGE = limit("MAX_ADAPTER_CHANGE", 100.0)
 MAX_WEIGHT = limit("MAX_WEIGHT", 1_000_000.0)  # or latent of a file; those of the bundled checkpoint stay below 10

@@ -1,5 +1,6 @@
 """The app without a browser: what it does, and its endpoints as programs call them, with tiny models."""
 
+import itertools
 import logging
 import os
 import re
@@ -297,7 +298,9 @@ def call(address: str, name: str, *values) -> str:
 @pytest.mark.parametrize(("name", "settings", "message"), [
     ("/generate", [True, 99], "greater than maximum value 8"), ("/generate", [True, 0], "less than minimum value 1"),
     ("/generate", [True, "many"], "not those that this endpoint takes"), ("/generate", [True, 4, None], "seed must be a whole number"),
-    ("/generate", [True, 4, 0, 1, "<b>"], "&lt;b&gt;"), ("/dub", [True, "never"], "not in the list of choices"),
+    ("/generate", [True, 4, 0, 1, "<b>"], "&lt;b&gt;"), ("/generate", [True, 10**300], "not those that this endpoint takes"),
+    ("/generate", [True, 4, 0, 1, 0, 512, True], "life: True, outside the limits of 0 to 2"),
+    ("/dub", [True, "never"], "not in the list of choices"),
 ])
 def test_values_out_of_range_are_one_line_of_the_log(server, portrait, make_audio, capfd, caplog, name, settings, message):
     inputs = [uploaded(server[0], path) for path in (portrait, make_audio("a.wav", seconds=0.2))]
@@ -340,6 +343,75 @@ def test_no_address_is_asked_and_no_file_of_the_machine_is_handed_out(server, po
         elsewhere.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody called
             elsewhere.accept()
+
+
+@pytest.mark.parametrize("name", ["generate", "dub", "visemes", "preview"])
+def test_nobody_passes_the_queue_by(server, portrait, name):
+    """Where nothing waits, nothing ends either: a video that was begun so kept its folder."""
+    answer = httpx.post(f"{server[0]}gradio_api/run/{name}", json={"data": [uploaded(server[0], portrait), None]}, timeout=60)
+    assert answer.status_code == 404 and "join the queue" in answer.text
+    assert not list(server[1].glob("tmp*"))
+
+
+@pytest.mark.parametrize("path", ["process_recording", "deep_link?session_hash=a", "custom_component/a%0aline/client/b/c"])
+def test_what_the_page_does_without_is_closed(server, path, film, capfd):
+    for answer in (httpx.get(f"{server[0]}gradio_api/{path}"),
+                   httpx.post(f"{server[0]}gradio_api/{path}", files={"video": Path(film).read_bytes()})):
+        assert answer.status_code == 404 and answer.json() == {"detail": "Not Found"}
+    assert not (server[1] / "gradio" / "deep_links").exists() and "line" not in capfd.readouterr().out
+
+
+def test_nobody_is_told_how_much_the_page_is_used(server):
+    assert {httpx.get(f"{server[0]}{path}").status_code for path in ("monitoring", "monitoring/summary")} == {403}
+
+
+@pytest.mark.parametrize(("path", "sent"), [
+    ("call/nothing", {"data": []}), ("call/v2/generate", {"x": 1}), ("call/v2/nothing", {}), ("run/nothing", {"data": []}),
+    ("queue/join", {"data": [], "fn_index": 999, "session_hash": "a"}),
+    ("component_server", {"data": [], "component_id": 10**9, "fn_name": "hear", "session_hash": "a"}),
+])
+def test_a_request_that_no_endpoint_takes_is_one_line_of_the_log(server, path, sent, capfd, caplog):
+    answer = httpx.post(f"{server[0]}gradio_api/{path}", json=sent)
+    assert answer.status_code == 400 and answer.json() == {"detail": "No endpoint here takes this request."}
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+    assert [record.getMessage().split(":")[0] for record in caplog.records if record.name == "temposync.app"] == ["a request was refused"]
+
+
+def test_the_pages_own_functions_are_no_endpoints(server, capfd):
+    own = [index for index, function in server[2].fns.items() if function.fn is None]
+    for index in own:
+        httpx.post(f"{server[0]}gradio_api/queue/join", json={"data": [], "fn_index": index, "session_hash": f"own{index}"})
+        answer = httpx.get(f"{server[0]}gradio_api/queue/data", params={"session_hash": f"own{index}"}, timeout=60).text
+        assert "not those that this endpoint takes" in answer
+    assert own and "Traceback" not in capfd.readouterr().err
+
+
+def test_one_visitor_makes_two_videos_at_once(server, portrait, film, make_audio, steady_face):
+    """By /generate and /dub: one waits for the other, and both are there at the end."""
+    speech = uploaded(server[0], make_audio("a.wav", seconds=2))
+    names = {function.api_name: index for index, function in server[2].fns.items()}
+    for name, values in (("generate", [uploaded(server[0], portrait), speech, True, 1, 0, 1, 0, 512, 0]),
+                         ("dub", [uploaded(server[0], film), speech, True, "loop", 0, 1, 0, 1])):
+        posted = {"data": values, "fn_index": names[name], "session_hash": "both"}
+        assert httpx.post(f"{server[0]}gradio_api/queue/join", json=posted).status_code == 200
+    told = httpx.get(f"{server[0]}gradio_api/queue/data", params={"session_hash": "both"}, timeout=120).text
+    ends = [line for line in told.splitlines() if '"process_completed"' in line]
+    assert len(ends) == 2 and all("ai-generated.mp4" in line for line in ends), ends
+    begun = [line.split('"event_id":"')[1][:32] for line in told.splitlines() if '"process_generating"' in line]
+    assert [event for event, _ in itertools.groupby(begun)] == list(dict.fromkeys(begun))
+
+
+def test_uploads_that_break_off_are_removed(server):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nhalf of it'
+    httpx.post(f"{server[0]}gradio_api/upload", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    left = list((server[1] / "gradio").glob("tmp*"))
+    assert left
+    Housekeeping(server[2]).sweep()
+    assert all(path.exists() for path in left)  # it may still be under way
+    for path in left:
+        os.utime(path, (0, 0))
+    Housekeeping(server[2]).sweep()
+    assert not any(path.exists() for path in left)
 
 
 def test_the_log_holds_no_name(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Bad checkpoints, adapters and files of latents, by the numbers of docs/results/bad_inputs.md: each is refused in one sentence."""
 
 import json
+import os
 import struct
 import warnings
 from pathlib import Path
@@ -45,6 +46,14 @@ def long_header(path: Path) -> None:
     data = path.read_bytes()
     header = data[8:8 + size] + b" " * (MAX_HEADER_BYTES + 8)
     path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size:])
+
+
+def pipe(name: str):
+    def harm(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return harm
 
 
 def write(name: str, text: str):
@@ -95,8 +104,16 @@ HARMS = {
     "56 levels": (edit(SAMPLER, few_step_sigmas={"4": [1.0]}), "few_step_sigmas: '4' has"),
     "56 moments": (edit(VAE, latents_mean=[1.0]), "means and standard deviations should be 32 each"),
     "56 zero": (edit("face_aligner/config.json", first_pass_side=0), "first_pass_side, smallest_seen and smallest_face must be at least 1"),
+    "56 rho": (edit(SAMPLER, rho=1e-30), r"rho 1e-30: not above 0 \(rho: 0.1\)"),
+    "56 side": (edit("face_aligner/config.json", crop_size=10**6), "smallest_face must be at least 1, and 2048 at most"),
     "56 deep": (write("model_index.json", "[" * 100_000), "no readable model_index.json"),
     "56 deep config": (write(VAE, "[" * 100_000), "'vae' cannot be loaded: config.json: not JSON"),
+    "56 index pipe": (pipe("model_index.json"), "no readable model_index.json"),
+    "56 config pipe": (pipe(VAE), "'vae' cannot be loaded: config.json: not a file"),
+    "56 weights pipe": (pipe(WEIGHTS), "'vae' cannot be loaded: diffusion_pytorch_model.safetensors: not a file"),
+    "56 long setting": (edit("model_index.json", fps="x" * 5000), r"'fps' in model_index.json is 'x{56}\.\.\., expected int"),
+    "56 long part": (edit("model_index.json", vae=[1] * 5000), r"'vae' in model_index.json is \[1, 1, [1, ]*\.\.\., expected a"),
+    "56 long name": (edit("model_index.json", **{"y" * 5000: 1}), r"model_index.json has 'y{56}\.\.\., which TempoSyncPipeline does not"),
     "56 large config": (write(VAE, json.dumps({"a": "x" * 1_000_000})), "config.json: 1000009 bytes, above the limit of 1000000"),
 }
 

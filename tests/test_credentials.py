@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import os
 import shutil
 import threading
 from datetime import UTC, datetime, timedelta
@@ -274,3 +275,20 @@ def test_pipelines_and_commands_sign(own_key, tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             main(command + options)
         assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("provenance", [None, 1, "yes", ("anna.pem", "anna.key"), ["anna.pem", "anna.key"]])
+def test_what_is_no_provenance_is_told(provenance):
+    """A pair of files that is no SigningKey would be signed with the test certificate, None would take the marks off."""
+    with pytest.raises(InvalidInputError, match=f"^provenance: a {type(provenance).__name__}, expected True, False or a SigningKey$"):
+        choose_credentials(provenance)
+
+
+def test_keys_are_files_of_a_keys_size(own_key, tmp_path):
+    os.mkfifo(tmp_path / "pipe.pem")
+    (tmp_path / "large.pem").write_bytes(own_key.certificate.read_bytes())
+    os.truncate(tmp_path / "large.pem", 2**33)
+    for name, message in (("pipe.pem", "pipe.pem: not a file"), (".", ": not a file"), ("large.pem", "8589934592 bytes, above the limit")):
+        for files in (SigningKey(tmp_path / name, own_key.key), SigningKey(own_key.certificate, tmp_path / name)):
+            with pytest.raises(InvalidInputError, match=message):
+                choose_credentials(files)

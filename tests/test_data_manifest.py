@@ -1,4 +1,7 @@
+import io
 import json
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -238,3 +241,56 @@ def test_landmark_files_of_another_layout_are_refused(tmp_path):
         load_landmarks(tmp_path / "a.npz")
     with pytest.raises(InvalidInputError, match="no array"):
         load_landmarks(tmp_path / "b.npz")
+
+
+LINE = {"id": "a", "talker": "t", "video": "a.mp4", "split": "train"}
+
+
+@pytest.mark.parametrize(("lines", "message"), [
+    (["[" * 100_000], "line 1: not a clip with"), ([json.dumps(LINE | {"video": "a\0.mp4"})], "line 1: no file's name has a NUL in it"),
+    ([json.dumps(LINE), "", json.dumps(LINE)], "line 3: the id of line 1 again"),
+    *(([json.dumps(LINE | {"id": name})], "line 1: .*: not an id that files") for name in (
+        "", "..", "a\nb", "a\x1b[31m", "\ud800", "x" * 201)),
+])
+def test_hostile_lines_are_named(tmp_path, lines, message):
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InvalidInputError, match=f"^m.jsonl, {message}"):
+        read_manifest(tmp_path / "m.jsonl")
+
+
+def test_a_manifest_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "m.jsonl").write_text(json.dumps(LINE), encoding="utf-8-sig")
+    assert [clip.id for clip in read_manifest(tmp_path / "m.jsonl")] == ["a"]
+
+
+def test_every_clip_of_a_tree_has_an_id_of_its_own(tmp_path):
+    folder = tmp_path / "clips" / "s1"
+    folder.mkdir(parents=True)
+    names = [b"x.mp4", b"x.mov", b"new\nline.mp4", b"latin\xe9.mp4", b"n" * 250 + b".mp4"]
+    for name in (*names, b"../s1_x.mp4"):
+        (Path(os.fsdecode(os.fsencode(folder) + b"/" + name))).touch()
+    clips = build_manifest(folder.parent)
+    assert len({clip.id for clip in clips}) == len(names) + 1 and {"s1_x", "s1_x_2", "s1_x_3", "s1_new_line"} <= {clip.id for clip in clips}
+    write_manifest(clips, tmp_path / "m.jsonl")
+    assert [(clip.id, clip.video.resolve()) for clip in read_manifest(tmp_path / "m.jsonl")] == [(clip.id, clip.video) for clip in clips]
+
+
+def test_damaged_landmarks_are_refused_before_memory_is_taken(tmp_path):
+    path, whole, huge = tmp_path / "l.npz", io.BytesIO(), io.BytesIO()
+    np.savez(whole, landmarks=np.zeros((6, 131, 2)))
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<f8", "fortran_order": False, "shape": (200_000, 131, 2)})
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as file:
+        file.writestr("landmarks.npy", huge.getvalue())
+    damaged = bytearray(whole.getvalue())
+    damaged[300] ^= 255
+    objects = io.BytesIO()
+    np.savez(objects, landmarks=np.array([{}], object))
+    for content in (b"", b"text", b"PK\3\4", whole.getvalue()[:2000], bytes(damaged), objects.getvalue(), packed.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(InvalidInputError, match="^l.npz: no readable .npz with landmarks$"):
+            load_landmarks(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InvalidInputError, match="^l.npz: not a file$"):
+        load_landmarks(path)

@@ -175,3 +175,9 @@ def test_gradient_checkpointing_changes_no_gradient():
     plain = gradient()
     model.enable_gradient_checkpointing()
     assert torch.allclose(plain, gradient(), atol=1e-7)
+
+
+@pytest.mark.parametrize("heads", [-1, 0, 3, 10**6])
+def test_heads_must_divide_the_channels(heads):
+    with pytest.raises(ValueError, match=f"num_heads must divide the 16 channels, got {heads}"):
+        TalkingHeadTransformer(latent_channels=8, channels=16, num_layers=1, num_heads=heads, speech_channels=4)

@@ -13,6 +13,9 @@ from ..errors import InvalidInputError
 
 logger = logging.getLogger("temposync.app")
 
+# Letters; what is longer repeats what was sent.
+MAX_ANSWER = 200
+
 
 def hand_over(upload: gr.FileData | None) -> str | None:
     """The uploaded picture as it is: Gradio itself would open any format that Pillow knows, and answer a damaged file with "Error"."""
@@ -73,13 +76,16 @@ def check_quietly(page: gr.Blocks) -> None:
     """What a program sends that no endpoint takes (steps out of range, a name for a file) is a line of the log, not Gradio's traceback."""
     check = page.preprocess_data
 
-    async def preprocess_data(*arguments, **keywords):
+    async def preprocess_data(endpoint, *arguments, **keywords):
+        message = "The values sent are not those that this endpoint takes."
         try:
-            return await check(*arguments, **keywords)
+            if endpoint.fn is not None:  # else it is one of the page's own, in which nothing is computed here
+                return await check(endpoint, *arguments, **keywords)
         except gr.Error as error:
-            message = html.escape(str(error.message), quote=False)
+            said = html.escape(str(error.message), quote=False)
+            message = said if len(said) <= MAX_ANSWER else message
         except Exception:
-            message = "The values sent are not those that this endpoint takes."
+            pass
         logger.warning("values sent to an endpoint were refused")
         raise gr.Error(message, print_exception=False)
 

@@ -8,7 +8,7 @@ from ..limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
 from ..media.footage import ENDS
 from .answers import plain_errors, whole
 from .look import CONSENT, FACES, NOTICE, STOPPED
-from .making import Making
+from .making import ONE_VIDEO, Making
 from .studio import MAX_AMPLITUDE, MAX_SECONDS, MAX_SEED, MAX_SIZE, MAX_STEPS, Progress, Studio
 
 
@@ -56,6 +56,6 @@ def dub_tab(studio: Studio, making: Making, on_gpu: Callable) -> None:
         dub_waiting = gr.Textbox(visible="hidden")
         dubbing = redo.click(
             dub, [film, new_voice, film_consent, end, film_face, film_steps, film_seed, film_amplitude],
-            [dubbed, dub_times, dub_status], api_name="dub", show_progress="minimal", show_progress_on=dub_status)
+            [dubbed, dub_times, dub_status], api_name="dub", concurrency_id=ONE_VIDEO, show_progress="minimal", show_progress_on=dub_status)
         stop_dub.click(making.stop, None, dub_waiting, queue=False, api_visibility="private", show_progress="hidden")
         dub_waiting.change(lambda: STOPPED, None, dub_status, cancels=dubbing, queue=False, api_visibility="private")

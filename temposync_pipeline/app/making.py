@@ -18,6 +18,9 @@ from .studio import Progress
 
 logger = logging.getLogger("temposync.app")
 
+# What makes videos shares this one place in the queue.
+ONE_VIDEO = "video"
+
 
 class Making:
     """Videos of `fps` frames a second that are being made; `under_way` holds, by visitor, what stops theirs."""
@@ -65,4 +68,5 @@ class Making:
         try:
             yield stopped
         finally:
-            del self.under_way[request.session_hash]
+            if self.under_way.get(request.session_hash) is stopped:  # else the visitor's next one
+                del self.under_way[request.session_hash]

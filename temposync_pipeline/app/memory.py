@@ -6,11 +6,14 @@ has deleted already, and statistics of 10,000 calls that it sums up anew, with p
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import Any
 
 from ..startup import give_back, share_heaps
+from .look import KEPT_SECONDS
 
 __all__ = ["Housekeeping", "give_back", "set_up_memory"]
 
@@ -47,3 +50,14 @@ class Housekeeping:
                 del self._ended[visit]
         for names in self.page.temp_file_sets:
             names -= {name for name in list(names) if not os.path.exists(name)}
+        self._remove_broken_uploads()
+
+    def _remove_broken_uploads(self) -> None:
+        """What uploads leave that break off, which Gradio forgets: files of no visitor, beside the folders of all others."""
+        folder = self.page.app.uploaded_file_dir
+        if os.path.realpath(folder) == os.path.realpath(tempfile.gettempdir()):  # set so by GRADIO_TEMP_DIR: other programs' files are there
+            return
+        with suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                if entry.name.startswith("tmp") and entry.is_file() and time.time() - entry.stat().st_mtime > KEPT_SECONDS:
+                    os.unlink(entry)

@@ -9,7 +9,7 @@ from ..limits import MAX_PIXELS, megapixels
 from ..limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
 from .answers import hand_over, plain_errors, remarks, whole
 from .look import CONSENT, FACES, FOLLOW_VIDEO, LIFE_INFO, NOTICE, STOPPED
-from .making import Making
+from .making import ONE_VIDEO, Making
 from .studio import MAX_AMPLITUDE, MAX_LIFE, MAX_SECONDS, MAX_SEED, MAX_SIZE, MAX_STEPS, MIN_SIZE, Progress, Studio, viseme_table
 from .timeline import draw_timeline
 
@@ -98,7 +98,7 @@ def portrait_tab(studio: Studio, making: Making, on_gpu: Callable, examples: lis
         recording.change(visemes, recording, [numbers, timeline], api_name="visemes", concurrency_id="look")
         running = make.click(
             generate, [portrait, recording, consent, steps, seed, amplitude, face, size, life], [video, times, status],
-            api_name="generate", show_progress="minimal", show_progress_on=status)
+            api_name="generate", concurrency_id=ONE_VIDEO, show_progress="minimal", show_progress_on=status)
         # Cancelling a video under way as well would let its progress overtake the "Stopped.".
         stop.click(making.stop, None, waiting, queue=False, api_visibility="private", show_progress="hidden")
         waiting.change(lambda: STOPPED, None, status, cancels=running, queue=False, api_visibility="private")

@@ -170,8 +170,9 @@ def check_limits(
         ("steps", num_inference_steps, 1, MAX_STEPS), ("seed", seed, 0, MAX_SEED), ("mouth amplitude", mouth_amplitude, 0, MAX_AMPLITUDE),
         ("face_index", face_index, 0, MAX_FACES - 1), ("max_size", max_size, MIN_SIZE, MAX_SIZE), ("life", life, 0, MAX_LIFE),
     ):
-        if value is not None and not low <= value <= high:
-            raise InvalidInputError(f"{name}: {value:g}, outside the limits of {low:g} to {high:g}")
+        if value is not None and (isinstance(value, bool) or not low <= value <= high):
+            found = value if isinstance(value, bool) else f"{value:g}"
+            raise InvalidInputError(f"{name}: {found}, outside the limits of {low:g} to {high:g}")
 
 
 def viseme_table(probabilities: np.ndarray, fps: float) -> dict:

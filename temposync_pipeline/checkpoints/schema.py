@@ -61,15 +61,15 @@ def check_component(part_class: Any, folder: Path, weights: Iterable[Path] = ())
 def _check_diffusers_config(part_class: Any, config: dict[str, Any], name: str) -> dict[str, Any]:
     """The constructor's arguments among the config."""
     if config.get("_class_name", part_class.__name__) != part_class.__name__:
-        raise InvalidInputError(f"{name}: for a {_shown(config['_class_name'])}, expected a {part_class.__name__}")
+        raise InvalidInputError(f"{name}: for a {shown(config['_class_name'])}, expected a {part_class.__name__}")
     hints = get_type_hints(part_class.__init__)
     arguments = {key: value for key, value in config.items() if key not in _WRITTEN}
     for key, value in arguments.items():
         if key not in hints:
-            raise InvalidInputError(f"{name}: {_shown(key)}, which {part_class.__name__} does not know; a newer version may")
+            raise InvalidInputError(f"{name}: {shown(key)}, which {part_class.__name__} does not know; a newer version may")
         if not _fits(value, hints[key]):
             expected = hints[key] if get_args(hints[key]) else hints[key].__name__
-            raise InvalidInputError(f"{name}: {key!r} is {_shown(value)}, expected {expected}")
+            raise InvalidInputError(f"{name}: {key!r} is {shown(value)}, expected {expected}")
         _check_count(name, key, value)
     return arguments
 
@@ -84,16 +84,16 @@ def _check_transformers_config(part_class: Any, config: dict[str, Any], name: st
     known = config if startup.lean else {key for key in {*part_class.config_class().to_dict(), *bundled} if not key.startswith("_")}
     for key, value in config.items():
         if key not in {*known} | _WRITTEN | _WRITTEN_BY_TRANSFORMERS:
-            raise InvalidInputError(f"{name}: {_shown(key)}, which {part_class.__name__} does not know; a newer version may")
+            raise InvalidInputError(f"{name}: {shown(key)}, which {part_class.__name__} does not know; a newer version may")
         if not _is_plain(value):
-            raise InvalidInputError(f"{name}: {key!r} is {_shown(value)}, which is no plain value")
+            raise InvalidInputError(f"{name}: {key!r} is {shown(value)}, which is no plain value")
         _check_count(name, key, value)
 
 
 def _check_count(name: str, key: str, value: Any) -> None:
     counts = value if isinstance(value, list) else [value]
     if any(word in key for word in _COUNTED) and any(isinstance(count, int) and count > MAX_LAYERS for count in counts):
-        raise InvalidInputError(f"{name}: {key!r} is {_shown(value)}, above the limit of {MAX_LAYERS}")
+        raise InvalidInputError(f"{name}: {key!r} is {shown(value)}, above the limit of {MAX_LAYERS}")
 
 
 def _check_shapes(part_class: Any, arguments: dict[str, Any], weights: Iterable[Path]) -> None:
@@ -106,7 +106,7 @@ def _check_shapes(part_class: Any, arguments: dict[str, Any], weights: Iterable[
             for key in file.keys():  # noqa: SIM118 (it is no dict)
                 shape = file.get_slice(key).get_shape()
                 if key in expected and shape != expected[key]:
-                    raise InvalidInputError(f"{path.name}: {_shown(key)} has the shape {shape}, its config.json wants {expected[key]}")
+                    raise InvalidInputError(f"{path.name}: {shown(key)} has the shape {shape}, its config.json wants {expected[key]}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -136,7 +136,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str) and len(value) <= _LONGEST
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """As a message can hold it: short, in one line."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -32,6 +32,8 @@ VALIDATION_FOLDERS = {"val", "validation", "test"}
 VALIDATION_TREES = {"val", "validation"}
 # Seconds; sound that is later belongs to another recording.
 MAX_OFFSET = 10
+# Of an id: files are called by it, with an ending of their own.
+MAX_ID_BYTES = 200
 # Files of this kind may stand beside a clip under its name.
 COMPANIONS = {"alignment": ".align", "transcript": ".txt"}
 
@@ -54,7 +56,7 @@ class Clip:
     offset: float | None = None
 
     def __post_init__(self):
-        if Path(self.id).name != self.id:
+        if Path(self.id).name != self.id or self.id in ("", "..") or not self.id.isprintable() or len(self.id.encode()) > MAX_ID_BYTES:
             raise InvalidInputError(f"{self.id!r}: not an id that files could be called by")
         if self.split not in SPLITS:
             raise InvalidInputError(f"{self.id}: the split is {self.split!r}, not one of {', '.join(SPLITS)}")
@@ -75,20 +77,28 @@ def build_manifest(folder: str | PathLike, landmarks: str | PathLike | None = No
     in the tree with "_" between the parts; `landmarks` is a folder of files `<id>.npz`.  Raises InvalidInputError where there is no clip.
     """
     folder = Path(folder).absolute() if Path(folder).name in ("", "..") else Path(folder)
-    clips, all_held_out = [], folder.name in VALIDATION_TREES
+    clips, ids, all_held_out = [], set(), folder.name in VALIDATION_TREES
     for video in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES):
         parts = video.relative_to(folder).with_suffix("").parts
-        name = "_".join(parts)
+        name = _free_id("_".join(parts), ids)
+        ids.add(name)
         files = {kind: video.with_suffix(suffix) for kind, suffix in COMPANIONS.items()}
         if landmarks is not None:
             files["landmarks"] = Path(landmarks) / f"{name}.npz"
         held_out = all_held_out or VALIDATION_FOLDERS & set(parts[:-1])
         clips.append(Clip(
             id=name, talker=video.parent.name, video=video, split="val" if held_out else "train",
-            **{kind: path for kind, path in files.items() if path.exists()}))
+            **{kind: path for kind, path in files.items() if os.path.exists(path)}))
     if not clips:
         raise InvalidInputError(f"{folder.name}: no clip ({', '.join(VIDEO_SUFFIXES)}) in this folder")
     return clips
+
+
+def _free_id(name: str, taken: set[str]) -> str:
+    """`name` as an id that no other clip has: a folder may hold x.mp4 and x.mov, and names that cannot be printed or are very long."""
+    name = "".join(letter if letter.isprintable() else "_" for letter in name)
+    name = name.encode()[-MAX_ID_BYTES + 8:].decode(errors="ignore")
+    return next(free for free in (name, *(f"{name}_{number}" for number in range(2, len(taken) + 3))) if free not in taken)
 
 
 def usable_clips(clips: Iterable[Clip], report: Callable[[str], None]) -> list[Clip]:
@@ -149,7 +159,7 @@ def write_manifest(clips: list[Clip], path: str | PathLike) -> None:
         record = {"id": clip.id, "talker": clip.talker, "video": relative(clip.video), "split": clip.split}
         record |= {name: relative(file) for name in ("landmarks", *COMPANIONS) if (file := getattr(clip, name)) is not None}
         record |= {} if clip.offset is None else {"offset": clip.offset}
-        lines.append(json.dumps(record, ensure_ascii=False))
+        lines.append(json.dumps(record, ensure_ascii=not str(record["video"]).isprintable()))  # a name that is no UTF-8 as its bytes
     write_whole(path, "\n".join(lines) + "\n")
 
 
@@ -161,7 +171,7 @@ def read_manifest(path: str | PathLike) -> list[Clip]:
     path = Path(path)
     if path.is_dir():
         return build_manifest(path)
-    clips = []
+    clips, numbers = [], {}
     try:
         lines = StringIO(read_table_text(path), newline=None)
     except UnicodeDecodeError:
@@ -173,11 +183,15 @@ def read_manifest(path: str | PathLike) -> list[Clip]:
             record = json.loads(line)
             names = ("video", "landmarks", *COMPANIONS)
             files = {name: path.parent / record[name] for name in names if record.get(name) is not None}
-            clips.append(Clip(id=str(record["id"]), talker=str(record["talker"]), split=record["split"],
-                              offset=record.get("offset"), **files))
+            if any("\0" in str(file) for file in files.values()):
+                raise InvalidInputError("no file's name has a NUL in it")
+            clip = Clip(id=str(record["id"]), talker=str(record["talker"]), split=record["split"], offset=record.get("offset"), **files)
+            if numbers.setdefault(clip.id, number) != number:
+                raise InvalidInputError(f"the id of line {numbers[clip.id]} again, by which files of both would be called")
+            clips.append(clip)
         except InvalidInputError as error:
             raise InvalidInputError(f"{path.name}, line {number}: {error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InvalidInputError(f"{path.name}, line {number}: not a clip with id, talker, video and split") from None
     if not clips:
         raise InvalidInputError(f"{path.name}: an empty manifest")

@@ -22,7 +22,7 @@ from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_con
 from ..face.crop import invert, transform_points
 from ..face.landmarks import NUM_LANDMARKS, interocular_distance
 from ..face.pose import ALIGNED_INTEROCULAR, CROP_SPAN, Pyramid, crop_matrix, landmark_pose
-from ..limits import MAX_FACES
+from ..limits import MAX_FACES, MAX_SEEN_SIDE
 from .devices import execution_device
 
 STRIDE = 8
@@ -181,8 +181,10 @@ class FaceAligner(ModelMixin, ConfigMixin):
         smallest_face: int = 48,
     ):
         super().__init__()
-        if min(crop_size, first_pass_side, smallest_seen, smallest_face) < 1:
-            raise ValueError("crop_size, first_pass_side, smallest_seen and smallest_face must be at least 1")
+        sizes = crop_size, first_pass_side, smallest_seen, smallest_face
+        if min(sizes) < 1 or max(sizes) > MAX_SEEN_SIDE:
+            raise ValueError("crop_size, first_pass_side, smallest_seen and smallest_face must be at least 1, "
+                             f"and {MAX_SEEN_SIDE} at most")
         self.detector = FaceDetector(tuple(detector_channels))
         self.landmark_network = LandmarkNetwork(tuple(landmark_channels), crop_size)
 

@@ -102,6 +102,8 @@ class TalkingHeadTransformer(ModelMixin, ConfigMixin):
         lip_channels: int = 0,
     ):
         super().__init__()
+        if num_heads < 1 or channels % num_heads:
+            raise ValueError(f"num_heads must divide the {channels} channels, got {num_heads}")
         self.gradient_checkpointing = False
         cells = sample_size**2
         self.enter = nn.Linear(latent_channels + portrait_channels, channels)

@@ -16,7 +16,7 @@ import torch
 from ..bases import ModelMixin
 from ..checkpoints import checkpoint_folder, component_folder
 from ..checkpoints.files import INDEX, weight_files
-from ..checkpoints.schema import check_component, check_header, read_json
+from ..checkpoints.schema import check_component, check_header, read_json, shown
 from ..errors import InvalidInputError
 from ..files import called
 from ..limits import MAX_WEIGHT
@@ -158,11 +158,11 @@ def _read_index(pipeline_class: type, folder: Path, name: str) -> tuple[dict[str
     listed, settings = {}, {}
     for key, value in entries.items():
         if key not in hints:
-            raise InvalidInputError(f"{name}: {INDEX} has {key!r}, which {pipeline_class.__name__} does not know; a newer version may")
+            raise InvalidInputError(f"{name}: {INDEX} has {shown(key)}, which {pipeline_class.__name__} does not know; a newer version may")
         if key not in classes:
             settings[key] = _checked(value, hints[key], f"{name}: {key!r} in {INDEX}")
         elif not isinstance(value, list) or len(value) != 2 or value[1] not in (None, classes[key].__name__):
-            raise InvalidInputError(f"{name}: {key!r} in {INDEX} is {value!r}, expected a {classes[key].__name__}")
+            raise InvalidInputError(f"{name}: {key!r} in {INDEX} is {shown(value)}, expected a {classes[key].__name__}")
         elif value[1] is not None:
             listed[key] = classes[key]
     return listed, settings
@@ -172,7 +172,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     expected = get_args(hint) or (hint,)
     if type(value) in expected or (type(value) is int and float in expected):
         return value
-    raise InvalidInputError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}")
+    raise InvalidInputError(f"{where} is {shown(value)}, expected {getattr(hint, '__name__', hint)}")
 
 
 def _load(

@@ -98,8 +98,11 @@ def is_available() -> bool:
 def choose_credentials(provenance: bool | SigningKey) -> Credentials | LocalCredentials | None:
     """What signs a video: a certificate of the user's own, or the test certificate; None where nothing is to be signed, or nothing can be.
 
-    Raises InvalidInputError for a certificate or key that cannot be used, or where the libraries are missing that would use them.
+    Raises InvalidInputError for anything else, for a certificate or key that cannot be used, or where the libraries are missing that
+    would use them.
     """
+    if not isinstance(provenance, (bool, SigningKey)):  # a mere pair of files would be signed with the test certificate
+        raise InvalidInputError(f"provenance: a {type(provenance).__name__}, expected True, False or a SigningKey")
     if not is_available():
         if isinstance(provenance, SigningKey):
             raise InvalidInputError("signing needs c2pa-python and cryptography: pip install 'temposync-pipeline[provenance]'")

@@ -55,8 +55,9 @@ class TempoSyncScheduler(SchedulerMixin, ConfigMixin):
     ):
         if prediction not in ("consistency", "ode", "sde"):
             raise ValueError(f'prediction must be "consistency", "ode" or "sde", got {prediction!r}.')
-        if not (0 < sigma_min <= sigma_max and sigma_data > 0 and rho > 0):
-            raise ValueError(f"sigma_min {sigma_min}, sigma_max {sigma_max}, sigma_data {sigma_data}, rho {rho}: not above 0, or falling.")
+        if not (0 < sigma_min <= sigma_max and sigma_data > 0 and rho >= 0.1):  # below it, levels ** (1 / rho) has no end
+            raise ValueError(f"sigma_min {sigma_min}, sigma_max {sigma_max}, sigma_data {sigma_data}, rho {rho}: not above 0 (rho: 0.1), "
+                             "or falling.")
         for steps, levels in (few_step_sigmas or {}).items():
             if str(len(levels)) != steps or min(levels) <= 0:
                 raise ValueError(f"few_step_sigmas: {steps!r} has {levels}, expected so many numbers above 0.")
