@@ -28,10 +28,11 @@ def open_session(path: Path, network: Network, example: Tensors, bfloat16: bool)
 
     Args:
         example: inputs of the sizes to come, but for the number of frames and the dimensions that are free where there are no frames.
-        bfloat16: whether OpenVINO multiplies in it; ONNX Runtime always computes in float32.
+        bfloat16: whether OpenVINO multiplies in it, on a CPU that can; ONNX Runtime always computes in float32.
     """
     if path.suffix == ".onnx":
         return _onnx_session(path, network)
+    bfloat16 = bfloat16 and _has_bfloat16()
     sliced = bfloat16 and network.per_frame
     run = _openvino_session(path, network, example if sliced else None, bfloat16)
     return _in_slices(run, network) if sliced else run
@@ -66,6 +67,11 @@ def load_openvino() -> Any:
 @lru_cache(1)
 def _core() -> Any:
     return load_openvino().Core()
+
+
+def _has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16: on one that does not, OpenVINO 2026.4 ended the process over the denoiser of fixed sizes."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _cache() -> dict[str, str]:
