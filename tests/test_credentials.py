@@ -288,7 +288,8 @@ def test_keys_are_files_of_a_keys_size(own_key, tmp_path):
     os.mkfifo(tmp_path / "pipe.pem")
     (tmp_path / "large.pem").write_bytes(own_key.certificate.read_bytes())
     os.truncate(tmp_path / "large.pem", 2**33)
-    for name, message in (("pipe.pem", "pipe.pem: not a file"), (".", ": not a file"), ("large.pem", "8589934592 bytes, above the limit")):
+    for name, message in (("pipe.pem", "pipe.pem: a pipe or a device, not a file"), (".", "a folder, not a file"),
+                              ("large.pem", "8589934592 bytes, above the limit")):
         for files in (SigningKey(tmp_path / name, own_key.key), SigningKey(own_key.certificate, tmp_path / name)):
             with pytest.raises(InvalidInputError, match=message):
                 choose_credentials(files)

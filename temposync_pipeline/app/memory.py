@@ -55,7 +55,7 @@ class Housekeeping:
     def _remove_broken_uploads(self) -> None:
         """What uploads leave that break off, which Gradio forgets: files of no visitor, beside the folders of all others."""
         folder = self.page.app.uploaded_file_dir
-        if os.path.realpath(folder) == os.path.realpath(tempfile.gettempdir()):  # set so by GRADIO_TEMP_DIR: other programs' files are there
+        if os.path.realpath(folder) == os.path.realpath(tempfile.gettempdir()):  # also of others
             return
         with suppress(OSError):
             for entry in list(os.scandir(folder)):
