@@ -323,7 +323,12 @@ def test_what_saving_and_loading_do_not_know_is_named_first(tmp_path):
     assert not (tmp_path / "mine").exists()
     pipeline.save_pretrained(tmp_path / "mine", max_shard_size="20KB")
     assert len(list((tmp_path / "mine" / "vae").glob("*.safetensors"))) > 1
-    assert np.array_equal(frames(TempoSyncPipeline.from_pretrained(tmp_path / "mine"), pipeline), frames(pipeline, pipeline))
+    loaded = TempoSyncPipeline.from_pretrained(tmp_path / "mine")
+    for part in ("vae", "denoiser", "face_aligner", "viseme_classifier"):
+        weights = getattr(loaded, part).state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in getattr(pipeline, part).state_dict().items())
+    # Where the weights lie in memory is another matter: some CPUs compute the last bit in another order then.
+    assert np.abs(frames(loaded, pipeline) - frames(pipeline, pipeline)).max() < 1.5 / 255
     (tmp_path / "mine" / "denoiser" / "config.json").write_text("no JSON")  # nothing must get so far as to notice
     for options, message in (({"fps_": 3}, "does not know fps_"), ({"use_safetensors": False}, "only safetensors"),
                              ({"device_map": {"vae": 0}}, "device_map"), ({"device_map": "cpu", "low_cpu_mem_usage": False}, "cannot go"),
