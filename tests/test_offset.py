@@ -122,7 +122,7 @@ def test_frames_whose_sound_is_gone_are_left_out(tmp_path):
 
 
 def test_a_manifest_keeps_offsets(tmp_path):
-    clips = [Clip("a", "a", tmp_path / "a.mp4", "val", offset=offset) for offset in (0.28, 0.0, None)]
+    clips = [Clip(name, "a", tmp_path / "a.mp4", "val", offset=offset) for name, offset in (("a", 0.28), ("b", 0.0), ("c", None))]
     write_manifest(clips, tmp_path / "clips.jsonl")
     assert [json.loads(line).get("offset") for line in (tmp_path / "clips.jsonl").read_text().splitlines()] == [0.28, 0.0, None]
     assert read_manifest(tmp_path / "clips.jsonl") == clips

@@ -79,7 +79,7 @@ def test_a_closed_mouth_is_at_rest_as_the_photo_shows_it(pipeline, monkeypatch):
     assert torch.allclose(closed, closed[:1].expand_as(closed)) and torch.allclose(parted, parted[:1].expand_as(parted), atol=1e-5)
     with torch.inference_mode():
         reference = pipeline.prepare_portrait(picture(256, 256)).latents
-    assert torch.equal(closed[0], reference[0]) and not torch.allclose(parted[0], reference[0], atol=1e-2)
+    assert torch.allclose(closed[0], reference[0], atol=1e-5) and not torch.allclose(parted[0], reference[0], atol=1e-2)
 
 
 def test_the_motion_scale_of_the_weights_multiplies_the_amplitude(pipeline):

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +50,7 @@ def train(
     if values.get("data"):
         check_files((Path(values["data"]),))
     if values.get("output"):
-        _check_run_folder(Path(values["output"]), [value for name, value in values.items() if name not in ("output", "device")])
+        _check_run_folder(Path(values["output"]), values)
     if values.get("init"):
         check_model(str(values["init"]))
     values = {"device": choose_device(device)} | values
@@ -95,12 +95,16 @@ def _check_data(stage: str, config: "LoopConfig") -> None:
         raise InvalidInputError(f"train {stage} needs data to train on; say where it is with --data")
 
 
-def _check_run_folder(output: Path, settings: Iterable[Any]) -> None:
-    """Raises InvalidInputError unless the folder can be written to, or made, and lies in none of the folders among the other settings,
-    which are read from."""
+def _check_run_folder(output: Path, settings: Mapping[str, Any]) -> None:
+    """Raises InvalidInputError unless the folder can be written to, or made, and is none of the folders among the other settings, which
+    are read from, nor, but for the data's, lies in one: that is a checkpoint or another run."""
     check_name(output)
-    for value in settings:
-        if isinstance(value, str) and os.path.isdir(value) and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(value)):
+    target = Path(os.path.realpath(output))
+    for name, value in settings.items():
+        if name in ("output", "device") or not isinstance(value, str) or not os.path.isdir(value):
+            continue
+        read = Path(os.path.realpath(value))
+        if target == read or name != "data" and target.is_relative_to(read):
             raise InvalidInputError(f"{output}: the run's folder would lie in {value}, which the run reads")
     existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     if not existing.is_dir():
