@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, smooth_matrices, transform_points
 from ..face.landmarks import MESH_INDICES, NUM_LANDMARKS
+from ..files import check_is_file
 from ..limits import MAX_FRAMES
 from ..media.audio import SAMPLE_RATE
 from ..media.video import FPS, load_soundtrack, read_video
@@ -48,8 +49,7 @@ def load_landmarks(path: str | PathLike) -> np.ndarray:
 
 def _read_array(path: Path) -> np.ndarray:
     """The array `landmarks`; no memory is taken for one that is not there, whatever its header says."""
-    if path.exists() and not path.is_file():
-        raise InvalidInputError(f"{path.name}: not a file")
+    check_is_file(path)
     with zipfile.ZipFile(path) as file:
         if "landmarks.npy" not in file.namelist():
             raise InvalidInputError(f"{path.name}: no array 'landmarks'")
