@@ -26,8 +26,9 @@ def one_line(text: str) -> str:
 
 def in_words(error: Exception) -> str:
     """What went wrong, in one line: of what the system says the file and the reason, without their number."""
-    named = isinstance(error, OSError) and error.filename and error.strerror
-    return one_line(f"{error.filename}: {error.strerror}" if named else str(error) or repr(error))
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return one_line(f"{error.filename}: {error.strerror}")
+    return one_line(str(error) or repr(error))
 
 
 def say(text: object, err: bool = False) -> None:
