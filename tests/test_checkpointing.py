@@ -9,7 +9,7 @@ import torch
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.training import run_log
 from temposync_pipeline.training.checkpointing import load_checkpoint, save_checkpoint, save_weights
-from temposync_pipeline.training.loop import LoopConfig, learning_rate_at
+from temposync_pipeline.training.loop import LoopConfig, learning_rate_at, precision_of
 from temposync_pipeline.training.run_log import RunLog
 
 from .tiny_components import tiny_vae
@@ -92,6 +92,16 @@ def test_the_learning_rate_warms_up_and_falls():
     config = LoopConfig(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10)
     assert learning_rate_at(0, 0, config) == pytest.approx(0.1) and learning_rate_at(0, 50, config) == 1
     assert learning_rate_at(0.5, 50, config) == pytest.approx(0.55) and learning_rate_at(1, 50, config) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("settings", "able", "expected"), [
+    ({}, True, "bf16"), ({}, False, "no"), ({"device": "cuda"}, False, "bf16"),
+    ({"mixed_precision": "bf16"}, False, "bf16"), ({"mixed_precision": "no"}, True, "no")])
+def test_a_cpu_that_would_only_imitate_bfloat16_trains_in_float32(monkeypatch, settings, able, expected):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able}, raising=False)
+    assert precision_of(LoopConfig(**settings)) == expected
 
 
 @pytest.mark.parametrize("settings", [

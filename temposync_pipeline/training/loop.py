@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..errors import InvalidInputError
+from ..models.precision import multiplies_bfloat16
 from ..terminal import say
 from .checkpointing import load_checkpoint, save_checkpoint
 from .random_state import RandomState
@@ -48,7 +49,8 @@ class LoopConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
-    mixed_precision: str = "bf16"
+    # no, fp16 or bf16; auto: bf16, but for CPUs that would only imitate it, at a multiple of the time of no.
+    mixed_precision: str = "auto"
     device: str = "cpu"
     threads: int = 0
     seed: int = 0
@@ -67,8 +69,8 @@ class LoopConfig:
             raise InvalidInputError(f"seed: {self.seed}, outside the limits of 0 to {2**32 - 1}")
         if self.batch_size < 1 or self.gradient_accumulation_steps < 1:
             raise InvalidInputError("batch_size and gradient_accumulation_steps must be at least 1")
-        if self.mixed_precision not in ("no", "fp16", "bf16"):
-            raise InvalidInputError(f"mixed_precision: {self.mixed_precision!r}, expected no, fp16 or bf16")
+        if self.mixed_precision not in ("auto", "no", "fp16", "bf16"):
+            raise InvalidInputError(f"mixed_precision: {self.mixed_precision!r}, expected auto, no, fp16 or bf16")
 
 
 @torch.no_grad()
@@ -87,11 +89,18 @@ def learning_rate_at(progress: float, step: int, config: LoopConfig) -> float:
     return warmup * (config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine)
 
 
+def precision_of(config: LoopConfig) -> str:
+    """What `auto` means there: no, fp16 or bf16."""
+    if config.mixed_precision != "auto":
+        return config.mixed_precision
+    return "bf16" if multiplies_bfloat16(config.device) else "no"
+
+
 def make_accelerator(config: LoopConfig) -> Accelerator:
     """Seeds, sets threads and builds the Accelerator that `config` asks for."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu")
+    accelerator = Accelerator(mixed_precision=precision_of(config), cpu=config.device == "cpu")
     # Afterwards, since connecting several processes draws numbers, too: the model must be built alike in all of them.
     set_seed(config.seed)
     return accelerator
