@@ -67,7 +67,7 @@ def needed(**files: str | None) -> None:
 
 
 def whole(name: str, value: float | None) -> int:
-    if value is None or value != int(value):
+    if value is None or value % 1 != 0:
         raise gr.Error(f"The {name} must be a whole number.", print_exception=False)
     return int(value)
 
