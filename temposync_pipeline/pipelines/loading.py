@@ -20,6 +20,7 @@ from ..checkpoints.schema import check_component, check_header, read_json
 from ..errors import InvalidInputError
 from ..files import called
 from ..limits import MAX_WEIGHT
+from ..terminal import shown
 
 if TYPE_CHECKING:
     from diffusers import PipelineQuantizationConfig
