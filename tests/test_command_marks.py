@@ -23,6 +23,7 @@ COMMANDS = {
     "decode": ("--latents", "a.safetensors", "--output", "out.mp4"),
     "batch": ("jobs.csv",),
     "dub": ("--video", "film.mp4", "--audio", "a.wav", "--output", "out.mp4"),
+    "dub, of a GIF": ("--video", "film.gif", "--audio", "a.wav", "--output", "out.mp4"),
     "live": ("--image", "portrait.png", "--audio", "a.wav", "--output", "out.mp4"),
     "live, to a player": ("--image", "portrait.png", "--audio", "a.wav"),
 }
@@ -41,6 +42,7 @@ def folder(tmp_path, monkeypatch, make_speech):
     with VideoWriter(Path("film.mp4")) as writer:
         for _ in range(8):
             writer.write(picture())
+    Image.fromarray(picture()).save("film.gif", save_all=True, append_images=[Image.fromarray(picture() // 8 * 7)] * 7, duration=40)
     pipeline.latents_to_file("portrait.png", "a.wav", "a.safetensors", progress=False)
     return tmp_path
 
@@ -62,4 +64,4 @@ def test_a_command_marks_each_layer_unless_told_otherwise(folder, capfdbinary, c
     else:
         assert reading.is_marked and reading.identifier == model_identifier("custom", "")
         assert signed["found"] == (is_available() and "player" not in command)
-        assert signed.get("source_type") in (EDITED if command == "dub" else GENERATED, None)
+        assert signed.get("source_type") in (EDITED if "dub" in command else GENERATED, None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
 
 from temposync_pipeline.errors import InvalidVideoError
 from temposync_pipeline.media.footage import BACKWARDS, Footage
@@ -87,6 +88,16 @@ def test_a_cover_is_no_film(tmp_path, name, attached):
     assert len(read_video(tmp_path / name)[0]) == 3
 
 
+def test_a_gif_is_a_film(tmp_path):
+    """With a time for each of its pictures, which stay for as long on the way back."""
+    pictures = [Image.fromarray(np.full((HEIGHT, WIDTH, 3), level_of(number), np.uint8)) for number in range(4)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 200, 40, 60])
+    footage = Footage(tmp_path / "a.gif")
+    frames = list(footage.frames(0.6))
+    assert shown(footage, frames) == [0, 1, 2, 3, 2, 1] and (footage.width, footage.height) == (WIDTH, HEIGHT)
+    assert [round(1000 * float(frame.appears)) for frame in frames] == [0, 100, 300, 340, 400, 440]
+
+
 def test_a_picture_alone_is_told(tmp_path):
     write_covered(tmp_path / "cover.mp4", attached=True, film=False)
     clip(tmp_path / "picture.mp4", rate=1000, frames=1)
@@ -97,7 +108,8 @@ def test_a_picture_alone_is_told(tmp_path):
                 read(tmp_path / name)
 
 
-@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.mpg", "mpeg1video")])
+@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.mpg", "mpeg1video"),
+                                         ("a.flv", "flv1"), ("a.flv", "libx264")])
 def test_it_goes_back_and_forth(tmp_path, name, codec):
     footage = Footage(write_film(tmp_path / name, 20 * [1000], codec))
     there = list(range(20))
