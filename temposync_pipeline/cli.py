@@ -44,7 +44,7 @@ LEAN_COMMANDS = ("generate", "dub", "preview", "batch", "decode", "visemes", "ex
 INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
 # What is wrong with an option's value, by pydantic's name of the error.
 COMPLAINTS = {
-    "int_parsing": "is not a whole number", "int_parsing_size": "is not a whole number", "float_parsing": "is not a number",
+    "int_parsing": "is not a whole number", "int_parsing_size": "has too many digits", "float_parsing": "is not a number",
     "greater_than_equal": "is below the limit of {ge}", "less_than_equal": "is above the limit of {le}",
 }
 

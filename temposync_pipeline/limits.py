@@ -42,7 +42,7 @@ MAX_SECONDS = limit("MAX_SECONDS", 900.0)
 MIN_RATE = limit("MIN_RATE", 4_000)  # Hz
 MAX_RATE = limit("MAX_RATE", 768_000)
 MAX_CHANNELS = limit("MAX_CHANNELS", 64)
-# Files of sound or video: the search for WAV headers reads all of one.
+# Files of sound or video, of which the search for WAV headers reads all, and what is read of an .npz.
 MAX_MEDIA_BYTES = limit("MAX_MEDIA_BYTES", 4 * 2**30)
 
 # Pictures.

@@ -5,8 +5,9 @@ import sys
 from unicodedata import category
 
 STDOUT = "standard output"
-# Letters of a message, and of a word in it, such as a value; a file's name has 255 at most. Of longer ones beginning and end are shown.
-LONGEST_MESSAGE, LONGEST_WORD = 2000, 300
+# Letters of a message, of a word in it (a file's name has 255 at most), and of a value that a file holds. Of longer ones beginning and
+# end are shown.
+LONGEST_MESSAGE, LONGEST_WORD, LONGEST_VALUE = 2000, 300, 60
 
 
 def plain(text: str) -> str:
@@ -17,6 +18,11 @@ def plain(text: str) -> str:
 def shortened(text: str, most: int = LONGEST_WORD) -> str:
     """`text`, of more than `most` letters its beginning and end."""
     return text if len(text) <= most else f"{text[:most * 3 // 4]}...{text[-most // 4:]}"
+
+
+def shown(value: object) -> str:
+    """A value as a message can hold it: short, in one line."""
+    return shortened(ascii(value), LONGEST_VALUE)
 
 
 def one_line(text: str) -> str:

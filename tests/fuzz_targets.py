@@ -44,7 +44,8 @@ SOUNDS = {"a.wav": {}, "f.wav": {"codec": "pcm_f32le", "rate": 44_100, "layout":
           "adpcm.wav": {"codec": "adpcm_ima_wav"}, "a.flac": {}, "a.mp3": {"rate": 44_100}, "a.m4a": {"rate": 44_100},
           "a.aac": {"rate": 44_100}, "a.ogg": {"rate": 48_000}, "a.opus": {"rate": 48_000, "layout": "stereo"}, "a.wma": {"rate": 44_100},
           "a.ac3": {"rate": 48_000}, "a.au": {}, "a.tta": {}, "a.wv": {}}
-VIDEOS = {"a.mp4": "libx264", "a.mov": "mpeg4", "a.mkv": "libx264", "a.webm": "libvpx-vp9", "a.avi": "mpeg4", "a.mpg": "mpeg1video"}
+VIDEOS = {"a.mp4": "libx264", "a.mov": "mpeg4", "a.mkv": "libx264", "a.webm": "libvpx-vp9", "a.avi": "mpeg4", "a.mpg": "mpeg1video",
+          "a.flv": "flv1"}
 
 
 def make_targets() -> dict[str, Target]:
@@ -78,12 +79,12 @@ def read_video(path: Path) -> None:
     if is_gif(path):
         for frame in stream_gif(path, 25):
             assert frame.dtype == np.uint8 and frame.ndim == 3
-        return
     for fps in (25, None):
         frames, _ = stream_video(path, max_frames=6, fps=fps)
         for frame in frames:
             assert frame.dtype == np.uint8 and frame.ndim == 3
-    load_soundtrack(path)
+    if not is_gif(path):
+        load_soundtrack(path)
 
 
 def read_weights(companions: dict[str, bytes]) -> Callable[[Path], None]:

@@ -361,6 +361,17 @@ def test_what_the_page_does_without_is_closed(server, path, film, capfd):
     assert not (server[1] / "gradio" / "deep_links").exists() and "line" not in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("number", [None, 99, "a"])
+def test_an_example_that_is_none_is_told(server, capfd, caplog, number):
+    index, = (index for index, function in server[2].fns.items() if getattr(function.fn, "__name__", "") == "load_example")
+    for path in ("run/predict", "queue/join"):
+        answer = httpx.post(f"{server[0]}gradio_api/{path}", json={"data": [number], "fn_index": index, "session_hash": f"example{number}"})
+        if path == "queue/join":
+            answer = httpx.get(f"{server[0]}gradio_api/queue/data", params={"session_hash": f"example{number}"}, timeout=60)
+        assert "not those that this endpoint takes" in answer.text
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
 def test_nobody_is_told_how_much_the_page_is_used(server):
     assert {httpx.get(f"{server[0]}{path}").status_code for path in ("monitoring", "monitoring/summary")} == {403}
 

@@ -80,6 +80,12 @@ def test_a_bad_line_is_told_and_the_next_goes_on(folder, loads, capsys):
     assert all(("error" in entry) == (entry["status"] == "failed") for entry in report["lines"])
 
 
+def test_a_number_of_too_many_digits_is_told(folder, loads, capsys):
+    table = write(folder / "jobs.csv", HEADER, ("woman.png", "hello.wav", "1.mp4", "9" * 5000, ""))
+    code, _, errors = run(capsys, table, "--output_dir", folder / "videos")
+    assert code == 2 and errors[0].startswith("jobs.csv: line 2: steps: '999") and errors[0].endswith("9' has too many digits")
+
+
 def test_a_line_with_an_impossible_name_is_told_and_the_next_goes_on(folder, loads, capsys):
     """The csv module of Python 3.11 reads NULs, and what a name holds must neither end the run nor reach the terminal."""
     names = ("sub\0d/x.mp4", "n" * 300 + ".mp4", f"{'n' * 300}/x.mp4", "red\x1b[31m\ntemposync: forged.avi")

@@ -158,6 +158,7 @@ def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path, temposync, t
     ("generate", ("--steps", "9"), "9 denoising steps: a student takes 1 to 8"),
     ("generate", ("--seed", str(2**64)), f"--seed: '{2**64}' is above the limit of 4294967295"),
     ("generate", ("--steps", "four"), "--steps: 'four' is not a whole number"),
+    ("generate", ("--steps", "9" * 5000), "9' has too many digits"),
     ("generate", ("--steps", "0"), "--steps: '0' is below the limit of 1"),
     ("generate", ("--face_index", "-1"), "--face_index: '-1' is below the limit of 0"),
     ("generate", ("--mouth_amplitude", "much"), "--mouth_amplitude: 'much' is not a number"),
@@ -278,6 +279,9 @@ def test_training_settings(tmp_path, temposync):
     (("autoencoder", "--set", "batch_size=1.5"), "batch_size: 1.5, expected int"),
     (("autoencoder", "--set", "batch_size"), "expected KEY=VALUE"),
     (("autoencoder", "--set", "batch_size=[1"), "not YAML"),
+    (("autoencoder", "--set", f"batch_size={'9' * 5000}"), "--set batch_size: a number of too many digits"),
+    (("autoencoder", "--set", f"batch_size={'[' * 5000}"), "a date that is none, or too many brackets"),
+    (("autoencoder", "--set", "batch_size=.inf"), "batch_size: inf, expected int"),
     (("autoencoder", "--data", "/nowhere/at/all"), "no such file"),
     (("autoencoder", "--device", "abacus"), "not available here"),
 ])

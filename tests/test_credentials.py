@@ -293,3 +293,13 @@ def test_keys_are_files_of_a_keys_size(own_key, tmp_path):
         for files in (SigningKey(tmp_path / name, own_key.key), SigningKey(own_key.certificate, tmp_path / name)):
             with pytest.raises(InvalidInputError, match=message):
                 choose_credentials(files)
+
+
+@pytest.mark.parametrize(("path", "said"), [
+    (None, "a SigningKey of a NoneType, expected two files' names"), (3, "a SigningKey of a int, expected two files' names"),
+    (b"anna.pem", "a SigningKey of a bytes, expected two files' names"), ("anna\0.pem", "no file's name has a NUL in it"),
+])
+def test_keys_that_are_no_names_of_files_are_told(own_key, path, said):
+    for files in (SigningKey(path, own_key.key), SigningKey(own_key.certificate, path)):
+        with pytest.raises(InvalidInputError, match=f"^provenance: {said}$"):
+            choose_credentials(files)

@@ -250,12 +250,17 @@ LINE = {"id": "a", "talker": "t", "video": "a.mp4", "split": "train"}
     (["[" * 100_000], "line 1: not a clip with"), ([json.dumps(LINE | {"video": "a\0.mp4"})], "line 1: no file's name has a NUL in it"),
     ([json.dumps(LINE), "", json.dumps(LINE)], "line 3: the id of line 1 again"),
     *(([json.dumps(LINE | {"id": name})], "line 1: .*: not an id that files") for name in (
-        "", "..", "a\nb", "a\x1b[31m", "\ud800", "x" * 201)),
+        "", "..", "a\nb", "a\x1b[31m", "\ud800", "x" * 201, "x" * 5000)),
+    ([json.dumps(LINE | {"split": "x" * 5000})], "line 1: a: the split is .*, not one of train, val"),
+    ([json.dumps(LINE | {"split": ["x" * 5000]})], "line 1: a: the split is .*, not one of train, val"),
+    ([json.dumps(LINE | {"offset": "9" * 5000})], "line 1: a: the offset is .*, not a number of seconds in ±10"),
+    ([json.dumps(LINE | {"offset": 10**4000})], "line 1: a: the offset is .*, not a number of seconds in ±10"),
 ])
 def test_hostile_lines_are_named(tmp_path, lines, message):
     (tmp_path / "m.jsonl").write_text("\n".join(lines))
-    with pytest.raises(InvalidInputError, match=f"^m.jsonl, {message}"):
+    with pytest.raises(InvalidInputError, match=f"^m.jsonl, {message}") as error:
         read_manifest(tmp_path / "m.jsonl")
+    assert len(str(error.value)) < 200
 
 
 def test_a_manifest_may_begin_with_a_byte_order_mark(tmp_path):

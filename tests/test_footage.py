@@ -6,7 +6,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
 
 from temposync_pipeline.errors import InvalidVideoError
 from temposync_pipeline.media.footage import BACKWARDS, Footage
@@ -14,6 +16,8 @@ from temposync_pipeline.media.hdr import HLG, PQ, to_standard
 from temposync_pipeline.media.planes import arrays_of
 from temposync_pipeline.media.shots import ShotDetector
 from temposync_pipeline.media.video import VideoWriter, read_video
+
+from .test_bad_inputs import clip
 
 HEIGHT, WIDTH = 48, 64
 TICK = Fraction(1, 24_000)
@@ -49,12 +53,63 @@ def write_film(path: Path, stays: list[int], codec: str = "libx264", pix_fmt: st
     return path
 
 
+def write_covered(path: Path, attached: bool, film: bool = True) -> Path:
+    """A cover, flagged as one or not, and after it a film of three frames or a moment of silence."""
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("mjpeg", rate=25)
+        cover.disposition = Disposition.attached_pic if attached else Disposition.default
+        other = container.add_stream("mpeg4", rate=25) if film else container.add_stream("aac", rate=16_000, layout="mono")
+        videos = [(cover, 1, "yuvj420p"), *([(other, 3, "yuv420p")] if film else [])]
+        for stream, _, kind in videos:  # all of them before the first packet
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, kind
+        for stream, count, kind in videos:
+            for number in range(count):
+                frame = av.VideoFrame(WIDTH, HEIGHT, kind)
+                frame.pts = number
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        if not film:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 16_000
+            container.mux(other.encode(frame))
+            container.mux(other.encode(None))
+    return path
+
+
 def shown(footage: Footage, frames) -> list[int]:
     """Which frame of the film each is, by its grey."""
     return [round((float(footage.picture(frame.planes)[-8:, -8:].mean()) - 30) / 5) for frame in frames]
 
 
-@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.mpg", "mpeg1video")])
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_a_cover_is_no_film(tmp_path, name, attached):
+    assert len(list(Footage(write_covered(tmp_path / name, attached)).frames(1, "cut"))) == 3
+    assert len(read_video(tmp_path / name)[0]) == 3
+
+
+def test_a_gif_is_a_film(tmp_path):
+    """With a time for each of its pictures, which stay for as long on the way back."""
+    pictures = [Image.fromarray(np.full((HEIGHT, WIDTH, 3), level_of(number), np.uint8)) for number in range(4)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 200, 40, 60])
+    footage = Footage(tmp_path / "a.gif")
+    frames = list(footage.frames(0.6))
+    assert shown(footage, frames) == [0, 1, 2, 3, 2, 1] and (footage.width, footage.height) == (WIDTH, HEIGHT)
+    assert [round(1000 * float(frame.appears)) for frame in frames] == [0, 100, 300, 340, 400, 440]
+
+
+def test_a_picture_alone_is_told(tmp_path):
+    write_covered(tmp_path / "cover.mp4", attached=True, film=False)
+    clip(tmp_path / "picture.mp4", rate=1000, frames=1)
+    for name, message in (("cover.mp4", "a cover picture, but no video in this file"),
+                          ("picture.mp4", "a single picture, no video in this file")):
+        for read in (Footage, read_video):
+            with pytest.raises(InvalidVideoError, match=f"^{name}: {message}$"):
+                read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.mpg", "mpeg1video"),
+                                         ("a.flv", "flv1"), ("a.flv", "libx264")])
 def test_it_goes_back_and_forth(tmp_path, name, codec):
     footage = Footage(write_film(tmp_path / name, 20 * [1000], codec))
     there = list(range(20))

@@ -14,7 +14,7 @@ from temposync_pipeline.media.image import load_image
 from temposync_pipeline.media.video import read_tags, read_video
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.provenance.credentials import SigningKey, load_credentials
-from temposync_pipeline.terminal import LONGEST_MESSAGE, one_line
+from temposync_pipeline.terminal import LONGEST_MESSAGE, one_line, shown
 from temposync_pipeline.text_files import read_table_text
 from temposync_pipeline.training.settings import build_config, read_settings
 from temposync_pipeline.training.student import Config
@@ -85,6 +85,16 @@ def test_a_value_of_yaml_is_shown_by_its_beginning(tmp_path):
         with pytest.raises(InvalidInputError, match=f"^{setting}: .*expected {kind}$") as error:
             build_config(Config, {setting: values["batch_size"]})
         assert len(str(error.value)) < LONGEST_MESSAGE
+
+
+def test_a_value_of_a_file_is_shown_by_beginning_and_end():
+    assert shown("a" * 40 + "\n") == f"'{'a' * 40}\\n'" and shown([1] * 100) == f"[{'1, ' * 14}1,... 1, 1, 1, 1, 1]"
+
+
+def test_a_setting_whose_name_is_a_number_is_told(tmp_path):
+    (tmp_path / "a.yaml").write_text("1: 2")
+    with pytest.raises(InvalidInputError, match="^1: not a setting of this stage"):
+        build_config(Config, read_settings(tmp_path / "a.yaml", []))
 
 
 def test_settings_have_an_end(tmp_path, monkeypatch):

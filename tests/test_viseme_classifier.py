@@ -9,6 +9,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from temposync_pipeline.data.viseme_corpus import Utterance, save_utterances
 from temposync_pipeline.data.viseme_labels import Segment
+from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.metrics.visemes import (
     CONDITIONS,
     VisemeScore,
@@ -176,6 +177,18 @@ def test_ctc_checkpoint_answers_in_visemes(tmp_path):
     assert (probabilities[:, [index for index, name in enumerate(VISEMES) if name not in possible]] == 0).all()
     model.save_pretrained(tmp_path / "own")
     np.testing.assert_array_equal(VisemeClassifier.from_pretrained(tmp_path / "own").predict(samples, 25), probabilities)
+
+
+@pytest.mark.parametrize(("vocabulary", "message"), [
+    ({"a": 9}, "^vocab.json: 'a' is 9, expected a number below 1$"), ({"a": -1}, "'a' is -1, expected"),
+    ({"a": "b"}, "'a' is 'b', expected"),
+    ({"a": [0]}, r"'a' is \[0\], expected"), ([], "^vocab.json: not a JSON object$"), ({"a" * 10**6: 0}, "above the limit of 1000000$"),
+])
+def test_a_vocabulary_that_is_none_is_told(tmp_path, vocabulary, message):
+    ctc_checkpoint(tmp_path, {"p": 0})
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(InvalidInputError, match=message):
+        VisemeClassifier.from_ctc_checkpoint(str(tmp_path))
 
 
 def test_ctc_vocabulary_without_phonemes_is_refused(tmp_path):

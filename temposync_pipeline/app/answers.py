@@ -22,6 +22,18 @@ def hand_over(upload: gr.FileData | None) -> str | None:
     return upload and upload.path
 
 
+def choose_one(examples: gr.Examples) -> None:
+    """What names none of the examples, also null, is refused where values are checked (`check_quietly`); Gradio takes null for one."""
+    chosen = examples.dataset.preprocess
+
+    def preprocess(number: int | None) -> int | list | tuple[int, list] | None:
+        if number is None:
+            raise ValueError
+        return chosen(number)
+
+    examples.dataset.preprocess = preprocess
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Whatever goes wrong becomes one sentence without a path; the log says where it went wrong, and nothing of the visitor's files."""
@@ -67,7 +79,7 @@ def needed(**files: str | None) -> None:
 
 
 def whole(name: str, value: float | None) -> int:
-    if value is None or value != int(value):
+    if value is None or value % 1 != 0:
         raise gr.Error(f"The {name} must be a whole number.", print_exception=False)
     return int(value)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..limits import MAX_PIXELS, megapixels
 from ..limits import PAGE_MAX_UPLOAD_MB as MAX_UPLOAD_MB
-from .answers import hand_over, plain_errors, remarks, whole
+from .answers import choose_one, hand_over, plain_errors, remarks, whole
 from .look import CONSENT, FACES, FOLLOW_VIDEO, LIFE_INFO, NOTICE, STOPPED
 from .making import ONE_VIDEO, Making
 from .studio import MAX_AMPLITUDE, MAX_LIFE, MAX_SECONDS, MAX_SEED, MAX_SIZE, MAX_STEPS, MIN_SIZE, Progress, Studio, viseme_table
@@ -70,8 +70,8 @@ def portrait_tab(studio: Studio, making: Making, on_gpu: Callable, examples: lis
                 face = gr.Radio(FACES, value=0, label="Who speaks?", visible=False, elem_id="face")
                 recording = gr.Audio(label=f"Voice, up to {MAX_SECONDS:g} seconds and {MAX_UPLOAD_MB} MB",
                                      sources=["upload", "microphone"], type="filepath", buttons=[], elem_id="voice")
-                gr.Examples(examples, [portrait, recording], label="Examples, each a portrait and a voice", visible_columns=[0],
-                            elem_id="examples")
+                choose_one(gr.Examples(examples, [portrait, recording], label="Examples, each a portrait and a voice",
+                                       visible_columns=[0], elem_id="examples"))
                 consent = gr.Checkbox(label=CONSENT, elem_id="consent")
                 with gr.Row():
                     make = gr.Button("Generate", variant="primary", scale=3)

@@ -17,6 +17,7 @@ from .. import startup
 from ..errors import InvalidInputError
 from ..files import check_is_file, read_bounded
 from ..limits import MAX_CONFIG_BYTES, MAX_HEADER_BYTES, MAX_LAYERS
+from ..terminal import shown
 
 # What the libraries write into every config.json beside the constructor's arguments.
 _WRITTEN = {"_class_name", "_diffusers_version", "_name_or_path"}
@@ -134,9 +135,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (int, float)):
         return math.isfinite(value) and abs(value) <= _LARGEST
     return value is None or isinstance(value, str) and len(value) <= _LONGEST
-
-
-def shown(value: Any) -> str:
-    """As a message can hold it: short, in one line."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -171,7 +171,9 @@ def _number(column: str, text: str, kind: type, least: float, most: float) -> in
     try:
         value = kind(text)
     except ValueError as error:
-        raise InvalidInputError(f"{column}: {text!r} is not a {'whole ' * (kind is int)}number") from error
+        digits = kind is int and text.strip().lstrip("+-").isdecimal()
+        fault = "has too many digits" if digits else f"is not a {'whole ' * (kind is int)}number"
+        raise InvalidInputError(f"{column}: {text!r} {fault}") from error
     if not least <= value <= most:
         raise InvalidInputError(f"{column}: {text}, outside the limits of {least} to {most}")
     return value

@@ -18,10 +18,12 @@ from ..face.crop import CROP_SIZE, align_matrix, invert, transform_points
 from ..face.landmarks import GROUPS, MESH_INDICES, MIRROR, NUM_LANDMARKS
 from ..face.pose import Pyramid, compose, crop_matrix, landmark_pose, pose_matrix
 from ..face.tone import read_tone
+from ..limits import MAX_FRAMES
 from ..media.image import load_image
 from ..media.video import stream_video
 from ..models.face_aligner import SIZE_UNIT, STRIDE
 from .aligner_augment import occlude, photometric, procedural
+from .arrays import read_arrays
 from .manifest import portrait_split
 from .speaking_portraits import SpeakingPortrait
 
@@ -47,7 +49,7 @@ class LabelledFace:
 
 def load_portraits(data: Path, labels: Path, held_out: bool) -> list[LabelledFace]:
     """The training or the held-out portraits of DATA/portraits."""
-    table = np.load(labels / "portraits.npz")
+    table = read_arrays(labels / "portraits.npz", "names", "landmarks")
     return [LabelledFace(Pyramid(load_image(data / "portraits" / name)), points[MESH_INDICES, :2].astype(np.float32), Path(name).stem)
             for name, points in zip(table["names"].tolist(), table["landmarks"])
             if (portrait_split(name) == "val") == held_out and np.isfinite(points).all()]
@@ -86,7 +88,7 @@ def load_clips(data: Path, labels: Path, held_out: bool) -> Iterator[tuple[str, 
     for path in sorted(data.rglob("*.mpg")):
         label = labels / ("_".join(path.relative_to(data).with_suffix("").parts) + ".npz")
         if ("val" in path.relative_to(data).parts) == held_out and label.is_file():
-            points = np.load(label)["landmarks"][:, MESH_INDICES, :2].astype(np.float32)
+            points = read_arrays(label, "landmarks", rows=MAX_FRAMES)["landmarks"][:, MESH_INDICES, :2].astype(np.float32)
             yield path.parent.name, list(stream_video(path)[0]), points
 
 

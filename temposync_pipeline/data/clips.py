@@ -1,7 +1,5 @@
 """A clip as the networks see and hear it: aligned face crops, the landmarks in them, the sound of the same moments."""
 
-import math
-import zipfile
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -11,11 +9,11 @@ import numpy as np
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix, crop_face, smooth_matrices, transform_points
 from ..face.landmarks import MESH_INDICES, NUM_LANDMARKS
-from ..files import check_is_file
 from ..limits import MAX_FRAMES
 from ..media.audio import SAMPLE_RATE
 from ..media.video import FPS, load_soundtrack, read_video
 from ..models.face_aligner import FaceAligner
+from .arrays import read_arrays
 from .manifest import Clip
 
 
@@ -34,34 +32,14 @@ def load_landmarks(path: str | PathLike) -> np.ndarray:
     Raises InvalidInputError for any other shape, for a file that is damaged or none of numpy's, and OSError.
     """
     path = Path(path)
-    try:
-        points = _read_array(path)
-    except (InvalidInputError, OSError):
-        raise
-    except Exception as error:  # of zipfile, zlib and numpy: whatever damaged bytes lead to
-        raise InvalidInputError(f"{path.name}: no readable .npz with landmarks") from error
+    points = read_arrays(path, "landmarks", rows=MAX_FRAMES)["landmarks"]
     if points.ndim == 3 and points.shape[1] == 478 and points.shape[2] in (2, 3):
         points = points[:, MESH_INDICES]
+    if points.dtype.kind not in "fiu":
+        raise InvalidInputError(f"{path.name}: no readable .npz with landmarks")
     if points.ndim != 3 or points.shape[1] != NUM_LANDMARKS or points.shape[2] not in (2, 3):
         raise InvalidInputError(f"{path.name}: landmarks of shape {list(points.shape)}, not [T, 131 or 478, 2 or 3]")
     return points[..., :2].astype(np.float32)
-
-
-def _read_array(path: Path) -> np.ndarray:
-    """The array `landmarks`; no memory is taken for one that is not there, whatever its header says."""
-    check_is_file(path)
-    with zipfile.ZipFile(path) as file:
-        if "landmarks.npy" not in file.namelist():
-            raise InvalidInputError(f"{path.name}: no array 'landmarks'")
-        with file.open("landmarks.npy") as entry:
-            read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-            shape, _, kind = read_header[np.lib.format.read_magic(entry)[0]](entry)
-            if len(shape) == 3 and shape[0] > MAX_FRAMES:
-                raise InvalidInputError(f"{path.name}: landmarks of {shape[0]} frames, above the limit of {MAX_FRAMES}")
-            if kind.kind not in "fiu" or math.prod(shape) * kind.itemsize > file.getinfo("landmarks.npy").file_size:
-                raise InvalidInputError(f"{path.name}: no readable .npz with landmarks")
-    with np.load(path) as arrays:
-        return arrays["landmarks"]
 
 
 def load_clip(

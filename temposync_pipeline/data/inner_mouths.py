@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from ..media.image import load_image
 from ..models.face_aligner import FaceAligner
+from .arrays import read_arrays
 from .clips import load_landmarks
 from .denoised_latents import Voice
 from .fine_faces import Driver, Face, Look
@@ -60,8 +61,7 @@ class InnerMouths:
 
     @classmethod
     def load(cls, path: str | PathLike) -> "InnerMouths":
-        with np.load(path) as file:
-            return cls(*(file[each.name] for each in fields(cls)))
+        return cls(**read_arrays(path, *(each.name for each in fields(cls))))
 
     def pictures(self) -> tuple[np.ndarray, np.ndarray]:
         """References uint8 [N, 128, 192, 3] and frames uint8 [N, T, 128, 192, 3]."""
@@ -110,8 +110,7 @@ def london_faces(folder: Path, aligner: FaceAligner) -> Iterator[tuple[Face, Fac
 
 def portrait_faces(folder: Path, landmarks: Path, count: int, rng: np.random.Generator) -> Iterator[Face]:
     """Some portraits, a sixteenth of them more than `count`: for validation."""
-    with np.load(landmarks) as file:
-        names = file["names"].tolist()
+    names = read_arrays(landmarks, "names")["names"].tolist()
     points = load_landmarks(landmarks)
     for index in rng.permutation(len(names))[:round(count * 16 / 15)]:
         if np.isfinite(points[index]).all():

@@ -22,6 +22,7 @@ from ..errors import InvalidInputError
 from ..files import write_whole
 from ..media.audio import decode_audio
 from ..media.video import stream_video
+from ..terminal import shown
 from ..text_files import read_table_text
 
 VIDEO_SUFFIXES = (".mpg", ".mpeg", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
@@ -57,11 +58,11 @@ class Clip:
 
     def __post_init__(self):
         if Path(self.id).name != self.id or self.id in ("", "..") or not self.id.isprintable() or len(self.id.encode()) > MAX_ID_BYTES:
-            raise InvalidInputError(f"{self.id!r}: not an id that files could be called by")
+            raise InvalidInputError(f"{shown(self.id)}: not an id that files could be called by")
         if self.split not in SPLITS:
-            raise InvalidInputError(f"{self.id}: the split is {self.split!r}, not one of {', '.join(SPLITS)}")
+            raise InvalidInputError(f"{self.id}: the split is {shown(self.split)}, not one of {', '.join(SPLITS)}")
         if self.offset is not None and not (type(self.offset) in (int, float) and abs(self.offset) <= MAX_OFFSET):
-            raise InvalidInputError(f"{self.id}: the offset is {self.offset!r}, not a number of seconds in ±{MAX_OFFSET}")
+            raise InvalidInputError(f"{self.id}: the offset is {shown(self.offset)}, not a number of seconds in ±{MAX_OFFSET}")
 
 
 def portrait_split(name: str) -> str:

@@ -14,6 +14,7 @@ from ..face.crop import align_matrix, crop_face, transform_points
 from ..face.landmarks import GROUPS, LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER
 from ..media.image import load_image
 from ..media.video import read_video
+from .arrays import read_arrays
 from .clips import ClipCrops, load_clip, load_landmarks
 from .lip_tracks import crop_landmarks, talker_rests
 from .manifest import Clip, portrait_split
@@ -60,10 +61,10 @@ class SpeakingPortrait:
 
     @classmethod
     def load(cls, path: str | PathLike) -> "SpeakingPortrait":
-        with np.load(path) as file:
-            jpeg, offsets = file["jpeg"], file["offsets"]
-            pictures = [cv2.imdecode(jpeg[a:b], cv2.IMREAD_COLOR_RGB) for a, b in zip(offsets, offsets[1:])]
-            return cls(np.stack(pictures[1:]), file["landmarks"], pictures[0], str(file["driver"]), int(file["start"]))
+        file = read_arrays(path, "jpeg", "offsets", "landmarks", "driver", "start")
+        jpeg, offsets = file["jpeg"], file["offsets"]
+        pictures = [cv2.imdecode(jpeg[a:b], cv2.IMREAD_COLOR_RGB) for a, b in zip(offsets, offsets[1:])]
+        return cls(np.stack(pictures[1:]), file["landmarks"], pictures[0], str(file["driver"]), int(file["start"]))
 
 
 def load_portraits(folder: str | PathLike, landmarks: str | PathLike) -> list[Portrait]:
@@ -71,8 +72,7 @@ def load_portraits(folder: str | PathLike, landmarks: str | PathLike) -> list[Po
 
     Left out are faces that were not found and those turned so far that a mouth corner lies at the face's edge.
     """
-    with np.load(landmarks) as file:
-        names = file["names"].tolist()
+    names = read_arrays(landmarks, "names")["names"].tolist()
     portraits = []
     for name, points in zip(names, load_landmarks(landmarks)):
         if not np.isfinite(points).all():

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..media.audio import load_audio
 from ..text_files import read_table_text
+from .arrays import read_arrays
 from .forced_alignment import GRID_PRONUNCIATIONS, force_align
 from .sentences import EVALUATION, TRAINING
 from .speech_synthesis import speak_espeak, speak_flite, with_pauses
@@ -175,10 +176,10 @@ def save_utterances(path: Path, utterances: list[Utterance]) -> None:
 
 def load_utterances(path: Path) -> list[Utterance]:
     """The utterances that `save_utterances` wrote."""
-    with np.load(path, allow_pickle=False) as data:
-        samples = np.split(data["samples"], np.cumsum(data["lengths"])[:-1])
-        segments = np.split(data["segments"], np.cumsum(data["counts"])[:-1])
-        return [
-            Utterance(str(name), str(source), wave, [Segment(float(start), float(end), int(viseme)) for start, end, viseme in rows])
-            for name, source, wave, rows in zip(data["names"], data["sources"], samples, segments)
-        ]
+    data = read_arrays(path, "names", "sources", "samples", "lengths", "segments", "counts")
+    samples = np.split(data["samples"], np.cumsum(data["lengths"])[:-1])
+    segments = np.split(data["segments"], np.cumsum(data["counts"])[:-1])
+    return [
+        Utterance(str(name), str(source), wave, [Segment(float(start), float(end), int(viseme)) for start, end, viseme in rows])
+        for name, source, wave, rows in zip(data["names"], data["sources"], samples, segments)
+    ]

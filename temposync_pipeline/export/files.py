@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoints.schema import read_json
 from ..errors import InvalidInputError
 from ..files import write_whole
 from .networks import Network, Tensors, fixed_sizes, networks_of, recording, torch_forward, traced, weights_hash
@@ -119,7 +120,7 @@ def export_pipeline(pipeline: Any, image: Any, audio: Any, form: str, folder: Pa
 def exported_file(folder: Path, network: Network, weights: str, fixed: list[list[int]] | None = None) -> Path | None:
     """A network's file in a folder of `export_pipeline`, if it holds these weights (`weights_hash`) and takes these `fixed_sizes`."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / INDEX)
         entry = index["networks"].get(network.name)
         fits = entry is not None and entry["weights"] == weights and (fixed is None or entry["fixed"] == fixed)
         path = folder / f"{network.name}{FORMATS[index['format']]}" if fits else None

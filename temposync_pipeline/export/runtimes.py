@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from ..checkpoints import checkpoint_folder
+from ..checkpoints.schema import read_json
 from ..face.crop import LATENT_WINDOW
 from ..files import cache_folder, make_cache_folder, unfinished, write_whole
 from ..models.precision import inference_autocast
@@ -164,7 +165,7 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
     setting = [platform.processor() or platform.machine(), torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
     setting += [f"{name} {version(name)}" for name in ready]
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
     except (OSError, ValueError):
         known = {}
     key = " ".join(map(str, setting))

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 # A playlist (HLS, ffconcat, SDP, DASH) would make FFmpeg open other files or the network: only formats that
 # keep everything in one file, whatever the file is called.
-_FORMATS = "wav,w64,mp3,flac,ogg,mov,aac,matroska,amr,aiff,caf,avi,mpeg,mpegts,asf,ac3,eac3,au,tta,wv"
+_FORMATS = "wav,w64,mp3,flac,ogg,mov,aac,matroska,amr,aiff,caf,avi,mpeg,mpegts,asf,ac3,eac3,au,tta,wv,flv,gif"
 # AMR by codec: the first frame type that is no speech (comfort noise, nothing), sampling rate in Hz, samples of a frame.
 _AMR = {"amrnb": (8, 8_000, 160), "amrwb": (9, 16_000, 320)}
 # A list of tags in a WAV or AVI that says it is 1 MB or longer; in a big-endian one (RIFX), any. FFmpeg takes as much memory as a tag

@@ -13,6 +13,7 @@ from typing import Self
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import ColorRange
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
@@ -30,6 +31,8 @@ CRF = 18
 # The sampling rates AAC knows; sound of any other rate is resampled to 48 kHz.
 AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000}
 _BT709 = 1
+# What covers are stored as: each frame is a picture.
+_PICTURES = ("mjpeg", "png", "bmp", "tiff", "webp")
 # The longer side of a picture that x264 takes, pixels.
 MOST_ENCODED = 16_384
 
@@ -272,9 +275,13 @@ def load_soundtrack(path: str | PathLike) -> Audio:
 
 
 def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
-    stream = next((s for s in container.streams.video if s.codec_context is not None), None)
+    """The first of a container's videos that is no picture, such as a cover; the first of pictures where there is nothing else, as in
+    some cameras' films. Raises InvalidVideoError where there is none, or one of frames above the limit."""
+    streams = [stream for stream in container.streams.video if stream.codec_context is not None]
+    unattached = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    stream = next((stream for stream in unattached if stream.codec_context.name not in _PICTURES), next(iter(unattached), None))
     if stream is None:
-        raise InvalidVideoError(f"{name}: no video in this file")
+        raise InvalidVideoError(f"{name}: {'a cover picture, but ' if streams else ''}no video in this file")
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > MAX_FRAME_PIXELS:
         raise InvalidVideoError(f"{name}: {width}x{height} px, above the limit of {megapixels(MAX_FRAME_PIXELS)}")
@@ -287,6 +294,8 @@ def mean_rate(stream: av.VideoStream, name: str) -> Fraction:
     rates = [rate for rate in (stream.average_rate, stream.base_rate) if rate] or [Fraction(0)]
     rate = next((rate for rate in rates if MIN_FPS <= rate <= MAX_FPS), rates[0])
     if not MIN_FPS <= rate <= MAX_FPS:
+        if stream.frames == 1:
+            raise InvalidVideoError(f"{name}: a single picture, no video in this file")
         raise InvalidVideoError(f"{name}: {float(rate):g} frames a second, outside the limits of {MIN_FPS} to {MAX_FPS}")
     return rate
 

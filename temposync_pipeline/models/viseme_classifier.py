@@ -1,10 +1,10 @@
 """Speech to visemes: a small wav2vec 2.0 with a frame head, or a Hub CTC phoneme recogniser read through an IPA map."""
 
-import json
 import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..bases import ModelOutput, PreTrainedModel, Wav2Vec2Config, Wav2Vec2Model, Wav2Vec2PreTrainedModel, strict
+from ..checkpoints.schema import read_json
+from ..errors import InvalidInputError
 from ..media.loudness import hear_voice, normalize_loudness
+from ..terminal import shown
 from .devices import execution_device
 from .visemes import NUM_VISEMES, VISEME_INDEX, VISEMES, ipa_parts
 
@@ -227,10 +230,11 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         from transformers.utils import cached_file
 
         recogniser = Wav2Vec2ForCTC.from_pretrained(path_or_id, use_safetensors=use_safetensors, **kwargs)
-        with open(cached_file(path_or_id, "vocab.json", **kwargs), encoding="utf-8") as file:
-            vocabulary: dict[str, int] = json.load(file)
+        vocabulary = read_json(Path(cached_file(path_or_id, "vocab.json", **kwargs)))
         tokens = [""] * recogniser.config.vocab_size
         for token, index in vocabulary.items():
+            if type(index) is not int or not 0 <= index < len(tokens):
+                raise InvalidInputError(f"vocab.json: {shown(token)} is {shown(index)}, expected a number below {len(tokens)}")
             tokens[index] = token
         own = ("model_type", "architectures", "_name_or_path")
         settings = {key: value for key, value in recogniser.config.to_dict().items() if key not in own}

@@ -39,7 +39,7 @@ from ..media.audio import AudioSource
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.visemes import NUM_VISEMES
-from ..terminal import shortened
+from ..terminal import shown
 from .inputs import decode_whole
 from .rendering import COMPOSITIONS
 
@@ -140,7 +140,7 @@ def _number(metadata: dict[str, str], name: str, kind: type) -> Any:
     try:
         return kind(metadata[name])
     except ValueError as error:  # also of more digits than Python reads
-        raise ValueError(f"the {name} {shortened(repr(metadata[name]))} in its metadata is no number of use") from error
+        raise ValueError(f"the {name} {shown(metadata[name])} in its metadata is no number of use") from error
 
 
 def _check(tensors: dict[str, torch.Tensor], fps: float, chunk_size: int, composition: str) -> None:

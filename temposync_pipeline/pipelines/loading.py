@@ -16,10 +16,11 @@ import torch
 from ..bases import ModelMixin
 from ..checkpoints import checkpoint_folder, component_folder
 from ..checkpoints.files import INDEX, weight_files
-from ..checkpoints.schema import check_component, check_header, read_json, shown
+from ..checkpoints.schema import check_component, check_header, read_json
 from ..errors import InvalidInputError
 from ..files import called
 from ..limits import MAX_WEIGHT
+from ..terminal import shown
 
 if TYPE_CHECKING:
     from diffusers import PipelineQuantizationConfig

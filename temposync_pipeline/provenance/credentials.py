@@ -118,7 +118,7 @@ def load_credentials(files: SigningKey) -> Credentials:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    certificate, key = Path(files.certificate), Path(files.key)
+    certificate, key = map(_checked, files)
     written, secret = read_bounded(certificate, MAX_CONFIG_BYTES), read_bounded(key, MAX_CONFIG_BYTES)
     try:
         with warnings.catch_warnings():
@@ -135,6 +135,15 @@ def load_credentials(files: SigningKey) -> Credentials:
         raise InvalidInputError(f"{key.name}: not the key of {certificate.name}")
     _check_validity(chain[0], certificate.name)
     return _credentials(chain, private, _algorithm(private, key.name))
+
+
+def _checked(path: str | PathLike) -> Path:
+    """Raises InvalidInputError for what can be no file's name."""
+    if not isinstance(path, (str, PathLike)):
+        raise InvalidInputError(f"provenance: a SigningKey of a {type(path).__name__}, expected two files' names")
+    if "\0" in os.fsdecode(path):
+        raise InvalidInputError("provenance: no file's name has a NUL in it")
+    return Path(os.fsdecode(path))
 
 
 def _credentials(chain: "list[Certificate]", private: Any, algorithm: str) -> Credentials:

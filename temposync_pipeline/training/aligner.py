@@ -40,6 +40,7 @@ from ..metrics.aligner import contact_sheet, face_free_pictures, face_scenes, me
 from ..models.face_aligner import FaceAligner
 from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
+from .settings import build_config, read_settings
 
 # The interocular distance in crop units (-1..1 from edge to edge).
 INTEROCULAR = 2 * ALIGNED_INTEROCULAR / CROP_SPAN
@@ -230,9 +231,8 @@ def main() -> None:
         parser.add_argument(f"--{field.name}", type=yaml.safe_load if field.type is not str else str, default=argparse.SUPPRESS)
     given = vars(parser.parse_args())
     own = {name: given.pop(name) for name in ("config", "evaluate", "sheet", "count")}
-    settings = yaml.safe_load(Path(own["config"]).read_text()) if own["config"] else {}
-    config = Config(**settings | given)
     try:
+        config = build_config(Config, read_settings(Path(own["config"]) if own["config"] else None, []) | given)
         figures = evaluate(config, own["evaluate"], own["sheet"], own["count"]) if own["evaluate"] else train(config)
     except InvalidInputError as error:
         parser.error(str(error))

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..data import batched_augmentation as augmentation
+from ..data.arrays import read_arrays
 from ..data.batched_augmentation import Chance
 from ..data.sound_reel import SoundReel, Track
 from ..data.viseme_corpus import Utterance, load_utterances
@@ -205,13 +206,13 @@ def load_performances(folder: str, teacher: WhisperTeacher, device: torch.device
     """A reel for every performer; curves in units of their deviation."""
     reels = {}
     for path in sorted(Path(folder).glob("*.npz")) if folder else ():
-        with np.load(path) as file:
-            sounds = np.split(file["samples"], np.cumsum(file["lengths"])[:-1])
-            curves = file["motion"].astype(np.float32)
-            std = curves.std(0)
-            moving = std > 0.05 * std.max()
-            curves = ((curves - curves.mean(0)) / np.maximum(std, 1e-9))[:, moving]
-            motion = np.split(curves, np.cumsum(file["frames"])[:-1])
+        file = read_arrays(path, "samples", "lengths", "motion", "frames")
+        sounds = np.split(file["samples"], np.cumsum(file["lengths"])[:-1])
+        curves = file["motion"].astype(np.float32)
+        std = curves.std(0)
+        moving = std > 0.05 * std.max()
+        curves = ((curves - curves.mean(0)) / np.maximum(std, 1e-9))[:, moving]
+        motion = np.split(curves, np.cumsum(file["frames"])[:-1])
         lessons = listen_to_all(teacher, sounds, path.stem)
         reels[path.stem] = SoundReel(sounds, [float(len(item)) for item in sounds], device, tracks={
             "motion": Track(motion, FPS, 0.5, device), "whisper": Track(lessons, TOKEN_RATE, 0, device)})

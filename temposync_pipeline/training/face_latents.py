@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..data.arrays import read_arrays
 from ..data.clips import frames_with_sound, load_landmarks, load_sound
 from ..data.face_motion import blink_curve, close_lids, face_motion, move_face, moved_landmarks
 from ..data.lip_tracks import lip_tracks
@@ -119,8 +120,7 @@ def add_portraits(writer: FaceLatentsWriter, files: list[Path], shapes: dict[str
 
 def portrait_landmarks(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(name without suffix, landmarks [131, 2] in its crop) of each portrait whose face was found."""
-    with np.load(path) as file:
-        names = file["names"].tolist()
+    names = read_arrays(path, "names")["names"].tolist()
     for name, points in zip(names, load_landmarks(path)):
         if np.isfinite(points).all():
             yield Path(name).stem, transform_points(align_matrix(points), points).astype(np.float32)

@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoints import BUNDLED, checkpoint_folder
+from ..data.arrays import read_arrays
 from ..data.clips import frames_with_sound, load_sound
 from ..data.lip_tracks import lip_tracks
 from ..data.manifest import Clip, build_manifest
@@ -69,9 +70,9 @@ def save_recordings(recordings: list[Recording], path: Path) -> None:
 
 
 def load_recordings(path: Path) -> list[Recording]:
-    with np.load(path) as file:
-        ends = np.cumsum(file["lengths"])[:-1]
-        parts = [np.split(file[field.name].astype(np.float32), ends) for field in fields(Recording)]
+    file = read_arrays(path, "lengths", *(field.name for field in fields(Recording)))
+    ends = np.cumsum(file["lengths"])[:-1]
+    parts = [np.split(file[field.name].astype(np.float32), ends) for field in fields(Recording)]
     return [Recording(*values) for values in zip(*parts)]
 
 
@@ -103,7 +104,7 @@ def main() -> None:
         recordings = []
         for path in tqdm(sorted(performer.glob("*.npz")), desc=performer.name):
             if path.stem not in arguments.without:
-                samples, motion = load_audio(path.with_suffix(".flac")).samples, np.load(path)["motion"].astype(np.float32)
+                samples, motion = load_audio(path.with_suffix(".flac")).samples, read_arrays(path, "motion")["motion"].astype(np.float32)
                 recordings += hear(classifier, samples, motion, arguments.takes, babble, generator)
         save_recordings(recordings, arguments.output / f"{performer.name}.npz")
 

@@ -20,19 +20,26 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 100, 100
 def read_settings(config: Path | None, settings: list[str]) -> dict[str, Any]:
     """The settings of a YAML file (None: none), then each KEY=VALUE; raises InvalidInputError for anything else."""
     values: dict[str, Any] = {}
-    try:
-        if config:
-            values = yaml.safe_load(read_bounded(config, MAX_CONFIG_BYTES).decode()) or {}
-            if not isinstance(values, dict):
-                raise InvalidInputError(f"{config.name}: not a list of KEY: VALUE settings")
-        for setting in settings:
-            key, equals, value = setting.partition("=")
-            if not equals:
-                raise InvalidInputError(f"--set {setting}: expected KEY=VALUE")
-            values[key] = yaml.safe_load(value)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{config.name if config else '--set'}: not YAML: {' '.join(str(error).split())}") from error
+    if config:
+        values = _parsed(read_bounded(config, MAX_CONFIG_BYTES), config.name) or {}
+        if not isinstance(values, dict):
+            raise InvalidInputError(f"{config.name}: not a list of KEY: VALUE settings")
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidInputError(f"--set {setting}: expected KEY=VALUE")
+        values[key] = _parsed(value, f"--set {key}")
     return values
+
+
+def _parsed(content: bytes | str, name: str) -> Any:
+    """What YAML makes of it; raises InvalidInputError, naming the file or option."""
+    try:
+        return yaml.safe_load(content if isinstance(content, str) else content.decode())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{name}: a number of too many digits, a date that is none, or too many brackets") from error
 
 
 def build_config(config_class: type, values: dict[str, Any]) -> Any:
@@ -43,7 +50,7 @@ def build_config(config_class: type, values: dict[str, Any]) -> Any:
     known = {field.name: field.default for field in fields(config_class)}
     for key in values:
         if key not in known:
-            close = get_close_matches(key, known, 1)
+            close = get_close_matches(str(key), known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"
             raise InvalidInputError(f"{key}: not a setting of this stage; {hint}")
     if "max_minutes" in values:
@@ -67,5 +74,5 @@ def _as_type(default: Any, key: str, value: Any) -> Any:
         if wanted is int and float(value) != int(float(value)):
             raise ValueError
         return wanted(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInputError(f"{key}: {_SHORT.repr(value)}, expected {wanted.__name__}") from error

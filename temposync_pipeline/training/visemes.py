@@ -33,12 +33,14 @@ from ..data.viseme_corpus import (
 )
 from ..data.viseme_crops import NUM_BANDS, CropSampler
 from ..data.viseme_labels import SAMPLE_RATE
+from ..errors import InvalidInputError
 from ..metrics.visemes import figures_table, plot_confusion, score_conditions, score_languages, score_visemes
 from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
 from ..models.visemes import NUM_VISEMES, VISEME_INDEX
 from ..text_files import read_table_text
 from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
+from .settings import build_config, read_settings
 
 
 @dataclass
@@ -197,9 +199,12 @@ def main() -> None:
         parser.add_argument(f"--{setting.name}", type=str if setting.type is str else yaml.safe_load, default=argparse.SUPPRESS)
     given = vars(parser.parse_args())
     own = {name: given.pop(name) for name in ("config", "evaluate", "languages")}
-    settings = yaml.safe_load(Path(own["config"]).read_text()) if own["config"] else {}
-    config = Config(**settings | given)
-    print(json.dumps(evaluate(config, own["evaluate"], own["languages"]) if own["evaluate"] else train(config), indent=2))
+    try:
+        config = build_config(Config, read_settings(Path(own["config"]) if own["config"] else None, []) | given)
+        figures = evaluate(config, own["evaluate"], own["languages"]) if own["evaluate"] else train(config)
+    except InvalidInputError as error:
+        parser.error(str(error))
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":
