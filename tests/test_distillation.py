@@ -124,14 +124,15 @@ def test_rollouts_hold_what_the_denoiser_says_and_nothing_of_the_data(runs):
     clean, given = batch.residual, conditions(batch, load_component(IdentityEncoder, str(runs), "identity_encoder", "cpu"))
     assert mix_in_rollouts(clean, denoiser, scheduler, given, 0.0) is clean
 
-    def rolled(data: torch.Tensor, share: float) -> torch.Tensor:
+    def rolled(data: torch.Tensor, share: float, frames: int = 1) -> torch.Tensor:
         torch.manual_seed(0)
-        with torch.no_grad():
-            return mix_in_rollouts(data, denoiser, scheduler, given, share)
+        return mix_in_rollouts(data, denoiser, scheduler, given, share, frames)
 
     assert torch.equal(rolled(clean, 1.0), rolled(clean + 1, 1.0)) and not torch.allclose(rolled(clean, 1.0), clean)
     some = (rolled(clean, 0.5) == clean).flatten(1).all(1)
     assert some.any() and not some.all()
+    first, second = (rolled(clean, 0.5, 2) == clean).flatten(1).all(1).unflatten(0, (-1, 2)).T
+    assert torch.equal(first, second) and first.any() and not first.all()
 
 
 def test_identity_term_is_zero_for_the_reference_itself(runs):

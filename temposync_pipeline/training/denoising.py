@@ -114,19 +114,27 @@ def evaluate_denoiser(
     return raw, scheduler.pred_original(raw, noisy, sigmas)
 
 
+def shared_noise(samples: torch.Tensor, frames: int) -> torch.Tensor:
+    """Standard normal noise like `samples` [B, C, h, w], the same for each `frames` consecutive ones."""
+    return torch.randn_like(samples[::frames]).repeat_interleave(frames, dim=0)
+
+
+@torch.no_grad()
 def mix_in_rollouts(clean: torch.Tensor, denoiser: TempoSyncDenoiser, scheduler: TempoSyncScheduler, given: Conditions,
-                    share: float) -> torch.Tensor:
-    """`clean` [B, C, h, w] with a random `share` of the samples replaced by what one step from the highest noise says of them.
+                    share: float, frames: int = 1) -> torch.Tensor:
+    """`clean` [B, C, h, w] with a random `share` of the samples replaced by what one step from the highest noise says of them; of
+    stretches of `frames` consecutive samples all, from one noise, or none.
 
     A few-step sampler re-noises its own estimates, which are not distributed as the data are: what a step makes of them must be learnt on
     them (exposure bias of diffusion models, Ning et al. 2024).
     """
-    chosen = torch.nonzero(torch.rand(len(clean), device=clean.device) < share).flatten()
+    drawn = torch.rand(len(clean) // frames, device=clean.device) < share
+    chosen = torch.nonzero(drawn.repeat_interleave(frames)).flatten()
     if len(chosen) == 0:
         return clean
     mixed, some = clean.clone(), Conditions(**{name: value[chosen] for name, value in given.asdict().items()})
     sigmas = torch.full((len(chosen),), scheduler.config.sigma_max, device=clean.device)
-    noise = scheduler.config.sigma_max * torch.randn_like(clean[chosen])
+    noise = scheduler.config.sigma_max * shared_noise(clean[chosen], frames)
     mixed[chosen] = evaluate_denoiser(denoiser, scheduler, noise, sigmas, some)[1]
     return mixed
 

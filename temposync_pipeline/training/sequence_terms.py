@@ -13,7 +13,16 @@ from ..models.conditioning import latent_window
 from ..models.identity_encoder import IdentityEncoder
 from ..models.sync_expert import SyncExpert
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
-from .denoising import Conditions, DenoiserConfig, conditions, draw_sigmas, evaluate_denoiser, load_component, perturb_visemes
+from .denoising import (
+    DenoiserConfig,
+    conditions,
+    draw_sigmas,
+    evaluate_denoiser,
+    load_component,
+    mix_in_rollouts,
+    perturb_visemes,
+    shared_noise,
+)
 from .latent_cache import DenoiserBatch, LatentCache, cached_lips, latent_mouth_weight
 from .losses import frame_flows, sync_regulariser, temporal_warp, weighted_mse
 
@@ -58,20 +67,11 @@ class SequenceTerms:
         frames.lips = frames.lips + config.lip_noise * torch.randn_like(frames.lips)
         clean, given = frames.residual / self.scale, conditions(frames, self.identity_encoder)
         sigmas = draw_sigmas(VELOCITY_CLIPS, config, self.scheduler, self.device).repeat_interleave(VELOCITY_FRAMES)
-        noisy = self.scheduler.corrupt(self._own_starts(denoiser, clean, given), shared_noise(clean), sigmas)
+        start = mix_in_rollouts(clean, denoiser, self.scheduler, given, getattr(config, "rollout", 0.0), VELOCITY_FRAMES)
+        noisy = self.scheduler.corrupt(start, shared_noise(clean, VELOCITY_FRAMES), sigmas)
         _, estimate = evaluate_denoiser(denoiser, self.scheduler, noisy, sigmas, given)
         change, real = (values.unflatten(0, (-1, VELOCITY_FRAMES)).diff(dim=1).flatten(0, 1) for values in (estimate, clean))
         return weighted_mse(change, real, self.weight)
-
-    @torch.no_grad()
-    def _own_starts(self, denoiser: nn.Module, clean: torch.Tensor, given: Conditions) -> torch.Tensor:
-        """`clean` or, in a share `rollout` of the stretches, what the denoiser says of it from the highest noise, as when sampling."""
-        own = torch.rand(VELOCITY_CLIPS, device=clean.device).repeat_interleave(VELOCITY_FRAMES) < getattr(self.config, "rollout", 0.0)
-        if not own.any():
-            return clean
-        highest = torch.full((len(clean),), self.scheduler.config.sigma_max, device=clean.device)
-        _, estimate = evaluate_denoiser(denoiser, self.scheduler, highest[0] * shared_noise(clean), highest, given)
-        return torch.where(own[:, None, None, None], estimate, clean)
 
     def _estimate(self, denoiser: nn.Module, sequence: DenoiserBatch) -> torch.Tensor:
         """Clean latents [T, C, h, w] from one noise level, the noise shared by all frames as when sampling."""
@@ -92,11 +92,6 @@ class SequenceTerms:
         sequence, mel = draw_sequence(self.cache, SYNC_FRAMES, with_sound=True)
         mouths = self.expert.embed_mouth(self._estimate(denoiser, sequence)[None])
         return sync_regulariser(mouths, self.expert.embed_mel(mel.flatten(0, 1)[None]))
-
-
-def shared_noise(frames: torch.Tensor) -> torch.Tensor:
-    """Standard normal noise like `frames` [VELOCITY_CLIPS · VELOCITY_FRAMES, C, h, w], the same for all frames of a stretch."""
-    return torch.randn_like(frames[::VELOCITY_FRAMES]).repeat_interleave(VELOCITY_FRAMES, dim=0)
 
 
 def draw_sequence(cache: LatentCache, length: int, with_sound: bool = False) -> tuple[DenoiserBatch, torch.Tensor | None]:
