@@ -1,6 +1,7 @@
 """The evaluation must give known answers: here the "checkpoint" is a puppet whose lips do exactly what a test says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.metrics import evaluate, protocols
 from temposync_pipeline.metrics.clip_selection import MAX_REAL_R, other_voice, spread_over_talkers, uncorrelated_pairs
 from temposync_pipeline.metrics.crop_video import VideoMaker, crops_like
+from temposync_pipeline.metrics.dubbing import change_in_film, head_error
 from temposync_pipeline.metrics.linear_baseline import LinearBaseline
 from temposync_pipeline.metrics.protocols import ROWS, Evaluator
 from temposync_pipeline.metrics.talking_face import change_outside, closure_figures, lip_figures, sharpness_ratio
@@ -110,6 +112,10 @@ class PuppetPipeline:
     def stream(self, image, audio, num_inference_steps, generator, mouth_amplitude, max_size):
         yield np.stack([paint(image, opening) for opening in self.hear(audio)])
 
+    def dub(self, video, audio, num_inference_steps, generator, output_type, mouth_amplitude, end):
+        spoken = [paint(frame, opening) for frame, opening in zip(read_video(video)[0], self.hear(audio))]
+        return SimpleNamespace(frames=np.stack(spoken) / np.float32(255), times=np.arange(len(spoken)) / 25)
+
 
 def evaluator(rows=("noisy", "student", "in_photo", "still", "shuffled_audio", "vae"), **puppet) -> Evaluator:
     return Evaluator(VideoMaker(PuppetPipeline(**puppet)), rows=rows)
@@ -164,6 +170,31 @@ def test_cross_protocol_tells_whose_lips_are_followed(clips):
     assert abs(rows["student_4_vs_own_clip"]["lip_r"]) < 0.3 and abs(rows["own_clip"]["lip_r"]) < MAX_REAL_R
     assert not {"lmd", "psnr", "psnr_vae"} & set(rows["student_4"])
     assert rows["own_clip"]["proxy_csim"] > rows["driver_clip"]["proxy_csim"]
+
+
+def test_dubbed_films_say_whose_lips_move_and_what_else_does(clips):
+    judge = evaluator(rows=("dubbed",))
+    record, example = judge.dubbed(*clips)
+    rows = record["rows"]
+    assert list(rows) == ["dubbed_4", "dubbed_4_vs_own_clip", "own_clip"] and set(example.strips) == {"dubbed_4"}
+    assert rows["dubbed_4"]["lip_r"] > 0.99 and abs(rows["dubbed_4_vs_own_clip"]["lip_r"]) < 0.3 > abs(rows["own_clip"]["lip_r"])
+    assert rows["dubbed_4"]["head_error"] == rows["dubbed_4"]["change_outside_mouth"] == 0
+    of_one = [replace(clip, talker="a") for clip in clips]
+    openings = [lip_opening(judge.real_landmarks(clip)) for clip in of_one]
+    assert uncorrelated_pairs(of_one, openings) == []
+    assert uncorrelated_pairs(of_one, openings, strangers=False) == [(of_one[1], of_one[0]), (of_one[0], of_one[1])]
+
+
+def test_a_head_out_of_place_and_a_change_beside_the_mouth_are_seen():
+    landmarks, frames = np.stack([face(0.2, SIZE), face(0.1, SIZE)]), np.stack([picture(0.2, 90), picture(0.1, 90)])
+    assert head_error(landmarks, landmarks) == pytest.approx(0, abs=1e-4)
+    assert head_error(landmarks + [3, 4], landmarks) == pytest.approx(5, abs=1e-3)
+    smaller = (landmarks - SIZE / 2) * 0.9 + SIZE / 2
+    assert 1 < head_error(smaller, landmarks) < 8
+    spoken = np.stack([picture(0.4, 90), picture(0.3, 90)])
+    assert change_in_film(spoken, frames, landmarks) == 0
+    spoken[1, 3, 5, 0] += 7
+    assert change_in_film(spoken, frames, landmarks) == 7
 
 
 def test_real_frames_lie_as_the_portrait_does(clips):

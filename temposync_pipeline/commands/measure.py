@@ -83,7 +83,8 @@ def evaluate(
     manifest: Annotated[Path, typer.Option(help="Talkers no model was trained on: a JSON Lines manifest, or a folder of clips.")],
     json_file: Annotated[Path, typer.Option("--json", metavar="FILE", help="The report; tables and pictures are written beside it.")],
     protocol: Annotated[str, typer.Option(
-        help="self, natural (free speech), cross (another talker's voice), portraits, or long (minutes of speech).")] = "self",
+        help="self, natural (free speech), cross (another talker's voice), portraits, dubbed (films), or long (minutes of speech).")
+    ] = "self",
     cross_identity: Annotated[bool, typer.Option("--cross-identity", help="The same as --protocol cross.")] = False,
     rows: Annotated[str | None, typer.Option(help="Of the table, as in student,still,vae; all by default, the teacher is slow.")] = None,
     num_inference_steps: Annotated[str | None, typer.Option(

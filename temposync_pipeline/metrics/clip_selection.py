@@ -45,8 +45,9 @@ def other_voice(clips: list[Clip], index: int) -> Clip:
     return next((clip for clip in others if clip.talker != clips[index].talker), (others or clips)[0])
 
 
-def uncorrelated_pairs(clips: list[Clip], openings: list[np.ndarray]) -> list[tuple[Clip, Clip]]:
-    """Pairs (portrait, driver) of different talkers whose real lips correlate by less than `MAX_REAL_R`, at most one a driver.
+def uncorrelated_pairs(clips: list[Clip], openings: list[np.ndarray], strangers: bool = True) -> list[tuple[Clip, Clip]]:
+    """Pairs (portrait, driver) of different talkers, or if not `strangers` of different clips, whose real lips correlate by less than
+    `MAX_REAL_R`, at most one a driver.
 
     Sentences that share their plan correlate by themselves: only such pairs tell whose lips are followed.  Of the portraits that
     qualify for a voice, the one used least so far is taken.  `openings` holds the real lip opening [T] of each clip.
@@ -56,7 +57,8 @@ def uncorrelated_pairs(clips: list[Clip], openings: list[np.ndarray]) -> list[tu
         candidates = []
         for i, (clip, opening) in enumerate(zip(clips, openings, strict=True)):
             length = min(len(opening), len(heard))
-            if clip.talker != driver.talker and abs(pearson(opening[:length], heard[:length])) < MAX_REAL_R:
+            apart = clip.talker != driver.talker if strangers else clip is not driver
+            if apart and abs(pearson(opening[:length], heard[:length])) < MAX_REAL_R:
                 candidates.append(i)
         if candidates:
             chosen = min(candidates, key=used.__getitem__)

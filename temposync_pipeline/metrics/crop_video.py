@@ -6,14 +6,17 @@ latents thus pass the same decoder, and what differs between rows is the latents
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import FaceError
+from ..errors import FaceError, InvalidInputError
 from ..face.crop import align_matrix, crop_face, mouth_mask, smooth_matrices
 from ..media.audio import AudioSource
+from ..media.footage import Footage
+from ..media.video import FPS
 from ..models.autoencoder_temporal import FRAMES
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
@@ -147,6 +150,22 @@ class VideoMaker:
         for chunk in self.pipe.stream(
                 portrait.photo, voice, steps, generator, mouth_amplitude=self.mouth_amplitude, max_size=0, **self.options):
             yield from chunk
+
+    def dubbed(self, film: Path, voice: AudioSource, steps: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """A film as it is, and as the student speaks in it: at most `most` frames at 25 a second, uint8 [T, H, W, 3] each.
+
+        Raises InvalidInputError for a model that dubs no films.
+        """
+        if not hasattr(self.pipe, "dub"):
+            raise InvalidInputError("this model dubs no films")
+        output = self.pipe.dub(film, voice, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), output_type="np",
+                               mouth_amplitude=self.mouth_amplitude, end="cut")
+        footage = Footage(film)
+        real = [footage.picture(frame.planes) for frame in footage.frames(float(output.times[-1]), "cut")]
+        # The frame that is shown in the middle of each twenty-fifth of a second.
+        moments = (np.arange(round(FPS * output.times[-1]) + 1)[:most] + 0.5) / FPS
+        shown = np.searchsorted(output.times, moments, side="right") - 1
+        return np.stack([real[min(index, len(real) - 1)] for index in shown]), np.rint(255 * output.frames[shown]).astype(np.uint8)
 
     def still(self, portrait: PortraitCrop, length: int) -> CropVideo:
         """The portrait, which never moves, through the decoder."""

@@ -1,6 +1,6 @@
 """`temposync evaluate`: how well generated faces follow real talkers that no model was trained on.
 
-Four protocols:
+Five protocols:
 
 * `self`: each clip's first frame is the portrait and the clip's own sound the voice, so the clip itself is the truth.  Rows put the
   figures in place: noise, the teacher, the still portrait, another talker's voice, and the autoencoder's reconstruction of the real
@@ -9,8 +9,10 @@ Four protocols:
 * `cross`: the portrait of one talker with the voice of another.  The lips must follow the other talker's real lips and not those of
   the portrait's own clip; for that to be told apart, pairs are chosen whose real lips hardly correlate.
 * `portraits`: photographs of people who never speak anywhere in the data, with the talkers' voices.
+* `dubbed`: clips as films, dubbed with the voice of another clip, of somebody else where there is one: whose lips are followed then, and
+  whether all but the mouth stays as it was filmed.
 
-A fifth, `long`, is of another kind: minutes of speech, minute by minute (`metrics.long_run`).
+A sixth, `long`, is of another kind: minutes of speech, minute by minute (`metrics.long_run`).
 
 Sound that is late is moved first, in all of them (`metrics.offset`).  Where it is known what is said, closures are counted
 (`metrics.closures`).  Of long clips the first `protocols.MAX_FRAMES` count.  Generated landmarks come from the checkpoint's own face
@@ -53,14 +55,14 @@ from .report import FIGURES, Example, markdown, summarise
 from .voice import Listener
 from .workers import perform_in_processes
 
-PROTOCOLS = ("self", "natural", "cross", "portraits")
+PROTOCOLS = ("self", "natural", "cross", "portraits", "dubbed")
 MAX_EXAMPLES = 6
 DRIVER = {"driver_clip": "the driver's real video: real synchrony, another face"}
 OWN_CLIP = {"real_clip": "the talker's own lips"}
+PORTRAITS_CLIP = {"…_vs_own_clip": "the same lips against the portrait's own clip",
+                  "own_clip": "that clip's real video beside the driver's voice and lips"}
 CONTROLS = {
-    "self": OWN_CLIP, "natural": OWN_CLIP,
-    "cross": {"student_…_vs_own_clip": "the same lips against the portrait's own clip",
-              "own_clip": "that clip's real video beside the driver's voice and lips", **DRIVER},
+    "self": OWN_CLIP, "natural": OWN_CLIP, "cross": PORTRAITS_CLIP | DRIVER, "dubbed": PORTRAITS_CLIP,
     "portraits": {"…_closed_portraits, …_smiling_portraits": "the same by the portrait's own mouth", **DRIVER},
 }
 
@@ -160,7 +162,10 @@ def list_tasks(
         return [Task(f"{file.name} with the voice of {clips[i].id}", Evaluator.portrait_driven, (file, clips[i], other_voice(clips, i)))
                 for file, i in zip(portraits[:limit], drivers)]
     bar.set_postfix_str("looking at the real lips")
-    pairs = uncorrelated_pairs(clips, [lip_opening(evaluator.real_landmarks(clip)) for clip in clips])[:limit]
+    strangers = len({clip.talker for clip in clips}) > 1
+    pairs = uncorrelated_pairs(clips, [lip_opening(evaluator.real_landmarks(clip)) for clip in clips], strangers)[:limit]
+    if protocol == "dubbed":
+        return [Task(f"{film.id} with the voice of {driver.id}", Evaluator.dubbed, (film, driver)) for film, driver in pairs]
     return [Task(f"{portrait.id} with the voice of {driver.id}", Evaluator.cross_driven,
                  (portrait, driver, other_voice(clips, clips.index(driver)))) for portrait, driver in pairs]
 
@@ -226,7 +231,7 @@ def run_evaluation(
         model: a bundled checkpoint, a directory or a repository on the Hub.
         num_inference_steps: the student's numbers of steps; the first one also makes the controls and the pictures.
         limit: at most this many clips, pairs or portraits.
-        protocol: "self", "natural", "cross" or "portraits" (see the module).
+        protocol: "self", "natural", "cross", "portraits" or "dubbed" (see the module).
         landmarks: folder of better landmarks `<clip id>.npz` for the clips of a folder; None tracks them.
         portraits: folder of photographs, for the protocol "portraits".
         held_out_only: of those, only the ones that `portrait_split` keeps from training.

@@ -1,15 +1,15 @@
 """What the evaluation does with one clip, pair or photograph: makes the table's rows and measures them.
 
 The rows are `noisy`, `teacher_<steps>`, `student_<steps>`, `one_by_one`, `passed_on`, `in_photo`, `still`, `shuffled_audio`, `vae`,
-`temporal_vae` and `retargeted` (`ROWS` says what they are); protocols in which nobody is compared with his own recording add controls of
-their own and leave `noisy`, `vae` and `temporal_vae` out; photographs alone have `retargeted`.  `linear_baseline` makes two rows, of lip
-openings without a picture.
+`temporal_vae`, `retargeted` and `dubbed_<steps>` (`ROWS` says what they are); protocols in which nobody is compared with his own recording
+add controls of their own and leave `noisy`, `vae` and `temporal_vae` out; photographs alone have `retargeted`, films alone `dubbed`.
+`linear_baseline` makes two rows, of lip openings without a picture.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +32,7 @@ from . import judge
 from .closures import shut_share
 from .crop_video import CropVideo, PortraitCrop, VideoMaker, crops_like, encode_block
 from .detail import detail_figures, is_large, zoomed_mouths
+from .dubbing import change_in_film, head_error
 from .identity import proxy_csim
 from .report import Example
 from .sync import sync_figures
@@ -55,6 +56,7 @@ ROWS = {
     "one_by_one": "of models that denoise clips together, the same without that: each clip after the one before",
     "passed_on": "of models that speak in chunks, the same with the last latents passed on as they are, not decoded and encoded again",
     "in_photo": "the student's frames as users get them, pasted into the photo and cropped again",
+    "dubbed": "of films, dubbed with another clip's voice: a row for each number of steps",
     "still": "the portrait's reconstruction in all frames",
     "shuffled_audio": "the student with another talker's voice",
     "vae": "the autoencoder's reconstruction of the real frames: the ceiling",
@@ -167,6 +169,28 @@ class Evaluator:
                 rows[f"{row}_{kind}_portraits"] = rows[row]
         rows["driver_clip"] = self._timed("driver_clip", lambda: self._real_video(driver, portrait, truth))
         return record, example
+
+    def dubbed(self, film: Clip, driver: Clip) -> tuple[dict, Example]:
+        """A talker's clip dubbed with the voice of another clip; the controls are those of `cross_driven`."""
+        portrait = self.maker.portrait(read_video(film.video, max_frames=1)[0][0])
+        truth = Truth(self.real_landmarks(driver), self.voice(driver), self.maker.still(portrait, 1).crops)
+        name, rows = f"{film.id} with the voice of {driver.id}", {}
+        example = Example(name, portrait.crop, lip_opening(truth.landmarks))
+        for steps in self.steps if "dubbed" in self.rows else ():
+            row = f"dubbed_{steps}"
+            rows[row] = self._timed(row, lambda row=row, steps=steps: self._dubbed(film, portrait, truth, example, row, steps))
+            rows[f"{row}_vs_own_clip"] = _across_people(lip_figures(example.landmarks[row], self.real_landmarks(film)))
+        rows["own_clip"] = self._timed("own_clip", lambda: self._real_video(film, portrait, truth))
+        return _record(name, driver, truth.voice, rows), example
+
+    def _dubbed(self, film: Clip, portrait: PortraitCrop, truth: Truth, example: Example, row: str, steps: int) -> Figures:
+        frames, made = self.maker.dubbed(film.video, truth.voice.source, steps, MAX_FRAMES)
+        landmarks, spoken = (fill_gaps(self._track(video))[0] for video in (frames, made))
+        crops = crops_like(portrait, frames, landmarks)
+        attainable = self.maker.reconstruction(crops, encode_block(self.maker.pipe.vae, crops)).crops
+        figures = self._measure(
+            CropVideo(crops_like(portrait, made, landmarks)), portrait, replace(truth, reconstruction=attainable), example, row)
+        return figures | {"head_error": head_error(spoken, landmarks), "change_outside_mouth": change_in_film(made, frames, landmarks)}
 
     def _with_another_voice(self, portrait: PortraitCrop, name: str, driver: Clip, wrong_voice: Clip) -> tuple[dict, Example, Truth]:
         """A portrait with the voice of a clip that shows somebody else: the common part of the two protocols."""

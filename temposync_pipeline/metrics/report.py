@@ -23,7 +23,8 @@ FIGURES = {
     "detail_skin": "detail of the skin / photo's ↑", "detail_lips": "detail of the lips / photo's ↑",
     "opening_portrait": "opening of the portrait (IOD)", "opening_sil": "in silence (IOD)", "opening_PP": "for p, b, m (IOD)",
     "opening_aa": "for aa (IOD)", "frames_without_face": "frames without a face",
-    "change_outside_crop": "change outside the crop (levels) ↓", "seam": "jump at joints / median ↓",
+    "head_error": "head beside the film's (px) ↓", "change_outside_crop": "change outside the crop (levels) ↓",
+    "seam": "jump at joints / median ↓",
     "head_shift": "head's place, deviation (crop px)", "head_shift_ratio": "/ real talker's", "head_roll": "roll, deviation (°)",
     "head_roll_ratio": "/ real talker's", "lids": "lids, deviation (of the open eye)", "lids_ratio": "/ real talker's",
     "blinks": "blinks a minute", "psnr_crop": "PSNR vs real, the crop (dB) ↑", "psnr_crop_mouth": "PSNR vs real, its mouth (dB) ↑",
@@ -38,6 +39,7 @@ TABLES = {
     "Synchrony and identity, by our own networks": ("proxy_lse_d", "proxy_lse_c", "offset", "proxy_csim"),
     "The whole face: head and lids beside the real talker's, and the joints of clips":
         ("head_shift", "head_shift_ratio", "head_roll", "head_roll_ratio", "lids", "lids_ratio", "blinks", "seam", "change_outside_crop"),
+    "The film: whether its head stays in its place": ("head_error",),
     "What coding leaves of the whole face": ("psnr_crop", "psnr_crop_mouth", "mouth_change_ratio"),
     "Identity, by dlib's face embedding": ("csim",),
     "Fine detail of large photos, at their own resolution": ("detail_skin", "detail_lips"),
