@@ -185,6 +185,15 @@ def test_dubbed_films_say_whose_lips_move_and_what_else_does(clips):
     assert uncorrelated_pairs(of_one, openings, strangers=False) == [(of_one[1], of_one[0]), (of_one[0], of_one[1])]
 
 
+def test_a_film_and_its_dubbed_frames_are_the_same_ones(clips):
+    film, dubbed = evaluator().maker.dubbed(clips[0].video, (np.zeros(640 * LENGTH), 16_000), 4, 300)
+    assert film.shape == dubbed.shape and len(film) == LENGTH
+    assert [read_opening(frame) > 0.02 for frame in film] == [True] * LENGTH and not any(map(read_opening, dubbed))
+    corners = [np.abs(video[:, :40].astype(int) - read_video(clips[0].video)[0][:, :40]).max() for video in (film, dubbed)]
+    assert corners == [0, 0]
+    assert len(evaluator().maker.dubbed(clips[0].video, (np.zeros(640 * LENGTH), 16_000), 4, 5)[0]) == 5
+
+
 def test_a_head_out_of_place_and_a_change_beside_the_mouth_are_seen():
     landmarks, frames = np.stack([face(0.2, SIZE), face(0.1, SIZE)]), np.stack([picture(0.2, 90), picture(0.1, 90)])
     assert head_error(landmarks, landmarks) == pytest.approx(0, abs=1e-4)

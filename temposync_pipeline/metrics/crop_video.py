@@ -6,6 +6,7 @@ latents thus pass the same decoder, and what differs between rows is the latents
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +162,11 @@ class VideoMaker:
         output = self.pipe.dub(film, voice, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), output_type="np",
                                mouth_amplitude=self.mouth_amplitude, end="cut")
         footage = Footage(film)
-        real = [footage.picture(frame.planes) for frame in footage.frames(float(output.times[-1]), "cut")]
+        real = [footage.picture(frame.planes) for frame in islice(footage.frames(output.times[-1] + 1, "cut"), len(output.frames))]
         # The frame that is shown in the middle of each twenty-fifth of a second.
         moments = (np.arange(round(FPS * output.times[-1]) + 1)[:most] + 0.5) / FPS
         shown = np.searchsorted(output.times, moments, side="right") - 1
-        return np.stack([real[min(index, len(real) - 1)] for index in shown]), np.rint(255 * output.frames[shown]).astype(np.uint8)
+        return np.stack([real[index] for index in shown]), np.rint(255 * output.frames[shown]).astype(np.uint8)
 
     def still(self, portrait: PortraitCrop, length: int) -> CropVideo:
         """The portrait, which never moves, through the decoder."""
