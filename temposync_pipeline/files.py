@@ -112,14 +112,22 @@ def whole_file(path: Path, suffix: str | None = None) -> Iterator[Path]:
     target = landing(path)
     temporary = unfinished(target, path.suffix if suffix is None else suffix)
     try:
-        yield temporary
-        os.replace(temporary, target)
+        with in_the_name_of(path, temporary):
+            yield temporary
+            os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def in_the_name_of(path: Path, temporary: Path) -> Iterator[None]:
+    """What the system says of the hidden file, or of none, is said of `path`, which it is to become."""
+    try:
+        yield
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -29,6 +29,12 @@ def test_pixels_survive(tmp_path, picture):
     np.testing.assert_allclose(frames[5, 63].astype(int), frames[5, 62].astype(int), atol=12)
 
 
+def test_what_cannot_be_written_is_said_of_the_file_asked_for(tmp_path, picture):
+    with pytest.raises(FileNotFoundError, match="nowhere/a.mp4") as found:
+        write(tmp_path / "nowhere" / "a.mp4", picture)
+    assert found.value.filename == str(tmp_path / "nowhere" / "a.mp4")
+
+
 def test_stream_format(tmp_path, picture):
     with av.open(str(write(tmp_path / "a.mp4", picture, fps=30))) as container:
         video = container.streams.video[0]

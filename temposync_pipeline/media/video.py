@@ -17,7 +17,7 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
-from ..files import landing, unfinished
+from ..files import in_the_name_of, landing, unfinished
 from ..limits import MAX_FPS, MAX_FRAME_PIXELS, MAX_FRAMES, MIN_FPS, megapixels
 from .audio import Audio, AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from .container import decode_frames, open_container
@@ -94,7 +94,8 @@ class VideoWriter:
         if self.audio_path is not None and not isinstance(self.audio_path, tuple) and _same_file(self.path, Path(self.audio_path)):
             raise InvalidInputError(f"{self.path.name}: the output would replace its own sound")
         self._temporary = unfinished(self._target, ".mp4")
-        open(self._temporary, "xb").close()
+        with in_the_name_of(self.path, self._temporary):
+            open(self._temporary, "xb").close()
         try:
             self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
             self._container.metadata.update(self.tags)
@@ -123,15 +124,17 @@ class VideoWriter:
         stays = 1 / self.fps if stays is None else stays
         picture.pts, picture.time_base = round(appears / self.tick), self.tick
         picture.duration = round((appears + stays) / self.tick) - picture.pts
-        self._container.mux(self._video.encode(picture))
+        with in_the_name_of(self.path, self._temporary):
+            self._container.mux(self._video.encode(picture))
+            if self._sound:
+                self._sound.write_until(appears + stays)
         self.num_frames += 1
-        if self._sound:
-            self._sound.write_until(appears + stays)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
-                self._finish()
+                with in_the_name_of(self.path, self._temporary):
+                    self._finish()
         except BaseException:
             self._discard()
             raise
