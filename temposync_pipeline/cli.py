@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
             keep_little()
     try:
         with _raising_sigterm(), _warning_once():
+            _check_working_folder()
             code = app(arguments or ["--help"], prog_name="temposync", standalone_mode=False) or 0
     except SystemExit:  # what Typer makes of a pipe whose reader has left: 1, which says that there is no mark
         sys.exit(UNREAD)
@@ -73,6 +74,14 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:  # what Typer makes of Ctrl-C
         _fail("interrupted", code)
     sys.exit(code)
+
+
+def _check_working_folder() -> None:
+    """Raises InvalidInputError where it was deleted: torch's libraries end the process there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InvalidInputError("the folder that this was started in is no longer there") from error
 
 
 def _end_where_stdout_fails() -> None:

@@ -269,7 +269,7 @@ def run_evaluation(
     examples = [result.example for result in results if result.example is not None]
     failures = [{"name": task.name, "error": result.error} for task, result in zip(tasks, results) if result.error is not None]
     if not any(record["rows"] for record in records):
-        reasons = [f"{failure['name']}: {failure['error']}" for failure in failures] + notes
+        reasons = [f"{failure['name']}: {failure['error']}" for failure in failures] + [note for note in notes if note.startswith("no row")]
         reasons += [f"the protocol {protocol} makes none of these rows" if tasks else "no two talkers move their lips differently enough"]
         raise InvalidInputError(f"nothing could be measured; {reasons[0]}")
     seconds = sum((Counter(result.seconds) for result in results), Counter())
