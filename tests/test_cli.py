@@ -386,14 +386,6 @@ def test_two_outputs_are_one_file_by_whatever_path(tmp_path, capsys):
     assert "cannot be the same file" in capsys.readouterr().err
 
 
-def test_a_folder_deleted_under_the_command_is_told(tmp_path, temposync, monkeypatch):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    code, _, errors = temposync("verify", "a.mp4")
-    assert code == 2 and errors == ["temposync: the folder that this was started in is no longer there"]
-
-
 @pytest.mark.parametrize("closed", ["stderr", "stdout"])
 def test_a_closed_stream_is_no_fault(tmp_path, temposync, tiny_model, portrait, make_speech, monkeypatch, closed):
     """`temposync generate … 2>&-`, as some services start their programs: Python has None for it then."""

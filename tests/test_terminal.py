@@ -135,3 +135,13 @@ def test_a_reader_that_has_left_is_no_fault():
                             stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_a_folder_deleted_under_the_command_is_told(tmp_path, capsys, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as end:
+        cli.main(["verify", "a.mp4"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines() == ["temposync: the folder that this was started in is no longer there"]

@@ -5,6 +5,7 @@ import numpy as np
 
 from ..face.crop import align_matrix, mouth_mask, similarity, smooth_matrices, transform_points
 from ..face.landmarks import RIGID
+from .talking_face import reach_of
 
 # Crop pixels by which the mouth region is widened: of a film the pipeline smooths the alignment in its own way.
 MARGIN = 9
@@ -21,9 +22,8 @@ def head_error(dubbed: np.ndarray, film: np.ndarray) -> float:
 def change_in_film(dubbed: np.ndarray, film: np.ndarray, landmarks: np.ndarray) -> float:
     """Largest difference to the film outside the mouth region, over frames uint8 [T, H, W, 3] with the film's landmarks [T, 131, 2];
     levels, 0 = all else is untouched."""
-    reach = cv2.dilate((mouth_mask() > 0).astype(np.uint8), np.ones((2 * MARGIN + 1,) * 2, np.uint8))
     largest = 0
     for made, real, matrix in zip(dubbed, film, smooth_matrices(np.stack([align_matrix(points) for points in landmarks])), strict=True):
-        inside = cv2.warpAffine(reach, matrix, real.shape[1::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        largest = max(largest, int(cv2.absdiff(made, real)[inside == 0].max(initial=0)))
+        inside = reach_of(mouth_mask(), matrix, real.shape[:2], MARGIN)
+        largest = max(largest, int(cv2.absdiff(made, real)[~inside].max(initial=0)))
     return float(largest)

@@ -90,17 +90,23 @@ def steadiness_figures(crops: np.ndarray) -> Figures:
     return {"temporal_l1": temporal_l1(mouths, mask), "flicker_std": flicker_std(mouths, mask), "e_warp": warping_error(mouths, mask)}
 
 
+def reach_of(mask: np.ndarray, matrix: np.ndarray, shape: tuple[int, int], margin: int) -> np.ndarray:
+    """Where a mask of the crop [256, 256], widened by `margin` crop pixels, reaches in a picture of `shape` (height, width) whose affine to
+    the crop is `matrix` [2, 3]: bool [H, W]."""
+    reach = cv2.dilate((mask > 0).astype(np.float32), np.ones((2 * margin + 1,) * 2, np.uint8))
+    reach = cv2.warpAffine(reach, matrix, shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    # Where a face is smaller than the crop, the blend averages: its edge reaches one pixel further.
+    return cv2.dilate(reach, np.ones((3, 3), np.uint8)) > 0
+
+
 def change_outside(frames: np.ndarray, matrix: np.ndarray, mask: np.ndarray) -> float:
     """`pixel_std` outside a mask of the crop, [256, 256], of whole frames uint8 [T, H, W, 3] made from one photo whose affine to the crop
     is `matrix`.
 
     In levels; 0 by construction.
     """
-    # Widened by 4 crop pixels: landmarks of the evaluation and of the pipeline may differ by a fraction of one.
-    reach = cv2.dilate((mask > 0).astype(np.float32), np.ones((9, 9), np.uint8))
-    reach = cv2.warpAffine(reach, matrix, frames.shape[2:0:-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    # Where a face is smaller than the crop, the blend averages: its edge reaches one pixel further.
-    return pixel_std(frames, cv2.dilate(reach, np.ones((3, 3), np.uint8)) == 0)
+    # Landmarks of the evaluation and of the pipeline may differ by a fraction of a pixel.
+    return pixel_std(frames, ~reach_of(mask, matrix, frames.shape[1:3], margin=4))
 
 
 def closure_figures(landmarks: np.ndarray, visemes: np.ndarray) -> Figures:

@@ -8,20 +8,17 @@ import torch
 _WITH_BFLOAT16 = ("BF16", "FP16", "AMX", "AVX10", "DEFAULT", "ALL")
 
 
-def has_fast_bfloat16() -> bool:
-    """True on x86 CPUs that multiply bfloat16 in hardware (AVX512_BF16), where it takes about half the time of float32.
+def has_fast_bfloat16(device: str | torch.device = "cpu") -> bool:
+    """True on accelerators, and on x86 CPUs that multiply bfloat16 in hardware (AVX512_BF16), in about half the time of float32.
 
     Elsewhere, and where ONEDNN_MAX_CPU_ISA forbids it, oneDNN would convert back and forth and be slower than float32.  A torch without
     `torch.cpu.get_capabilities` counts as unable.
     """
+    if torch.device(device).type != "cpu":
+        return True
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT"
     return bool(capabilities.get("avx512_bf16", False)) and any(name in limit.upper() for name in _WITH_BFLOAT16)
-
-
-def multiplies_bfloat16(device: str | torch.device) -> bool:
-    """Whether bfloat16 saves time there: on every accelerator, and on CPUs that have it (`has_fast_bfloat16`)."""
-    return torch.device(device).type != "cpu" or has_fast_bfloat16()
 
 
 def inference_autocast(latents: torch.Tensor, use_bfloat16: bool) -> torch.autocast:

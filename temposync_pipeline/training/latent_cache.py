@@ -28,7 +28,7 @@ from ..face.landmarks import CLOSED_OPENING
 from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
-from ..models.precision import multiplies_bfloat16
+from ..models.precision import has_fast_bfloat16
 from ..models.sync_expert import log_mel
 from ..models.viseme_classifier import normalize_loudness
 from ..models.visemes import VISEME_INDEX
@@ -49,7 +49,7 @@ def latent_mouth_weight(floor: float = 0.2, lips: float = 3.0) -> torch.Tensor:
 
 def load_encoder(folder: Path, device: str, subfolder: str | None = None) -> AutoencoderTempoSync:
     """A frozen autoencoder, in bfloat16 where that saves time; the caches are float16."""
-    dtype = torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    dtype = torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     vae = AutoencoderTempoSync.from_pretrained(folder, subfolder=subfolder, torch_dtype=dtype)
     return vae.to(device, memory_format=torch.channels_last).eval()
 

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..errors import InvalidInputError
-from ..models.precision import multiplies_bfloat16
+from ..models.precision import has_fast_bfloat16
 from ..terminal import say
 from .checkpointing import load_checkpoint, save_checkpoint
 from .random_state import RandomState
@@ -93,7 +93,7 @@ def precision_of(config: LoopConfig) -> str:
     """What `auto` means there: no, fp16 or bf16."""
     if config.mixed_precision != "auto":
         return config.mixed_precision
-    return "bf16" if multiplies_bfloat16(config.device) else "no"
+    return "bf16" if has_fast_bfloat16(config.device) else "no"
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
