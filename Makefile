@@ -18,9 +18,9 @@ demo: $(VENV)/.installed
 app: $(VENV)/.installed
 	$(BIN)/python app.py
 
-# A file of tests stays in one process, as what its tests share is made once; in the order of their names the longest are not the last.
+# A file of tests stays in one process, as what its tests share is made once.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The wheel on every Python from 3.11 up, with the newest and the oldest libraries. MATRIX=--quick leaves out gigabytes of torch.
 test-matrix: $(VENV)/.installed-dev
