@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from inspect import signature
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -13,6 +14,7 @@ from ..bases import DiffusionPipeline, ModelMixin
 from ..checkpoints import checkpoint_folder, public_name
 from ..errors import InvalidInputError
 from ..export import check_runtime
+from ..files import UNFINISHED
 from .loading import LOADER_OPTIONS, DTypes, component_classes, load_pipeline_parts
 
 if TYPE_CHECKING:
@@ -113,18 +115,27 @@ class HubPipeline(DiffusionPipeline):
 
         The folder loads with this class, and with `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` as well. Weights
         above `max_shard_size` (bytes, or "5GB") are split. With `push_to_hub`, upload as well, to `repo_id` or a repository named like the
-        directory; the other keyword arguments are those of `push_to_hub`. Raises InvalidInputError for any that nothing here knows.
+        directory; the other keyword arguments are those of `push_to_hub`. An older checkpoint in the folder is replaced once the new one
+        is complete; what else is there stays. Raises InvalidInputError for arguments that nothing here knows, and for adapters.
         """
         if not safe_serialization:
             raise ValueError("Weights are only ever saved as safetensors.")
         known = {"repo_id", *signature(self.push_to_hub).parameters} if push_to_hub else set()
         if unknown := sorted(set(hub_options) - known):
             raise InvalidInputError(f"save_pretrained does not know {', '.join(unknown)}" + ("" if push_to_hub else " without push_to_hub"))
-        from .publishing import add_code, clean_configs
+        for name, part in self.components.items():
+            if getattr(part, "peft_config", None):
+                raise InvalidInputError(
+                    f"{name}: has an adapter, which save_pretrained cannot write: call unload_lora_weights() first, before that fuse_lora() to "
+                    "keep what it adds")
+        from .publishing import add_code, clean_configs, move_into
 
-        super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size)
-        clean_configs(Path(save_directory))
-        add_code(Path(save_directory))
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=save_directory, prefix=UNFINISHED) as folder:
+            super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+            clean_configs(Path(folder))
+            add_code(Path(folder))
+            move_into(Path(save_directory), Path(folder), variant)
         if push_to_hub:
             self.push_to_hub(hub_options.pop("repo_id", Path(save_directory).absolute().name), variant=variant, **hub_options)
 

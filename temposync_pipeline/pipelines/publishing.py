@@ -1,6 +1,7 @@
 """A pipeline as a repository of the Hugging Face Hub: weights, model card, and the code that plain diffusers needs to find our classes."""
 
 import json
+import os
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -9,7 +10,7 @@ from tempfile import TemporaryDirectory
 from diffusers import DiffusionPipeline, ModelMixin
 from huggingface_hub import HfApi, ModelCard
 
-from ..checkpoints.files import INDEX
+from ..checkpoints.files import INDEX, index_files, weight_files
 from ..errors import InvalidInputError
 from ..files import read_bounded
 from ..limits import MAX_CONFIG_BYTES
@@ -102,6 +103,20 @@ def clean_configs(folder: Path) -> None:
         kept = {key: value for key, value in config.items() if key not in ("_name_or_path", "dtype")}
         if kept != config:
             path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def move_into(folder: Path, staged: Path, variant: str | None) -> None:
+    """Put a complete checkpoint in the place of an older one of its variant, of which no weights stay; all else in `folder` does."""
+    for part in sorted(path for path in staged.iterdir() if path.is_dir()):
+        place = folder / part.name
+        place.mkdir(exist_ok=True)
+        there, new = os.listdir(place), set(os.listdir(part))
+        for name in sorted(new):
+            os.replace(part / name, place / name)
+        for name in {*weight_files(there, variant), *index_files(there, variant)} - new:  # loaders would take them for its own
+            (place / name).unlink()
+    for path in sorted(path for path in staged.iterdir() if path.is_file()):
+        os.replace(path, folder / path.name)
 
 
 def _read_card(path: Path) -> str:

@@ -1,0 +1,65 @@
+"""A pipeline saved where something is already."""
+
+import errno
+
+import pytest
+import torch
+
+from temposync_pipeline import InvalidInputError, TempoSyncPipeline
+from temposync_pipeline.pipelines.lora import add_lora
+
+from .tiny_components import tiny_pipeline
+
+
+@pytest.mark.parametrize(("before", "after"), [("20KB", None), (None, "20KB"), ("20KB", "40KB")])
+def test_a_checkpoint_saved_over_another_leaves_none_of_its_weights(tmp_path, before, after):
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    of_variant = {path for path in tmp_path.rglob("*fp16*")}
+    pipeline.save_pretrained(tmp_path, max_shard_size=before)
+    torch.nn.init.constant_(next(pipeline.viseme_classifier.parameters()), 0.25)
+    pipeline.save_pretrained(tmp_path, max_shard_size=after)
+    loaded = TempoSyncPipeline.from_pretrained(tmp_path)
+    for part in ("vae", "denoiser", "face_aligner", "viseme_classifier"):
+        weights = getattr(loaded, part).state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in getattr(pipeline, part).state_dict().items())
+    assert all(path.exists() for path in of_variant)
+
+
+def test_saving_leaves_what_else_is_in_the_folder(tmp_path):
+    for name, text in (("mine", '{"dtype": "float16", "_name_or_path": "mine"}'), ("list", "[1]"), ("text", "no JSON")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+    before = {path: path.read_text() for path in tmp_path.glob("*/config.json")}
+    tiny_pipeline().save_pretrained(tmp_path)
+    assert {path: path.read_text() for path in before} == before and not list(tmp_path.glob(".*"))
+
+
+def test_saving_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(type(pipeline.viseme_classifier), "save_pretrained", fail_for_space)
+    torch.nn.init.constant_(next(pipeline.vae.parameters()), 0.25)
+    with pytest.raises(OSError, match="No space left"):
+        pipeline.save_pretrained(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def fail_for_space(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_pipeline_with_an_adapter_is_not_saved_as_what_cannot_be_loaded(tmp_path):
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    add_lora(pipeline.denoiser, rank=4)
+    with pytest.raises(InvalidInputError, match="denoiser: has an adapter.*unload_lora_weights"):
+        pipeline.save_pretrained(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    pipeline.save_pretrained(tmp_path)
+    loaded = TempoSyncPipeline.from_pretrained(tmp_path)
+    assert all(torch.equal(loaded.denoiser.state_dict()[name], value) for name, value in pipeline.denoiser.state_dict().items())
