@@ -62,20 +62,20 @@ def test_a_bad_line_is_told_and_the_next_goes_on(folder, loads, capsys):
         ("wall.png", "hello.wav", "3.mp4", "", ""), ("man.png", "bye.mp3", "sub/4.mp4", "", "7"), ("man.png", "bye.mp3"),
         ("man.png", "bye.mp3", "5.avi", "", ""), ("man.png", "bye.mp3", "6.mp4", "nine", ""), ("man.png", "bye.mp3", "7.mp4", "9", ""),
         ("man.png", "bye.mp3", "1.mp4", "", ""), ("man.png", "", "8.mp4", "", ""), ("", "", "", "", ""),
-        ("man.png", "hello.wav", "../man.png", "", ""))
+        ("man.png", "hello.wav", "../man.png", "", ""), ("man.png", "hello.wav", "sub/../1.mp4", "", ""))
     out = folder / "videos"
     code, printed, errors = run(capsys, table, "--output_dir", out, "--json", folder / "report.json")
     assert code == 2 and printed == [str(out / "1.mp4"), str(out / "sub/4.mp4")] and loads == ["temposync-tiny"]
     told = {int(line.split()[2].rstrip(":")): line for line in errors[:-1] if line.startswith("jobs.csv: line")}
     for line, message in {3: "missing.png: no such file", 4: "wall.png", 6: "fewer fields", 7: "must end in .mp4",
                           8: "'nine' is not a whole number", 9: "1 to 8", 10: "a line above", 11: "audio is empty",
-                          13: "must end in .mp4"}.items():
+                          13: "must end in .mp4", 14: "a line above"}.items():
         assert message in told[line]
-    assert len(told) == 9 and errors[-1] == "temposync: jobs.csv: 9 of 11 lines failed"
+    assert len(told) == 10 and errors[-1] == "temposync: jobs.csv: 10 of 12 lines failed"
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*")) == ["1.mp4", "sub", "sub/4.mp4"]
     assert frames(out / "1.mp4") == 10 and frames(out / "sub/4.mp4") == 20
     report = json.loads((folder / "report.json").read_text())
-    assert (report["made"], report["existing"], report["failed"]) == (2, 0, 9)
+    assert (report["made"], report["existing"], report["failed"]) == (2, 0, 10)
     assert [entry["line"] for entry in report["lines"] if entry["status"] == "made"] == [2, 5]
     assert all(("error" in entry) == (entry["status"] == "failed") for entry in report["lines"])
 

@@ -165,6 +165,9 @@ def test_lists_make_a_batch(pipeline, tmp_path):
     assert [len(read_video(tmp_path / name)[0]) for name in ("a.mp4", "b.mp4")] == [10, 5]
     with pytest.raises(InvalidInputError, match="2 videos need a list of 2 paths"):
         output.save(tmp_path / "c.mp4")
+    with pytest.raises(InvalidInputError, match="d.mp4: two videos cannot be the same file"):
+        output.save([tmp_path / "d.mp4", tmp_path / "folder" / ".." / "d.mp4"])
+    assert not (tmp_path / "d.mp4").exists()
     with pytest.raises(InvalidInputError, match="1 generators for 2 videos"):
         run(pipeline, image=[picture(120, 150)] * 2, generator=seeds[:1])
 
@@ -222,7 +225,12 @@ def test_recordings_of_every_kind_give_the_same_frames(pipeline, tmp_path):
     ({"image": io.BytesIO(b"text")}, "picture: not a readable"), ({"image": {"url": "x"}}, "a portrait cannot be of type dict"),
     ({"audio": np.zeros(16_000, np.float32)}, "samples without their sampling rate"), ({"audio": 3}, "a recording cannot be of type int"),
     ({"audio": (np.zeros(16_000), np.zeros(16_000))}, "a recording cannot be of type tuple"), ({"audio": b"text"}, "recording: not"),
-    ({"audio": {"array": np.zeros(9)}}, "a recording cannot be of type dict")])
+    ({"audio": {"array": np.zeros(9)}}, "a recording cannot be of type dict"),
+    ({"generator": 7}, "generator: a int, expected a torch.Generator"), ({"latents": "noise"}, "latents: a str, expected a tensor"),
+    ({"face_index": "0"}, "face_index must be a whole number, got '0'"), ({"face_index": 0.5}, "face_index must be a whole number"),
+    ({"mouth_amplitude": "1"}, r"mouth_amplitude must lie in \[0, 3\]"), ({"blink_rate": 9}, r"blink_rate must lie in \[0, 2\]"),
+    ({"num_inference_steps": 2.0}, "num_inference_steps must be a whole number"), ({"chunk_size": 0}, "chunk_size must be a whole number"),
+    ({"output_type": "mp4"}, "output_type must be one of")])
 def test_other_kinds_are_refused_in_one_sentence(pipeline, changes, message):
     with pytest.raises(InvalidInputError, match=message) as error:
         run(pipeline, **changes)

@@ -292,3 +292,18 @@ def test_a_run_writes_into_no_folder_that_it_reads_from(folder, command_line, ch
         assert command_line("train", "student", option, read, "--output", output) == (
             2, [], [f"temposync: {output}: the run's folder would lie in {source}, which the run reads"])
     assert sorted(source.rglob("*")) == before
+
+
+def test_what_an_output_keeps_replaces_no_input_and_is_no_empty_video(tmp_path, pipeline, make_speech):
+    recording = make_speech("hello.wav", seconds=0.2)
+    before = Path(recording).read_bytes()
+    output = pipeline(picture(96, 96), recording, 1, output_type="latent")
+    with pytest.raises(InvalidInputError, match="hello.wav: the output would replace an input"):
+        output.save_latents(recording)
+    assert Path(recording).read_bytes() == before
+    output = pipeline(picture(96, 96), recording, 1)
+    output.frames = []
+    for name in ("none.mp4", "none.gif"):
+        with pytest.raises(InvalidInputError, match=f"{name}: no frames to write"):
+            output.save(tmp_path / name)
+        assert not (tmp_path / name).exists()

@@ -1,6 +1,7 @@
 """`temposync batch`: many videos from a table."""
 
 import csv
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ def _run(
             result["output"] = str(job.output)
             check_steps(model, [job.settings["num_inference_steps"]])
             finished = is_finished(job, above)
-            above.add(job.output.absolute())
+            above.add(Path(os.path.realpath(job.output)))
         except (InvalidInputError, OSError) as error:
             yield result | {"error": in_words(error)}
             continue
@@ -182,9 +183,9 @@ def _number(column: str, text: str, kind: type, least: float, most: float) -> in
 def is_finished(job: Job, above: set[Path]) -> bool:
     """Whether the video is there, which it is whole or not at all; raises InvalidInputError where it cannot be made.
 
-    `above` are the videos of the lines before, as absolute paths.
+    `above` are the videos of the lines before, as absolute paths without links.
     """
-    if job.output.absolute() in above:
+    if Path(os.path.realpath(job.output)) in above:
         raise InvalidInputError(f"{job.output}: the output of a line above")
     finished, inputs = job.output.exists(), (job.image, job.audio)
     if not finished:

@@ -1,6 +1,7 @@
 """The face that is to speak: found whichever way up the photo lies, and refused where there is no mouth to move."""
 
 import logging
+from numbers import Integral
 
 import numpy as np
 
@@ -42,6 +43,8 @@ def find_faces(aligner: FaceAligner, photo: np.ndarray, name: str) -> tuple[np.n
 
 def choose_face(photo: np.ndarray, faces: list[Face], name: str, face_index: int) -> Face:
     """One of the faces in an upright photo; raises FaceError where it is not there or has no mouth that could be moved."""
+    if not isinstance(face_index, Integral):
+        raise FaceError(f"face_index must be a whole number, got {face_index!r}.")
     if not 0 <= face_index < len(faces):
         raise FaceError(f"face_index {face_index} asked for, but {name} has {len(faces)} face(s), counted from 0.")
     face = faces[face_index]

@@ -1,6 +1,7 @@
 """What the pipelines return."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,7 +14,7 @@ from PIL import Image
 
 from ..bases import BaseOutput
 from ..errors import InvalidInputError
-from ..files import called, whole_file
+from ..files import called, check_not_input, whole_file
 from ..media.audio import AudioSource
 from ..media.planes import to_planes, with_mark
 from ..media.video import VideoWriter
@@ -61,8 +62,10 @@ class TempoSyncPipelineOutput(BaseOutput):
         """
         check_video_name(path, (".mp4", ".gif"))
         if isinstance(self.frames, torch.Tensor) and self.frames.shape[1] != 3:
-            raise ValueError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
+            raise InvalidInputError('Latents cannot be saved as a video; use save_latents, or output_type "pil", "np" or "pt".')
         origin, count = self.origin, len(self.frames)
+        if not count:
+            raise InvalidInputError(f"{called(path)}: no frames to write")
         frames: Iterator[np.ndarray] = map(_to_uint8, self.frames)
         tags = origin.tags() if origin else {}
         starts = np.arange(count) / self.fps if self.times is None else self.times
@@ -86,7 +89,8 @@ class TempoSyncPipelineOutput(BaseOutput):
     def save_latents(self, path: str | PathLike) -> None:
         """Write the safetensors file that `TempoSyncPipeline.decode_to_file` and `temposync decode` turn into the video later."""
         if self.latent_video is None:
-            raise ValueError('There are no latents here; ask the pipeline for output_type "latent".')
+            raise InvalidInputError('There are no latents here; ask the pipeline for output_type "latent".')
+        check_not_input(path, self.audio)
         self.latent_video.save(path)
 
 
@@ -100,9 +104,12 @@ class TempoSyncBatchOutput(BaseOutput):
     videos: list[TempoSyncPipelineOutput]
 
     def save(self, paths: list[str | PathLike], provenance: bool | SigningKey = True) -> None:
-        """`TempoSyncPipelineOutput.save`, each video to its own path; InvalidInputError for fewer or more paths than videos."""
+        """`TempoSyncPipelineOutput.save`, each video to its own path; InvalidInputError for fewer or more paths than videos, or one twice."""
         if isinstance(paths, (str, PathLike)) or len(paths) != len(self.videos):
             raise InvalidInputError(f"{len(self.videos)} videos need a list of {len(self.videos)} paths")
+        places = [os.path.realpath(path) for path in paths]
+        if doubled := [path for path, place in zip(paths, places) if places.count(place) > 1]:
+            raise InvalidInputError(f"{called(doubled[0])}: two videos cannot be the same file")
         for video, path in zip(self.videos, paths):
             video.save(path, provenance)
 

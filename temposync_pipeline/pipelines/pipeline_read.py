@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..errors import InvalidInputError
 from ..models.autoencoder_temporal import FRAMES, AutoencoderTemporal
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.face_aligner import FaceAligner
@@ -129,8 +131,8 @@ class ReadPipeline(WholeFacePipeline):
         chosen = {}
         for name, value in (("portrait_guidance", portrait_guidance), ("speech_guidance", speech_guidance)):
             chosen[name] = self.config[name] if value is None else value
-            if not 0 <= chosen[name] <= self.SETTINGS[name].most:
-                raise ValueError(f"{name} must lie in [0, {self.SETTINGS[name].most}], got {value!r}.")
+            if not isinstance(chosen[name], Real) or not 0 <= chosen[name] <= self.SETTINGS[name].most:
+                raise InvalidInputError(f"{name} must lie in [0, {self.SETTINGS[name].most}], got {value!r}.")
         portrait, speech = chosen.values()
         guidance = Guidance(portrait, None if portrait == speech else speech)
         return replace(sampling, composition="still" if still else "face", guidance=guidance, together=asynchronous)

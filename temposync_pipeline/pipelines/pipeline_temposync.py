@@ -35,7 +35,7 @@ from .live import Mouth
 from .lora import LoraLoaderMixin
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
 from .portrait import MAX_SIZE, Portrait
-from .sampling import Sampling, StepCallback
+from .sampling import Sampling, StepCallback, unit_noise
 from .settings import Setting
 from .speech import Speech
 
@@ -172,7 +172,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         self.scheduler.check_steps(sampling.num_inference_steps)
         for name, value in (("blink_rate", blink_rate), ("head_motion", head_motion)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2:
-                raise ValueError(f"{name} must lie in [0, 2], got {value!r}.")
+                raise InvalidInputError(f"{name} must lie in [0, 2], got {value!r}.")
         return sampling if still else replace(sampling, blink_rate=blink_rate, head_motion=head_motion)
 
     def _to_speech(self, hearing: Hearing) -> Speech:
@@ -188,7 +188,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         `latents` [1, C, h, w] is that of the first. Raises InvalidInputError where it has another shape.
         """
         shape = (1, self.denoiser.config.latent_channels, *LATENT_WINDOW[2:])
-        noise = torch.randn((steps, *shape), generator=generator, device=generator.device if generator else "cpu")
+        noise = unit_noise((steps, *shape), generator)
         if latents is not None:
             if tuple(latents.shape) != shape:
                 raise InvalidInputError(f"latents: {list(latents.shape)}, expected {list(shape)}, or one of them a video")

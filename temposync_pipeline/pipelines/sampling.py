@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..errors import InvalidInputError
+
 Tensors = dict[str, torch.Tensor]
 StepCallback = Callable[[Any, int, torch.Tensor, Tensors], Tensors | None]
 
@@ -40,6 +42,13 @@ class Sampling:
             return tensors
         changed = self.callback(pipeline, step, timestep, {name: tensors[name] for name in self.tensor_inputs}) or {}
         return tensors | {name: tensor for name, tensor in changed.items() if name in tensors}
+
+
+def unit_noise(shape: Sequence[int], generator: torch.Generator | None) -> torch.Tensor:
+    """Normally distributed numbers, on the generator's device; raises InvalidInputError for what is no generator, as a mere seed."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InvalidInputError(f"generator: a {type(generator).__name__}, expected a torch.Generator, as torch.Generator().manual_seed(0)")
+    return torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
 
 
 class RunningCalls:

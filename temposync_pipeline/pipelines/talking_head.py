@@ -64,6 +64,8 @@ class TalkingHeadPipeline(StreamingPipeline, ToFilePipeline):
         """`prepare_latents` of `count` videos, from one generator in turn or from one each."""
         if isinstance(generator, list) and len(generator) != count:
             raise InvalidInputError(f"{len(generator)} generators for {count} videos: give one, or one each")
+        if latents is not None and not isinstance(latents, torch.Tensor):
+            raise InvalidInputError(f"latents: a {type(latents).__name__}, expected a tensor")
         if latents is not None and len(latents) not in (1, count):
             raise InvalidInputError(f"latents of {len(latents)} videos for {count}: give those of one, or of each")
         generators = generator if isinstance(generator, list) else [generator] * count

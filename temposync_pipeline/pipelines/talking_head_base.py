@@ -5,6 +5,7 @@ import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 
 from .. import startup
 from ..bases import rest_weights
+from ..errors import InvalidInputError
 from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
 from ..face.life import LifeTracks, LivingPhoto
@@ -214,21 +216,21 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         self, steps: int | None, chunk_size: int, mouth_amplitude: float | None = None, output_type: str = "np",
         callback: StepCallback | None = None, tensor_inputs: Sequence[str] | None = None,
     ) -> Sampling:
-        """How a call samples; raises ValueError for arguments outside their limits."""
+        """How a call samples; raises InvalidInputError for arguments outside their limits."""
         if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+            raise InvalidInputError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         steps = self.default_steps if steps is None else steps
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
+            raise InvalidInputError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}.")
         if not isinstance(chunk_size, int) or chunk_size < 1:
-            raise ValueError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
-        if mouth_amplitude is not None and not 0 <= mouth_amplitude <= 3:
-            raise ValueError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
+            raise InvalidInputError(f"chunk_size must be a whole number of at least 1, got {chunk_size!r}.")
+        if mouth_amplitude is not None and not (isinstance(mouth_amplitude, Real) and 0 <= mouth_amplitude <= 3):
+            raise InvalidInputError(f"mouth_amplitude must lie in [0, 3], got {mouth_amplitude!r}.")
         tensor_inputs = getattr(callback, "tensor_inputs", tensor_inputs)  # diffusers' own callbacks say what they want
         unknown = set(tensor_inputs or []) - set(self._callback_tensor_inputs)
         if unknown:
             known = ", ".join(self._callback_tensor_inputs)
-            raise ValueError(f"callback_on_step_end_tensor_inputs can only hold {known}, got {sorted(unknown)}.")
+            raise InvalidInputError(f"callback_on_step_end_tensor_inputs can only hold {known}, got {sorted(unknown)}.")
         return Sampling(
             scheduler=copy.copy(self.scheduler), num_inference_steps=steps, mouth_amplitude=mouth_amplitude, chunk_size=chunk_size,
             composition=self.default_composition, callback=callback, tensor_inputs=("latents",) if tensor_inputs is None else tensor_inputs)

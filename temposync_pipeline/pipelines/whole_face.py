@@ -16,7 +16,7 @@ from ..models.speech_autoencoder import SpeechAutoencoder, speech_features
 from ..models.transformer_talking_head import TalkingHeadTransformer
 from ..models.viseme_classifier import Hearing, VisemeClassifier
 from .portrait import Portrait
-from .sampling import Sampling
+from .sampling import Sampling, unit_noise
 from .settings import Setting
 from .speech import Speech
 from .talking_head import TalkingHeadPipeline
@@ -88,7 +88,7 @@ class WholeFacePipeline(TalkingHeadPipeline):
         def draw() -> torch.Tensor:
             if latents is not None:
                 return latents.to(self._execution_device, torch.float32, copy=True)
-            noise = torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
+            noise = unit_noise(shape, generator)
             return noise.to(self._execution_device)
 
         return draw
