@@ -73,7 +73,7 @@ def test_a_session_ends_once(pipeline):
 
 @pytest.mark.parametrize("samples, rate, message", [
     (np.zeros((2, 2, 2)), RATE, "expected numbers"), (SPEECH, 100, "100 Hz, outside the limits"),
-    (SPEECH, 8000, "changes from 16000 to 8000"),
+    (SPEECH, 8000, "changes from 16000 to 8000"), (SPEECH, "16000", "a sampling rate of type str"), (SPEECH, None, "of type NoneType"),
 ])
 def test_what_is_no_sound_is_refused(pipeline, samples, rate, message):
     live = session(pipeline)

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
@@ -248,6 +249,8 @@ def _warn_if_cut(name: str, container: av.container.InputContainer, stream: av.A
 
 def check_format(name: str, rate: int, channels: int) -> None:
     """Raises InvalidAudioError for a sampling rate in Hz or a number of channels that no sound has."""
+    if not isinstance(rate, Real):
+        raise InvalidAudioError(f"{name}: a sampling rate of type {type(rate).__name__}, expected a number")
     if not MIN_RATE <= rate <= MAX_RATE:
         raise InvalidAudioError(f"{name}: sampling rate {rate} Hz, outside the limits of {MIN_RATE} to {MAX_RATE} Hz")
     if not 1 <= channels <= MAX_CHANNELS:

@@ -126,8 +126,8 @@ class HubPipeline(DiffusionPipeline):
         for name, part in self.components.items():
             if getattr(part, "peft_config", None):
                 raise InvalidInputError(
-                    f"{name}: has an adapter, which save_pretrained cannot write: call unload_lora_weights() first, before that fuse_lora() to "
-                    "keep what it adds")
+                    f"{name}: has an adapter, which save_pretrained cannot write: call unload_lora_weights() first, and before that "
+                    "fuse_lora() to keep what it adds")
         from .publishing import add_code, clean_configs, move_into
 
         Path(save_directory).mkdir(parents=True, exist_ok=True)

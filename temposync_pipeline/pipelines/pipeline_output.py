@@ -104,7 +104,7 @@ class TempoSyncBatchOutput(BaseOutput):
     videos: list[TempoSyncPipelineOutput]
 
     def save(self, paths: list[str | PathLike], provenance: bool | SigningKey = True) -> None:
-        """`TempoSyncPipelineOutput.save`, each video to its own path; InvalidInputError for fewer or more paths than videos, or one twice."""
+        """`TempoSyncPipelineOutput.save`, each video to its own path; InvalidInputError for other numbers of paths, or one twice."""
         if isinstance(paths, (str, PathLike)) or len(paths) != len(self.videos):
             raise InvalidInputError(f"{len(self.videos)} videos need a list of {len(self.videos)} paths")
         places = [os.path.realpath(path) for path in paths]
