@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 from types import SimpleNamespace
@@ -234,6 +235,16 @@ def test_a_full_disk_is_told_by_the_name_of_what_is_full(folder, said, monkeypat
     name = "standard output" if output == "stdout" else folder / "live.mp4"
     assert capsys.readouterr().err == f"temposync: {name}: No space left on device\n"
     assert sorted(path.name for path in folder.iterdir()) == ["portrait.png", "speech.wav"]
+
+
+def test_a_folder_that_went_while_one_spoke_is_told_by_the_name_asked_for(folder, said, monkeypatch, capsys):
+    said(np.zeros(16_000, np.int16).tobytes())
+    output = folder / "videos" / "live.mp4"
+    output.parent.mkdir()
+    flush = LiveSession.flush
+    monkeypatch.setattr(LiveSession, "flush", lambda session: shutil.rmtree(output.parent) or flush(session))
+    assert run("--image", folder / "portrait.png", "--output", output) == 2
+    assert capsys.readouterr().err == f"temposync: {output}: No such file or directory\n"
 
 
 def test_samples_on_stdin_in_any_format():

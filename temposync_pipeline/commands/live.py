@@ -18,7 +18,7 @@ import typer
 
 from ..errors import InvalidInputError, Terminated
 from ..export import check_runtime
-from ..files import landing, unfinished
+from ..files import in_the_name_of, landing, unfinished
 from ..terminal import STDOUT, say
 from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
 from .options import BlinkRate, Device, FaceIndex, HeadMotion, JsonFile, Model, Runtime, Seed, SigningCert, SigningKeyFile
@@ -262,7 +262,9 @@ def opened(output: Path, sign: Callable[[Path], None] | None = None) -> Iterator
     target = landing(output)
     temporary = unfinished(target, ".mp4")
     try:
-        with open(temporary, "xb") as file:
+        with in_the_name_of(output, temporary):
+            file = open(temporary, "xb")
+        with file:
             yield file
         try:
             if sign is not None:
@@ -270,6 +272,7 @@ def opened(output: Path, sign: Callable[[Path], None] | None = None) -> Iterator
         except OSError as error:
             raise InvalidInputError(f"{output}: kept without content credentials: {error.strerror or error}") from error
         finally:
-            os.replace(temporary, target)
+            with in_the_name_of(output, temporary):
+                os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
