@@ -133,6 +133,16 @@ def test_what_is_there_is_left_alone(folder, loads, capsys, monkeypatch):
     assert (code, printed) == (0, []) and json.loads((folder / "report.json").read_text())["existing"] == 3
 
 
+def test_another_name_of_a_video_above_is_told(folder, loads, capsys):
+    """By a detour, or by a link to its folder."""
+    (folder / "link").symlink_to(folder / "videos")
+    rows = [("woman.png", "hello.wav", name) for name in ("1.mp4", "no/../1.mp4", "../link/1.mp4")]
+    table, out = write(folder / "jobs.csv", HEADER[:3], *rows), folder / "videos"
+    code, printed, errors = run(capsys, table, "--output_dir", out, "--steps", 1)
+    assert code == 2 and printed == [str(out / "1.mp4")] and os.listdir(out) == ["1.mp4"]
+    assert [line.rpartition(": ")[2] for line in errors] == 2 * ["the output of a line above"] + ["2 of 3 lines failed"]
+
+
 @pytest.mark.parametrize(("delimiter", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-8")])
 def test_tables_of_other_programs(folder, loads, capsys, delimiter, encoding):
     header = ("Output", " Image", "AUDIO", "mouth_amplitude")

@@ -132,7 +132,7 @@ def _run(
             result["output"] = str(job.output)
             check_steps(model, [job.settings["num_inference_steps"]])
             finished = is_finished(job, above)
-            above.add(Path(os.path.realpath(job.output)))
+            above.add(os.path.realpath(job.output))
         except (InvalidInputError, OSError) as error:
             yield result | {"error": in_words(error)}
             continue
@@ -180,12 +180,12 @@ def _number(column: str, text: str, kind: type, least: float, most: float) -> in
     return value
 
 
-def is_finished(job: Job, above: set[Path]) -> bool:
+def is_finished(job: Job, above: set[str]) -> bool:
     """Whether the video is there, which it is whole or not at all; raises InvalidInputError where it cannot be made.
 
     `above` are the videos of the lines before, as absolute paths without links.
     """
-    if Path(os.path.realpath(job.output)) in above:
+    if os.path.realpath(job.output) in above:
         raise InvalidInputError(f"{job.output}: the output of a line above")
     finished, inputs = job.output.exists(), (job.image, job.audio)
     if not finished:
