@@ -220,6 +220,19 @@ def test_nothing_is_lost_where_signing_fails(fault, tmp_path, monkeypatch):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the old video"]
 
 
+def test_a_folder_that_went_before_signing_is_told_by_the_name_asked_for(tmp_path):
+    output = tmp_path / "videos" / "a.mp4"
+    output.parent.mkdir()
+
+    def sign(path):
+        shutil.rmtree(path.parent)
+        local_credentials().sign(path, ORIGIN)
+
+    with pytest.raises(FileNotFoundError) as found, VideoWriter(output, complete=sign) as writer:
+        writer.write(picture(64, 96))
+    assert found.value.filename == str(output) and ".temposync-" not in str(found.value)
+
+
 def test_no_address_in_a_file_is_ever_asked(tmp_path):
     """A file may say that its credentials are elsewhere: by default, c2pa would fetch them."""
     asked = []

@@ -77,6 +77,8 @@ class Credentials(NamedTuple):
                 raise OSError(f"the content credentials read back as {report['state']}")
             os.replace(signed, path)
         except c2pa.C2paError as error:
+            if isinstance(cause := error.__cause__, OSError) and cause.errno:  # without the hidden names, of which the user knows nothing
+                raise OSError(cause.errno, cause.strerror) from error
             raise OSError(f"the video cannot be signed: {error}") from error
         finally:
             signed.unlink(missing_ok=True)
