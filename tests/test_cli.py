@@ -85,6 +85,8 @@ def test_generate_says_what_is_wrong_in_one_line(tmp_path, temposync, tiny_model
     before = sorted(os.listdir(tmp_path))
     cases = [
         ((tmp_path / "missing.png", audio, output), "missing.png: no such file"),
+        (("https://example.com/a.jpg", audio, output), "download it first"),
+        ((portrait, "HTTP://example.com/a.wav", output), "download it first"),
         ((portrait, tmp_path / "text.wav", output), "text.wav: not an audio"),
         ((tmp_path / "text.png", audio, output), "text.png: not a readable"),
         ((tmp_path / "grey.png", audio, output), "grey.png"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # Of a checkpoint's folder and of an adapter's.
 _LOADED = (INDEX, "*/*config.json", "*/*.safetensors*", "*/*.onnx*", "*/*.xml", "*/*.bin", "*lora*.safetensors")
+# How an address of the web begins, of whose slashes a path keeps one.
+_WEB = re.compile(r"(https?|ftp):[/\\]", re.IGNORECASE)
+_ADDRESS = "; an address, not a file: download it first, and name the file"
 
 
 def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = (), others: Iterable[Path | None] = ()) -> None:
@@ -30,7 +34,7 @@ def check_files(inputs: Iterable[Path | None], outputs: Iterable[Path | None] = 
         check_name(path)
     for path in inputs:
         if not path.exists():
-            raise InvalidInputError(f"{path}: no such file")
+            raise InvalidInputError(f"{path}: no such file{_ADDRESS if _WEB.match(str(path)) else ''}")
         if not (path.is_file() or path.is_dir()):  # a named pipe would make the command wait, a device has no end
             raise InvalidInputError(f"{path}: a pipe or a device, not a file")
     for index, output in enumerate(outputs):
