@@ -107,7 +107,8 @@ def png_header(width, height):
 
 
 @pytest.mark.parametrize(("size", "limit"), [
-    ((65_000, 65_000), "4225 megapixels, above the limit of 40 megapixels"), ((10_000, 10_000), "10000x10000 px"), ((1, 20_000), "32 px"),
+    ((65_000, 65_000), "4225 megapixels, above the limit of 40 megapixels; make it smaller"),
+    ((10_000, 10_000), "10000x10000 px, .*; make it smaller"), ((1, 20_000), "32 px"),
     ((1, 1), "32 px"), ((31, 100), "31x100"),
 ])
 def test_size_limits(tmp_path, size, limit):

@@ -60,7 +60,7 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
             # Pillow says "(400000000 pixels)" and keeps width and height to itself.
             pixels = re.search(r"(\d+) pixels", str(cause))
             size = f"{megapixels(int(pixels[1]))}, " if pixels else ""
-            raise InvalidImageError(f"{path.name}: {size}above the limit of {megapixels(MAX_PIXELS)}") from cause
+            raise InvalidImageError(f"{path.name}: {size}above the limit of {megapixels(MAX_PIXELS)}; make it smaller") from cause
         except Exception as cause:  # Damaged bytes make Pillow raise nearly anything.
             if "HEIF" not in formats and _is_heic(path):
                 message = "a HEIC picture; save it as JPEG, or install what reads it: pip install 'temposync-pipeline[heic]' (pillow-heif)"
@@ -92,7 +92,7 @@ def _check_size(name: str, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise InvalidImageError(f"{name}: {width}x{height} px, below the limit of {MIN_SIDE} px a side")
     if width * height > MAX_PIXELS:
-        raise InvalidImageError(f"{name}: {width}x{height} px, above the limit of {megapixels(MAX_PIXELS)}")
+        raise InvalidImageError(f"{name}: {width}x{height} px, above the limit of {megapixels(MAX_PIXELS)}; make it smaller")
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
