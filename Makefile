@@ -18,9 +18,9 @@ demo: $(VENV)/.installed
 app: $(VENV)/.installed
 	$(BIN)/python app.py
 
-# A file of tests stays in one process, as what its tests share is made once.
+# A file of tests stays in one process, as what its tests share is made once; tests/conftest.py puts those that take long first.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The wheel on every Python from 3.11 up, with the newest and the oldest libraries. MATRIX=--quick leaves out gigabytes of torch.
 test-matrix: $(VENV)/.installed-dev

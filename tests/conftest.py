@@ -10,6 +10,15 @@ import pytest
 
 from temposync_pipeline.export import installed_runtimes
 
+# Begun last, one of these would keep a single core busy for minutes.
+LONG = ("test_export.py", "test_app_browser.py", "test_asym_training.py", "test_fuzz.py", "test_evaluate.py", "test_bundled_checkpoint.py",
+        "test_offloading.py", "test_faults.py", "test_from_clips.py", "test_read_training.py", "test_voice_stage.py", "test_live.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long first, longest first; the others in their order."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory) -> Iterator[None]:

@@ -16,6 +16,7 @@ one core: threads for pictures of a few pixels cost FFmpeg more than the picture
 import argparse
 import contextlib
 import copy
+import gc
 import json
 import logging
 import multiprocessing
@@ -58,6 +59,11 @@ ODD_VALUES = [None, True, False, 0, -1, 1, 0.5, 1e308, float("nan"), float("inf"
               "../../a", [], [0], [[]], [1] * 5000, {}, {"a": 1}, ["os", "system"], [-1, 2**40], "F32", "F64", "U8", "BF16"]
 
 
+def pick(values: list, rng: np.random.Generator):
+    """What `rng.choice` would take, which makes an array of them each time."""
+    return values[rng.integers(len(values))]
+
+
 def mutate(content: bytes, name: str, others: list[bytes], rng: np.random.Generator) -> bytes:
     """A damaged copy of a file."""
     structured = {".json": mutate_json, ".safetensors": mutate_safetensors}.get(Path(name).suffix)
@@ -65,7 +71,7 @@ def mutate(content: bytes, name: str, others: list[bytes], rng: np.random.Genera
         return structured(content, rng)
     damaged = bytearray(content)
     for _ in range(int(rng.geometric(0.4))):
-        rng.choice(BYTE_DAMAGES)(damaged, others, rng)
+        pick(BYTE_DAMAGES, rng)(damaged, others, rng)
     if content.startswith(b"\x89PNG") and rng.random() < 0.7:
         return with_checksums(bytes(damaged))
     return bytes(damaged)
@@ -80,10 +86,10 @@ def flip_bits(data: bytearray, others: list[bytes], rng: np.random.Generator) ->
 def set_number(data: bytearray, others: list[bytes], rng: np.random.Generator) -> None:
     """A length, a count, a rate: near the beginning, where headers are, more often than elsewhere."""
     place = int(len(data) * rng.random() ** 3)
-    form = str(rng.choice([">", "<"])) + str(rng.choice(["B", "H", "I"]))
+    form = pick([">", "<"], rng) + pick(["B", "H", "I"], rng)
     size = struct.calcsize(form)
     if place + size <= len(data):
-        struct.pack_into(form, data, place, int(rng.choice(EDGES)) % 256**size)
+        struct.pack_into(form, data, place, pick(EDGES, rng) % 256**size)
 
 
 def truncate(data: bytearray, others: list[bytes], rng: np.random.Generator) -> None:
@@ -107,7 +113,7 @@ def scramble(data: bytearray, others: list[bytes], rng: np.random.Generator) -> 
 
 
 def splice(data: bytearray, others: list[bytes], rng: np.random.Generator) -> None:
-    other = others[rng.integers(len(others))]
+    other = pick(others, rng)
     start = int(rng.integers(len(other) + 1))
     place = int(rng.integers(len(data) + 1))
     data[place:place + int(rng.integers(257))] = other[start:start + int(rng.integers(1, 257))]
@@ -140,7 +146,7 @@ def change_node(value: dict | list, rng: np.random.Generator) -> None:
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
     if not keys:
         return
-    key = keys[rng.integers(len(keys))]
+    key = pick(keys, rng)
     if isinstance(value[key], (dict, list)) and rng.random() < 0.7:
         change_node(value[key], rng)
     elif isinstance(value[key], str) and value[key].startswith("{") and rng.random() < 0.7:  # JSON in a text, as adapters' settings are
@@ -148,9 +154,9 @@ def change_node(value: dict | list, rng: np.random.Generator) -> None:
     elif rng.random() < 0.1:
         del value[key]
     elif rng.random() < 0.1 and isinstance(value, dict):
-        value[f"{key}_"] = copy.deepcopy(ODD_VALUES[rng.integers(len(ODD_VALUES))])
+        value[f"{key}_"] = copy.copy(pick(ODD_VALUES, rng))
     else:
-        value[key] = copy.deepcopy(ODD_VALUES[rng.integers(len(ODD_VALUES))])
+        value[key] = copy.copy(pick(ODD_VALUES, rng))
 
 
 def mutate_safetensors(content: bytes, rng: np.random.Generator) -> bytes:
@@ -159,8 +165,8 @@ def mutate_safetensors(content: bytes, rng: np.random.Generator) -> bytes:
     if rng.random() < 0.7:
         header = mutate_json(header, rng)
     if rng.random() < 0.4 and len(body) >= 4:
-        struct.pack_into("<f", body, 4 * int(rng.integers(len(body) // 4)), float(rng.choice([np.nan, np.inf, 1e38, 0])))
-    size = int(rng.choice(EDGES)) if rng.random() < 0.1 else len(header)
+        struct.pack_into("<f", body, 4 * int(rng.integers(len(body) // 4)), pick([np.nan, np.inf, 1e38, 0.0], rng))
+    size = pick(EDGES, rng) if rng.random() < 0.1 else len(header)
     return struct.pack("<Q", size) + header + bytes(body)
 
 
@@ -184,7 +190,7 @@ def make_case(targets: dict[str, Target], seed: int, number: int) -> Case:
     rng = np.random.default_rng([seed, number])
     kind = kind_of(targets, number)
     files = targets[kind].files
-    name = list(files)[rng.integers(len(files))]
+    name = pick(list(files), rng)
     return Case(number, kind, name, mutate(files[name], name, list(files.values()), rng))
 
 
@@ -229,6 +235,7 @@ def work(targets: dict[str, Target], seed: int, numbers: range, folder: Path, cu
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[seed % len(os.sched_getaffinity(0))]})
+    gc.freeze()  # what the libraries made as they were loaded is not gone through again and again
     for number in numbers:
         current.value = number
         try:

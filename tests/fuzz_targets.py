@@ -40,7 +40,7 @@ from .fuzz import Target
 from .tiny_components import picture, tiny_denoiser, tiny_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-SOUNDS = {"a.wav": {}, "f.wav": {"codec": "pcm_f32le", "rate": 44_100, "layout": "stereo"}, "law.wav": {"codec": "pcm_alaw", "rate": 8_000},
+SOUNDS = {"a.wav": {}, "f.wav": {"codec": "pcm_f32le", "rate": 22_050, "layout": "stereo"}, "law.wav": {"codec": "pcm_alaw", "rate": 8_000},
           "adpcm.wav": {"codec": "adpcm_ima_wav"}, "a.flac": {}, "a.mp3": {"rate": 44_100}, "a.m4a": {"rate": 44_100},
           "a.aac": {"rate": 44_100}, "a.ogg": {"rate": 48_000}, "a.opus": {"rate": 48_000, "layout": "stereo"}, "a.wma": {"rate": 44_100},
           "a.ac3": {"rate": 48_000}, "a.au": {}, "a.tta": {}, "a.wv": {}}
@@ -52,7 +52,8 @@ def make_targets() -> dict[str, Target]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         pipeline = tiny_pipeline()
-        pipeline.identity_encoder = IdentityEncoder(latent_channels=2, channels=(8, 8), identity_channels=4)
+        pipeline.denoiser = tiny_denoiser(layers_per_block=(0, 0))
+        pipeline.identity_encoder = IdentityEncoder(latent_channels=2, channels=(8,), identity_channels=4)
         pipeline.save_pretrained(folder / "model")
         encoder = {name: (folder / "model" / "identity_encoder" / name).read_bytes() for name in ("config.json", WEIGHTS)}
         return {
@@ -151,7 +152,7 @@ def read_latents(path: Path) -> None:
 def sounds(folder: Path) -> dict[str, bytes]:
     make = make_sounds(folder, tone)
     files = {name: make(name, seconds=0.15, **settings).read_bytes() for name, settings in SOUNDS.items()}
-    speech = 20 * (bytes([0x3C]) + bytes(range(7, 38)))
+    speech = 6 * (bytes([0x3C]) + bytes(range(7, 38)))
     return files | {"a.amr": b"#!AMR\n" + speech + bytes([0x44, 1, 2, 3, 4, 5]) + b"\x7c\x7c" + speech}
 
 
@@ -213,7 +214,7 @@ def configs(model: Path, encoder: bytes) -> dict[str, bytes]:
 
 def adapter(folder: Path) -> bytes:
     """Of one layer, so that its settings are damaged as often as its tensors."""
-    denoiser = tiny_denoiser()
+    denoiser = tiny_denoiser(layers_per_block=(0, 0))
     add_lora(denoiser, rank=2)
     save_lora(denoiser, folder)
     path = folder / "pytorch_lora_weights.safetensors"

@@ -54,7 +54,7 @@ def config(stage, runs, name, **changes):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def teacher(runs):  # noqa: F811
-    asym_teacher.train(config(asym_teacher, runs, "asym_teacher", max_steps=150, learning_rate=1e-2, batch_size=16, cold_share=0.5))
+    asym_teacher.train(config(asym_teacher, runs, "asym_teacher", max_steps=50, learning_rate=1e-2, batch_size=16, cold_share=0.5))
     return runs / "asym_teacher"
 
 

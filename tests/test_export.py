@@ -58,13 +58,21 @@ def nothing_compiled(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A checkpoint's folder with files in both formats, and their errors."""
+    """A checkpoint's folder with files in both formats, and their errors; each network is traced once, which takes longest."""
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
-    folder, patch = tmp_path_factory.mktemp("checkpoint"), pytest.MonkeyPatch()
-    patch.setenv("TEMPOSYNC_CACHE", str(folder / "cache"))
-    errors = {form: files.export_pipeline(whole_pipeline(), picture(), spoken(), form, folder / form) for form in FORMATS.values()}
-    patch.undo()
+    folder, pipeline = tmp_path_factory.mktemp("checkpoint"), whole_pipeline()
+    trace, programs = files.traced, {}
+
+    def traced_once(network, module, example):
+        if network.name not in programs:
+            programs[network.name] = trace(network, module, example)
+        return programs[network.name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEMPOSYNC_CACHE", str(folder / "cache"))
+        patch.setattr(files, "traced", traced_once)
+        errors = {form: files.export_pipeline(pipeline, picture(), spoken(), form, folder / form) for form in FORMATS.values()}
     return folder, errors
 
 
