@@ -40,7 +40,7 @@ from .fuzz import Target
 from .tiny_components import picture, tiny_denoiser, tiny_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-SOUNDS = {"a.wav": {}, "f.wav": {"codec": "pcm_f32le", "rate": 22_050, "layout": "stereo"}, "law.wav": {"codec": "pcm_alaw", "rate": 8_000},
+SOUNDS = {"a.wav": {}, "f.wav": {"codec": "pcm_f32le", "rate": 44_100, "layout": "stereo"}, "law.wav": {"codec": "pcm_alaw", "rate": 8_000},
           "adpcm.wav": {"codec": "adpcm_ima_wav"}, "a.flac": {}, "a.mp3": {"rate": 44_100}, "a.m4a": {"rate": 44_100},
           "a.aac": {"rate": 44_100}, "a.ogg": {"rate": 48_000}, "a.opus": {"rate": 48_000, "layout": "stereo"}, "a.wma": {"rate": 44_100},
           "a.ac3": {"rate": 48_000}, "a.au": {}, "a.tta": {}, "a.wv": {}}
@@ -152,7 +152,7 @@ def read_latents(path: Path) -> None:
 def sounds(folder: Path) -> dict[str, bytes]:
     make = make_sounds(folder, tone)
     files = {name: make(name, seconds=0.15, **settings).read_bytes() for name, settings in SOUNDS.items()}
-    speech = 6 * (bytes([0x3C]) + bytes(range(7, 38)))
+    speech = 20 * (bytes([0x3C]) + bytes(range(7, 38)))
     return files | {"a.amr": b"#!AMR\n" + speech + bytes([0x44, 1, 2, 3, 4, 5]) + b"\x7c\x7c" + speech}
 
 
