@@ -95,6 +95,19 @@ def test_a_callback_may_replace_conditions(pipeline):
     assert changed.shape == run(pipeline).frames.shape and not np.array_equal(changed, run(pipeline).frames)
 
 
+def test_what_a_callback_cannot_return_is_told(pipeline):
+    def returning(answer):
+        return lambda pipe, step, timestep, tensors: answer(tensors["latents"])
+
+    for answer, said in ((lambda latents: {"latents": latents[:1]}, r"latents: \[1, 32, 10, 12\], expected a tensor \[\d+, 32, 10, 12\]"),
+                         (lambda latents: {"latents": latents.numpy()}, "latents: a ndarray"),
+                         (lambda latents: latents, "a Tensor, expected a dictionary"), (lambda latents: [latents], "a list, expected")):
+        with pytest.raises(InvalidInputError, match=f"^callback_on_step_end returned {said}"):
+            run(pipeline, callback_on_step_end=returning(answer))
+    precise = run(pipeline, callback_on_step_end=returning(lambda latents: {"latents": latents.double()}))
+    assert np.array_equal(precise.frames, run(pipeline).frames)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 1.0])
 def test_an_interrupted_call_returns_the_frames_so_far(pipeline, smoothing, tmp_path):
     interrupting, steps = TempoSyncPipeline(**pipeline.components, latent_smoothing=smoothing), []
