@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 from scipy.io import wavfile
 
@@ -15,7 +16,7 @@ from temposync_pipeline import InvalidInputError, TempoSyncPipeline
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
 
-from .tiny_components import picture, spoken, tiny_pipeline
+from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -287,3 +288,40 @@ def test_a_pipeline_made_of_the_components_keeps_the_settings(pipeline):
     first.register_to_config(mouth_amplitude=0.5)
     assert TempoSyncPipeline(**first.components).config.mouth_amplitude == 0.5
     assert TempoSyncPipeline(**pipeline.components).config.fps == 25
+
+
+# --- components -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("part", "other", "said"), [
+    ("denoiser", None, "missing"), ("scheduler", None, "missing"),
+    ("vae", tiny_denoiser(), "a TempoSyncDenoiser, expected a AutoencoderTempoSync"),
+    ("scheduler", DDIMScheduler(), "a DDIMScheduler, expected a TempoSyncScheduler"),
+    ("lip_motion", torch.nn.Linear(1, 1), "a Linear, expected"),
+])
+def test_a_component_that_is_missing_or_of_another_kind_is_told(tmp_path, part, other, said):
+    pipeline = tiny_pipeline()
+    setattr(pipeline, part, other)
+    for call in (lambda: run(pipeline), lambda: next(pipeline.stream(picture(), spoken())),
+                 lambda: pipeline.generate_to_file(picture(), spoken(), tmp_path / "a.mp4")):
+        with pytest.raises(InvalidInputError, match=f"^{part}: {said}"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["vae", "denoiser", "identity_encoder"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_component_may_be_as_precise_as_it_likes(part, dtype):
+    pipeline = tiny_pipeline()
+    pipeline.use_bfloat16, whole = False, run(pipeline).frames
+    getattr(pipeline, part).to(dtype)
+    assert np.abs(run(pipeline).frames - whole).max() < (0.1 if dtype == torch.bfloat16 else 2 / 255)
+    video = run(pipeline, output_type="latent").latent_video
+    assert np.array_equal(np.concatenate(list(pipeline.decode_latents(video))) / np.float32(255), run(pipeline).frames)
+
+
+def test_autocast_around_a_call_is_no_obstacle():
+    pipeline = tiny_pipeline()
+    whole = run(pipeline).frames
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.abs(run(pipeline).frames - whole).max() < 0.1
