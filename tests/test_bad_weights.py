@@ -108,7 +108,7 @@ HARMS = {
     "56 side": (edit("face_aligner/config.json", crop_size=10**6), "smallest_face must be at least 1, and 2048 at most"),
     "56 deep": (write("model_index.json", "[" * 100_000), "no readable model_index.json"),
     "56 deep config": (write(VAE, "[" * 100_000), "'vae' cannot be loaded: config.json: a number of too many digits, or too many brackets"),
-    "56 long number": (write(VAE, f'{{"latent_channels": {"9" * 5000}}}'), "'vae' cannot be loaded: config.json: a number of too many digits"),
+    "56 long number": (write(VAE, f'{{"latent_channels": {"9" * 5000}}}'), "'vae' cannot be loaded: config.json: a number of too many"),
     "56 index pipe": (pipe("model_index.json"), "no readable model_index.json"),
     "56 config pipe": (pipe(VAE), "'vae' cannot be loaded: config.json: a pipe or a device, not a file"),
     "56 weights pipe": (pipe(WEIGHTS), "'vae' cannot be loaded: diffusion_pytorch_model.safetensors: a pipe or a device, not a file"),
