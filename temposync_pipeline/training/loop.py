@@ -200,6 +200,13 @@ class Run:
                 "elapsed": time.monotonic() - self._started, "running": self.running, "random": randoms})
 
     def _restore(self, state: dict) -> None:
+        """Raises InvalidInputError for the state of another model."""
+        try:
+            self._take(state)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInputError(f"{self.folder}: its checkpoint is of another model; without --resume the run begins anew") from error
+
+    def _take(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
