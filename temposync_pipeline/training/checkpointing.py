@@ -41,11 +41,10 @@ def load_checkpoint(folder: Path) -> dict | None:
     path = Path(folder) / "state.pt"
     if not path.is_file():
         return None
+    path.open("rb").close()  # what the system says of the file itself
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # of torch, zip and pickle: whatever damaged bytes lead to
+    except Exception as error:  # of torch, zip and pickle, OSError among them: whatever damaged bytes lead to
         raise InvalidInputError(f"{path}: damaged, no checkpoint to go on from") from error
     if not isinstance(state, dict) or "step" not in state:
         raise InvalidInputError(f"{path}: not the checkpoint of a training")
