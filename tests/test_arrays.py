@@ -13,11 +13,12 @@ import pytest
 from temposync_pipeline.data.aligner_data import load_portraits
 from temposync_pipeline.data.arrays import read_arrays
 from temposync_pipeline.data.inner_mouths import InnerMouths, portrait_faces
+from temposync_pipeline.data.motion_pairs import MotionPairs
 from temposync_pipeline.data.speaking_portraits import SpeakingPortrait
 from temposync_pipeline.data.viseme_corpus import load_utterances
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.export.files import exported_file
-from temposync_pipeline.training import aligner, visemes
+from temposync_pipeline.training import aligner, autoencoder, visemes
 from temposync_pipeline.training.ear import load_performances
 from temposync_pipeline.training.face_latents import portrait_landmarks
 from temposync_pipeline.training.lip_corpus import load_recordings
@@ -90,3 +91,35 @@ def test_an_index_of_exported_networks_has_an_end(tmp_path, filling):
     (tmp_path / "decoder.onnx").touch()
     (tmp_path / "export.json").write_text(filling + json.dumps({"format": "onnx", "networks": {"decoder": {"weights": "0"}}}))
     assert (exported_file(tmp_path, network, "0") is None) == bool(filling)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_crops_that_are_none_are_told(tmp_path, split):
+    crops = np.zeros((2, 256, 256, 3), np.uint8)
+    for name in ("portraits_train", "talkers_train", "talkers_hq_train", "portraits_val", "talkers_val"):
+        np.save(tmp_path / f"{name}.npy", crops)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**8, 256, 256, 3)})
+    path, config = tmp_path / f"talkers_{split}.npy", autoencoder.Config(data=str(tmp_path), output=str(tmp_path / "run"), max_steps=1)
+    for content in (b"", b"text", header.getvalue(), np.array([None]), crops.astype(np.float32), crops[:0], crops[:, :200], crops[0]):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            np.save(path, content, allow_pickle=True)
+        with pytest.raises(InvalidInputError, match=rf"^talkers_{split}.npy: (no readable|uint8|float32)"):
+            autoencoder.train(config)
+
+
+def test_pairs_that_do_not_fit_together_are_told(tmp_path):
+    pairs = MotionPairs(
+        np.zeros((2, 160, 192, 3), np.uint8), np.zeros((2, 4, 10, 12), np.float16), np.zeros((3, 160, 192, 3), np.uint8),
+        np.zeros((3, 4, 10, 12), np.float16), np.array([0, 1, 1], np.int32), np.zeros(3, np.uint8), np.zeros((3, 2, 80, 96), np.float16),
+        np.zeros((3, 160, 192), np.uint8))
+    pairs.save(tmp_path)
+    assert np.array_equal(MotionPairs.load(tmp_path).owners, [0, 1, 1])
+    for name, array, said in (("kinds", np.zeros(2, np.uint8), "2 entries, expected 3"), ("flow", pairs.flow[:, :1], r"float16 \[3, 1"),
+                              ("owners", np.array([0, 1, 2], np.int32), "numbers outside the limits of 0 to 1")):
+        pairs.save(tmp_path)
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(InvalidInputError, match=f"^{name}.npy: {said}"):
+            MotionPairs.load(tmp_path)

@@ -109,3 +109,21 @@ def test_a_cpu_that_would_only_imitate_bfloat16_trains_in_float32(monkeypatch, s
 def test_settings_without_sense(settings):
     with pytest.raises(InvalidInputError):
         LoopConfig(**settings)
+
+
+def test_a_checkpoint_that_is_damaged_or_of_another_model_is_told(tmp_path):
+    train(tmp_path)
+    state = tmp_path / "checkpoint" / "state.pt"
+    whole = state.read_bytes()
+    for content in (b"", b"text", whole[:len(whole) // 2], b"\x80\x04cos\nsystem\n."):
+        state.write_bytes(content)
+        with pytest.raises(InvalidInputError, match="state.pt: damaged, no checkpoint to go on from$"):
+            train(tmp_path, resume=True)
+    for other in ([1], {}, None):
+        torch.save(other, state)
+        with pytest.raises(InvalidInputError, match="state.pt: not the checkpoint of a training$"):
+            train(tmp_path, resume=True)
+    state.write_bytes(whole)
+    torch.save(torch.load(state, weights_only=True) | {"model": {"another.weight": torch.zeros(3)}}, state)
+    with pytest.raises(InvalidInputError, match="its checkpoint is of another model; without --resume the run begins anew$"):
+        train(tmp_path, resume=True)

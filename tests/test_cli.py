@@ -18,7 +18,7 @@ from temposync_pipeline.models.viseme_classifier import VISEMES
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
-from temposync_pipeline.training import sync
+from temposync_pipeline.training import aligner, sync
 from temposync_pipeline.training.autoencoder import Config
 from temposync_pipeline.training.settings import build_config, read_settings
 
@@ -262,6 +262,7 @@ def test_training_settings(tmp_path, temposync):
     values = read_settings(tmp_path / "settings.yaml", ["batch_size=8", "resume=true", "sources={portraits: 1}"])
     config = build_config(Config, values)
     assert (config.learning_rate, config.batch_size, config.max_minutes, config.resume) == (1e-3, 8, 2.0, True)
+    assert build_config(aligner.Config, {"speaking": None}).speaking == ""
     assert isinstance(config.max_minutes, float) and config.sources == {"portraits": 1}
     assert build_config(sync.Config, {}).max_steps > 0 and build_config(sync.Config, {"max_minutes": 1}).max_steps == 0
     assert build_config(sync.Config, {"max_minutes": 1, "max_steps": 7}).max_steps == 7
@@ -284,6 +285,18 @@ def test_training_settings(tmp_path, temposync):
     (("autoencoder", "--set", f"batch_size={'9' * 5000}"), "--set batch_size: a number of too many digits"),
     (("autoencoder", "--set", f"batch_size={'[' * 5000}"), "a date that is none, or too many brackets"),
     (("autoencoder", "--set", "batch_size=.inf"), "batch_size: inf, expected int"),
+    (("autoencoder", "--set", "sources=3"), "sources: 3, expected shares, as {one: 0.4, another: 0.6}"),
+    (("autoencoder", "--set", "sources={portraits: many}"), "sources, portraits: 'many', expected float"),
+    (("autoencoder", "--set", "sources={portraits: 0}"), "sources: {'portraits': 0.0}, expected shares of at least 0, and one above it"),
+    (("autoencoder", "--set", "window=100"), "window: 100, expected a multiple of 16 from 16 to 128"),
+    (("visemes", "--set", "voices=anna"), "voices: 'anna', expected names, as [one, another]"),
+    (("visemes", "--set", "grid_train=[[1]]"), "grid_train: [1], expected str"),
+    (("visemes", "--set", "crop_seconds=.nan"), "crop_seconds: nan, expected float"),
+    (("aligner", "--set", "learning_rate=-1"), "learning_rate: -1.0, expected 0 or more"),
+    (("aligner", "--set", "threads=-1"), "threads: -1, expected 0 to 1024"),
+    (("aligner", "--set", "device=abacus"), "--device abacus: not available here"),
+    (("aligner", "--set", "data=[1]"), "[1]: no such file"),
+    (("aligner", "--set", "output={a: 1}"), "train aligner needs data"),
     (("autoencoder", "--data", "/nowhere/at/all"), "no such file"),
     (("autoencoder", "--device", "abacus"), "not available here"),
 ])

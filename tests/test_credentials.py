@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -96,6 +97,31 @@ def test_a_test_certificate_that_the_disk_damaged_is_made_again(tmp_path, monkey
         kept.write_bytes(whole.key + b"".join(written[:1] if not bit else written))
         credentials._make_test_credentials.cache_clear()
         assert local_credentials().key != whole.key and local_credentials() == local_credentials()
+
+
+def test_a_certificate_that_is_out_of_date_is_no_change_of_the_file(tmp_path, monkeypatch, caplog, capsys):
+    """As after the machine's clock was wrong; and what is signed then has another certificate, in the same process, too."""
+    monkeypatch.setenv("TEMPOSYNC_CACHE", str(tmp_path / "cache"))
+    credentials._make_test_credentials.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(credentials, "_TEST_DAYS", 4 / 86400)
+        video, first = write(tmp_path / "a.mp4"), local_credentials()
+    while read_credentials(video)["state"] == "Valid":
+        time.sleep(0.2)
+    found = read_credentials(video)
+    assert (found["found"], found["state"]) == (True, "Out of date")
+    with pytest.raises(SystemExit):
+        main(["verify", str(video)])
+    assert "out of date (the file is as it was signed, but today the certificate is not valid), signed by a test" in capsys.readouterr().out
+    content = bytearray(video.read_bytes())
+    content[-100] ^= 1
+    video.write_bytes(content)
+    found = read_credentials(video)
+    assert (found["found"], found["state"]) == (False, "Invalid")
+    assert not caplog.records
+    assert read_credentials(write(tmp_path / "b.mp4"))["state"] == "Valid" and local_credentials().key != first.key
+    assert [record.getMessage().split(" to ")[0] for record in caplog.records] == [
+        f"test-certificate.pem: valid from {datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"]
 
 
 def test_certificates_and_keys_of_an_unknown_kind_are_told(own_key, tmp_path):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 from scipy.io import wavfile
 
@@ -15,7 +16,7 @@ from temposync_pipeline import InvalidInputError, TempoSyncPipeline
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
 
-from .tiny_components import picture, spoken, tiny_pipeline
+from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,19 @@ def test_a_callback_may_replace_conditions(pipeline):
 
     changed = run(pipeline, callback_on_step_end=silence, callback_on_step_end_tensor_inputs=["visemes"]).frames
     assert changed.shape == run(pipeline).frames.shape and not np.array_equal(changed, run(pipeline).frames)
+
+
+def test_what_a_callback_cannot_return_is_told(pipeline):
+    def returning(answer):
+        return lambda pipe, step, timestep, tensors: answer(tensors["latents"])
+
+    for answer, said in ((lambda latents: {"latents": latents[:1]}, r"latents: \[1, 32, 10, 12\], expected a tensor \[\d+, 32, 10, 12\]"),
+                         (lambda latents: {"latents": latents.numpy()}, "latents: a ndarray"),
+                         (lambda latents: latents, "a Tensor, expected a dictionary"), (lambda latents: [latents], "a list, expected")):
+        with pytest.raises(InvalidInputError, match=f"^callback_on_step_end returned {said}"):
+            run(pipeline, callback_on_step_end=returning(answer))
+    precise = run(pipeline, callback_on_step_end=returning(lambda latents: {"latents": latents.double()}))
+    assert np.array_equal(precise.frames, run(pipeline).frames)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 1.0])
@@ -274,3 +288,40 @@ def test_a_pipeline_made_of_the_components_keeps_the_settings(pipeline):
     first.register_to_config(mouth_amplitude=0.5)
     assert TempoSyncPipeline(**first.components).config.mouth_amplitude == 0.5
     assert TempoSyncPipeline(**pipeline.components).config.fps == 25
+
+
+# --- components -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("part", "other", "said"), [
+    ("denoiser", None, "missing"), ("scheduler", None, "missing"),
+    ("vae", tiny_denoiser(), "a TempoSyncDenoiser, expected a AutoencoderTempoSync"),
+    ("scheduler", DDIMScheduler(), "a DDIMScheduler, expected a TempoSyncScheduler"),
+    ("lip_motion", torch.nn.Linear(1, 1), "a Linear, expected"),
+])
+def test_a_component_that_is_missing_or_of_another_kind_is_told(tmp_path, part, other, said):
+    pipeline = tiny_pipeline()
+    setattr(pipeline, part, other)
+    for call in (lambda: run(pipeline), lambda: next(pipeline.stream(picture(), spoken())),
+                 lambda: pipeline.generate_to_file(picture(), spoken(), tmp_path / "a.mp4")):
+        with pytest.raises(InvalidInputError, match=f"^{part}: {said}"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["vae", "denoiser", "identity_encoder"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_component_may_be_as_precise_as_it_likes(part, dtype):
+    pipeline = tiny_pipeline()
+    pipeline.use_bfloat16, whole = False, run(pipeline).frames
+    getattr(pipeline, part).to(dtype)
+    assert np.abs(run(pipeline).frames - whole).max() < (0.1 if dtype == torch.bfloat16 else 2 / 255)
+    video = run(pipeline, output_type="latent").latent_video
+    assert np.array_equal(np.concatenate(list(pipeline.decode_latents(video))) / np.float32(255), run(pipeline).frames)
+
+
+def test_autocast_around_a_call_is_no_obstacle():
+    pipeline = tiny_pipeline()
+    whole = run(pipeline).frames
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.abs(run(pipeline).frames - whole).max() < 0.1

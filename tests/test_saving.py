@@ -1,14 +1,16 @@
-"""A pipeline saved where something is already."""
+"""A pipeline saved where something is already, and videos whose frames somebody changed."""
 
 import errno
 
+import numpy as np
 import pytest
 import torch
 
 from temposync_pipeline import InvalidInputError, TempoSyncPipeline
+from temposync_pipeline.media.video import stream_video
 from temposync_pipeline.pipelines.lora import add_lora
 
-from .tiny_components import tiny_pipeline
+from .tiny_components import picture, spoken, tiny_pipeline
 
 
 @pytest.mark.parametrize(("before", "after"), [("20KB", None), (None, "20KB"), ("20KB", "40KB")])
@@ -63,3 +65,38 @@ def test_a_pipeline_with_an_adapter_is_not_saved_as_what_cannot_be_loaded(tmp_pa
     pipeline.save_pretrained(tmp_path)
     loaded = TempoSyncPipeline.from_pretrained(tmp_path)
     assert all(torch.equal(loaded.denoiser.state_dict()[name], value) for name, value in pipeline.denoiser.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_frames_that_are_no_video_are_told_and_nothing_is_written(tmp_path, suffix):
+    output = tiny_pipeline()(picture(), spoken(0.2), 1)
+    own, array = output.frames, np.stack(output.frames).astype(np.float32) / 255
+    path, origin = tmp_path / f"a{suffix}", output.origin
+    path.write_text("the old video")
+    for frames, marked, said in (
+            (array * [[[[np.nan]]]], True, f"a{suffix}: frame 0 is no RGB picture of finite numbers: float64 \\[256, 256, 3\\]"),
+            ([own[0], own[1].resize((64, 48))], False, f"a{suffix}: frame 1 has 64x48 px, the first one 256x256"),
+            ([one.resize((512, 512)) for one in own], True, "frames of 512x512 px, generated at 256x256"),
+            (["one", "two"], True, "frame 0 is no")):
+        output.frames, output.origin = frames, origin if marked else None
+        with pytest.raises(InvalidInputError, match=said):
+            output.save(path)
+        assert [one.read_text() for one in tmp_path.iterdir()] == ["the old video"]
+
+
+def test_frames_that_somebody_changed_are_saved_as_they_look(tmp_path):
+    """In grey, as whole numbers, as a tensor with a gradient, too bright: none of it wraps round to another colour."""
+    output = tiny_pipeline()(picture(), spoken(0.2), 1)
+    own, written = output.frames, []
+    array = np.stack(own).astype(np.float32) / 255
+    tensor = torch.from_numpy(array).permute(0, 3, 1, 2).requires_grad_()
+    for frames in (own, np.stack(own), tensor, array, [one.convert("RGBA") for one in own]):
+        output.frames = frames
+        output.save(tmp_path / "a.mp4", provenance=False)
+        written.append(np.stack(list(stream_video(tmp_path / "a.mp4")[0])))
+        assert np.array_equal(written[-1], written[0])
+    output.frames = array + 1
+    output.save(tmp_path / "a.mp4", provenance=False)
+    assert np.stack(list(stream_video(tmp_path / "a.mp4")[0])).min() > 240
+    output.frames = [one.convert("L") for one in own]
+    output.save(tmp_path / "a.mp4", provenance=False)

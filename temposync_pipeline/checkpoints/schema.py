@@ -31,8 +31,10 @@ def read_json(path: Path) -> dict[str, Any]:
     content = read_bounded(path, MAX_CONFIG_BYTES)
     try:
         value = json.loads(content)
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path.name}: not JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path.name}: a number of too many digits, or too many brackets") from error
     if not isinstance(value, dict):
         raise InvalidInputError(f"{path.name}: not a JSON object")
     return value

@@ -47,13 +47,14 @@ def train(
 
     options = {"data": data and str(data), "output": output and str(output), "init": init, "resume": resume or None}
     values = read_settings(config, settings or []) | {name: value for name, value in options.items() if value is not None}
+    values |= {name: str(values[name]) for name in ("data", "output", "init") if values.get(name)}  # YAML may make anything of a name
     if values.get("data"):
         check_files((Path(values["data"]),))
     if values.get("output"):
         _check_run_folder(Path(values["output"]), values)
     if values.get("init"):
-        check_model(str(values["init"]))
-    values = {"device": choose_device(device)} | values
+        check_model(values["init"])
+    values["device"] = choose_device(str(values.get("device", device)))
     from importlib import import_module
 
     from ..training.from_clips import settings_for_clips, takes_clips, train_on_clips

@@ -10,6 +10,8 @@ from .checks import check_files, write_json
 from .options import JsonFile
 
 NOT_MARKED = 1
+# What a word does not say by itself.
+_STATES = {"Out of date": "out of date (the file is as it was signed, but today the certificate is not valid)"}
 
 
 def verify(
@@ -57,4 +59,4 @@ def _credentials_line(layer: dict[str, Any]) -> str:
         return "not looked for: pip install 'temposync-pipeline[provenance]'" if unknown else layer["state"]
     who = "a test certificate, which proves nobody's identity" if layer["test_certificate"] else layer["signer"]
     said = ", ".join(text for text in (layer["source_type"], layer["generator"], layer["model"] and f"model {layer['model']}") if text)
-    return f"{layer['state'].lower()}, signed by {who}: {said}"
+    return f"{_STATES.get(layer['state'], layer['state'].lower())}, signed by {who}: {said}"

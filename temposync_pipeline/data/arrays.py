@@ -1,4 +1,4 @@
-"""Arrays of an .npz that somebody else may have written."""
+"""Arrays of an .npz or .npy that somebody else may have written."""
 
 import math
 import zipfile
@@ -33,6 +33,27 @@ def read_arrays(path: str | PathLike, *names: str, rows: int | None = None) -> d
         raise
     except Exception as error:  # of zipfile, zlib and numpy: whatever damaged bytes lead to
         raise InvalidInputError(f"{path.name}: no readable .npz with {', '.join(names)}") from error
+
+
+def map_array(path: str | PathLike, kind: type[np.generic], *shape: int | None) -> np.ndarray:
+    """The array of an .npy, left on disk until it is used; None stands for any number of at least 1.
+
+    Raises InvalidInputError for a file that is damaged or none of numpy's, and for an array of another kind or shape, and OSError.
+    """
+    path = Path(path)
+    check_is_file(path)
+    try:
+        array = np.load(path, mmap_mode="r")
+        found = f"{array.dtype} {list(array.shape)}"
+    except OSError:
+        raise
+    except Exception as error:  # of numpy and mmap: whatever damaged bytes lead to
+        raise InvalidInputError(f"{path.name}: no readable .npy") from error
+    if array.dtype != kind or array.ndim != len(shape) or not array.size or any(
+            wanted not in (None, side) for wanted, side in zip(shape, array.shape)):
+        wanted = ", ".join("any" if side is None else str(side) for side in shape)
+        raise InvalidInputError(f"{path.name}: {found}, expected {kind.__name__} [{wanted}]")
+    return array
 
 
 def _size(file: zipfile.ZipFile, path: str, name: str, rows: int | None) -> int:

@@ -24,11 +24,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..errors import InvalidInputError
 from ..face.crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW, align_matrix, crop_face, transform_points
 from ..media.image import load_image
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import encode_crops, latent_window
 from ..models.face_aligner import FaceAligner
+from .arrays import map_array
 from .clips import load_clip
 from .manifest import Clip, build_manifest
 from .mouth_warp import REGION, MouthOpening, source_places
@@ -39,6 +41,13 @@ FLOW_STRIDE = 2
 TOP, LEFT, HEIGHT, WIDTH = (LATENT_STRIDE * cells for cells in LATENT_WINDOW)
 # Consecutive frames of a driver that a photograph takes at a time, and frames of a clip.
 TAKE_FRAMES, CLIP_FRAMES = 4, 12
+
+
+# What `MotionPairs` has on disk: kind of number, and shape of an entry.
+_STORED = {
+    "references": (np.uint8, HEIGHT, WIDTH, 3), "reference_latents": (np.float16, None, *LATENT_WINDOW[2:]),
+    "frames": (np.uint8, HEIGHT, WIDTH, 3), "latents": (np.float16, None, *LATENT_WINDOW[2:]), "owners": (np.int32,), "kinds": (np.uint8,),
+    "flow": (np.float16, 2, HEIGHT // FLOW_STRIDE, WIDTH // FLOW_STRIDE), "hidden": (np.uint8, HEIGHT, WIDTH)}
 
 
 @dataclass
@@ -65,8 +74,15 @@ class MotionPairs:
 
     @classmethod
     def load(cls, folder: str | PathLike) -> "MotionPairs":
-        """Pictures stay on disk until they are used."""
-        return cls(*(np.load(Path(folder) / f"{each.name}.npy", mmap_mode="r") for each in fields(cls)))
+        """Pictures stay on disk until they are used; raises InvalidInputError for arrays that are not those of such pairs, and OSError."""
+        pairs = cls(*(map_array(Path(folder) / f"{name}.npy", kind, None, *shape) for name, (kind, *shape) in _STORED.items()))
+        for name in _STORED:
+            wanted = len(pairs.references if name.startswith("reference") else pairs.frames)
+            if (count := len(getattr(pairs, name))) != wanted:
+                raise InvalidInputError(f"{name}.npy: {count} entries, expected {wanted}")
+        if pairs.owners.min() < 0 or pairs.owners.max() >= len(pairs.references):
+            raise InvalidInputError(f"owners.npy: numbers outside the limits of 0 to {len(pairs.references) - 1}")
+        return pairs
 
 
 @dataclass

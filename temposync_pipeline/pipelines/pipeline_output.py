@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
@@ -66,7 +66,7 @@ class TempoSyncPipelineOutput(BaseOutput):
         origin, count = self.origin, len(self.frames)
         if not count:
             raise InvalidInputError(f"{called(path)}: no frames to write")
-        frames: Iterator[np.ndarray] = map(_to_uint8, self.frames)
+        frames = _pictures(self.frames, called(path))
         tags = origin.tags() if origin else {}
         starts = np.arange(count) / self.fps if self.times is None else self.times
         ends = [*starts[1:], starts[-1] + 1 / self.fps]
@@ -141,12 +141,33 @@ def _write_gif(
             complete(temporary)
 
 
+def _pictures(frames: Iterable[Image.Image | np.ndarray | torch.Tensor], name: str) -> Iterator[np.ndarray]:
+    """Frames uint8 [H, W, 3]; raises InvalidInputError for one that is no picture, or of another size than the first."""
+    first = None
+    for number, frame in enumerate(frames):
+        picture = _to_uint8(frame)
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+            raise InvalidInputError(f"{name}: frame {number} is no RGB picture of finite numbers: {picture.dtype} {list(picture.shape)}")
+        first = first or picture.shape
+        if picture.shape != first:
+            raise InvalidInputError(f"{name}: frame {number} has {_size_of(picture.shape)} px, the first one {_size_of(first)}")
+        yield picture
+
+
+def _size_of(shape: Sequence[int]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
 def _to_uint8(frame: Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
+    """Of what is no picture something else."""
     if isinstance(frame, Image.Image):
-        return np.asarray(frame)
+        return np.asarray(frame if frame.mode == "RGB" else frame.convert("RGB"))
     if isinstance(frame, torch.Tensor):
-        frame = frame.permute(1, 2, 0).cpu().numpy()
-    return np.rint(255 * frame).astype(np.uint8)
+        frame = frame.detach().cpu().float().moveaxis(0, -1).numpy()
+    frame = np.asarray(frame)
+    if not np.issubdtype(frame.dtype, np.floating) or not np.isfinite(frame).all():
+        return frame
+    return np.rint(255 * frame.clip(0, 1)).astype(np.uint8)
 
 
 def convert_frames(frames: list | torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:

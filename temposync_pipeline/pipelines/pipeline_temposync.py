@@ -180,7 +180,8 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         return Speech(smooth_visemes(hearing.visemes, self.config.viseme_smoothing), lips, loudness=hearing.loudness[:, None])
 
     def _conditions(self, crop: np.ndarray, latents: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        return {"context": latent_window(self._encode(mask_mouth(crop))), "identity": self.identity_encoder(latents)}
+        identity = self.identity_encoder(latents.to(self.identity_encoder.dtype))
+        return {"context": latent_window(self._encode(mask_mouth(crop))), "identity": identity}
 
     def prepare_latents(self, steps: int, generator: torch.Generator | None = None, latents: torch.Tensor | None = None) -> torch.Tensor:
         """Unit noise of every step, [steps, 1, C, h, w], one tensor for all frames, so that the noise itself does not flicker.
@@ -220,9 +221,9 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             if lips is None:
                 lips = np.full((count, NUM_LIP_SHAPE), np.nan, np.float32)
             given = {
-                "reference": reference.expand(count, -1, -1, -1), "context": portrait.context.expand(count, -1, -1, -1),
+                "reference": reference.to(noise).expand(count, -1, -1, -1), "context": portrait.context.to(noise).expand(count, -1, -1, -1),
                 "visemes": torch.from_numpy(windows.copy()).to(noise), "lips": torch.from_numpy(lips).to(noise),
-                "identity": portrait.identity.expand(count, -1)}
+                "identity": portrait.identity.to(noise).expand(count, -1)}
             return self._denoise(noise, given, sampling)
 
         rest = 1 + 2 * margin

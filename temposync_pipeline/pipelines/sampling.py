@@ -1,6 +1,6 @@
 """What belongs to one call of a pipeline and to no other, so that one pipeline can serve several threads at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import get_ident
@@ -37,11 +37,26 @@ class Sampling:
     interrupted: bool = False
 
     def report(self, pipeline: "RunningCalls", step: int, timestep: torch.Tensor, tensors: Tensors) -> Tensors:
-        """Tell the callback of a step; returns `tensors`, with those that it replaced."""
+        """Tell the callback of a step; returns `tensors`, with those that it replaced.
+
+        Raises InvalidInputError where it returns neither None nor a dictionary, or tensors of another shape.
+        """
         if self.callback is None:
             return tensors
-        changed = self.callback(pipeline, step, timestep, {name: tensors[name] for name in self.tensor_inputs}) or {}
-        return tensors | {name: tensor for name, tensor in changed.items() if name in tensors}
+        changed = self.callback(pipeline, step, timestep, {name: tensors[name] for name in self.tensor_inputs})
+        if changed is None:
+            return tensors
+        if not isinstance(changed, Mapping):
+            raise InvalidInputError(f"callback_on_step_end returned a {type(changed).__name__}, expected a dictionary of tensors or None")
+        return tensors | {name: _in_place_of(tensors[name], name, tensor) for name, tensor in changed.items() if name in tensors}
+
+
+def _in_place_of(tensor: torch.Tensor, name: str, other: Any) -> torch.Tensor:
+    """`other` where and as precise as `tensor` is; raises InvalidInputError for another shape."""
+    if not isinstance(other, torch.Tensor) or other.shape != tensor.shape:
+        found = list(other.shape) if isinstance(other, torch.Tensor) else f"a {type(other).__name__}"
+        raise InvalidInputError(f"callback_on_step_end returned {name}: {found}, expected a tensor {list(tensor.shape)}")
+    return other.to(tensor)
 
 
 def unit_noise(shape: Sequence[int], generator: torch.Generator | None) -> torch.Tensor:

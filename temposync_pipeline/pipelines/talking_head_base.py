@@ -34,6 +34,7 @@ from .ahead import ahead
 from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import ImageInput, as_image
+from .loading import component_classes
 from .pipeline_output import OUTPUT_TYPES
 from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_close
 from .rendering import LivingRenderer, Renderer, make_renderer, rendered_part
@@ -191,7 +192,7 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
     def _encode(self, crop: np.ndarray) -> torch.Tensor:
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
-        return self.vae.encode(pixels).latent.to(self._execution_device)
+        return self.vae.encode(pixels).latent.to(self._execution_device, self.vae.dtype)
 
     def _bar(self, total: int, shown: bool = True) -> tqdm:
         """A bar as `set_progress_bar_config` wants it; not to show one concerns this call alone."""
@@ -203,6 +204,15 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         if startup.lean and self.runtime == "torch":  # another one may still have to compile them
             rest_weights(self.components.values())
             startup.give_back()
+
+    def _check_parts(self) -> None:
+        """Raises InvalidInputError where a component is missing, or not of its kind."""
+        for name, kind in component_classes(type(self)).items():
+            part = getattr(self, name)
+            part = getattr(part, "_orig_mod", part)  # of what torch.compile wraps
+            if not (isinstance(part, kind) or part is None and name in self._optional_components):
+                found = "missing" if part is None else f"a {type(part).__name__}, expected a {kind.__name__}"
+                raise InvalidInputError(f"{name}: {found}")
 
     @contextmanager
     def _returning_models(self) -> Iterator[None]:
@@ -216,7 +226,8 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         self, steps: int | None, chunk_size: int, mouth_amplitude: float | None = None, output_type: str = "np",
         callback: StepCallback | None = None, tensor_inputs: Sequence[str] | None = None,
     ) -> Sampling:
-        """How a call samples; raises InvalidInputError for arguments outside their limits."""
+        """How a call samples; raises InvalidInputError for arguments outside their limits, and for a pipeline that cannot sample."""
+        self._check_parts()
         if output_type not in OUTPUT_TYPES:
             raise InvalidInputError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         steps = self.default_steps if steps is None else steps

@@ -39,7 +39,14 @@ _TEST_DAYS = 3650
 _SOURCE = {"title": "source", "relationship": "parentOf"}
 # Containers in which C2PA looks for credentials, by their first bytes: a name may be any.
 _SIGNATURES = ((4, b"ftyp", "video/mp4"), (8, b"AVI ", "video/x-msvideo"), (0, b"GIF8", "image/gif"))
+OUT_OF_DATE = "Out of date"
+# What c2pa finds at fault in a file that is as it was signed, by a certificate that was valid then: nobody it knows, or not valid today.
+_UNTRUSTED, _EXPIRED = "signingCredential.untrusted", "signingCredential.expired"
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+
+
+class OutOfDateError(InvalidInputError):
+    """A certificate that is not valid today."""
 
 
 class SigningKey(NamedTuple):
@@ -159,7 +166,7 @@ def _credentials(chain: "list[Certificate]", private: Any, algorithm: str) -> Cr
 def _check_validity(certificate: "Certificate", name: str) -> None:
     now, begins, ends = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begins <= now <= ends:
-        raise InvalidInputError(f"{name}: valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d}, today is {now:%Y-%m-%d}")
+        raise OutOfDateError(f"{name}: valid from {begins:%Y-%m-%d} to {ends:%Y-%m-%d}, today is {now:%Y-%m-%d}")
 
 
 def _check_issued(credentials: Credentials, name: str) -> None:
@@ -194,8 +201,12 @@ def local_credentials() -> Credentials:
         kept = load_credentials(SigningKey(path, path))
         _check_issued(kept, path.name)
         return kept
+    except OutOfDateError as error:
+        logger.warning("%s: another test certificate is made; if the clock is wrong, what it signs will be out of date later", error)
+        _make_test_credentials.cache_clear()
     except (InvalidInputError, OSError):
-        made = _make_test_credentials()
+        pass
+    made = _make_test_credentials()
     temporary = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,9 +300,9 @@ def read_credentials(path: str | PathLike) -> dict[str, Any]:
     """What the content credentials in a video say, without asking any server.
 
     Returns {"found": whether they are whole and say that the video is AI-generated, "state": "Trusted", "Valid" (whole, by a signer whom
-    this machine does not know), "Invalid" (the file was changed), "none", "unreadable" or "not looked for" (c2pa-python is not installed),
-    and where there are some "signer", "test_certificate", "generator", "model", "source_type" and "sources", how many videos or pictures it
-    was made from}. Raises OSError.
+    this machine does not know), "Out of date" (whole, by a certificate that is not valid today), "Invalid" (the file was changed), "none",
+    "unreadable" or "not looked for" (c2pa-python is not installed), and where there are some "signer", "test_certificate", "generator",
+    "model", "source_type" and "sources", how many videos or pictures it was made from}. Raises OSError.
     """
     if importlib.util.find_spec("c2pa") is None:
         return {"found": False, "state": "not looked for"}
@@ -304,10 +315,17 @@ def read_credentials(path: str | PathLike) -> dict[str, Any]:
             if not reader:
                 return {"found": False, "state": "none"}
             with reader:
-                return _summary(reader.get_active_manifest() or {}, reader.get_validation_state())
+                return _summary(reader.get_active_manifest() or {}, _state(reader))
     except c2pa.C2paError as error:
         logger.debug("content credentials: %s", error)
         return {"found": False, "state": "unreadable"}
+
+
+def _state(reader: Any) -> str:
+    """By c2pa's word, which calls invalid what was signed by a certificate that has expired since, too."""
+    active = (reader.get_validation_results() or {}).get("activeManifest", {})
+    faults = {fault.get("code") for fault in active.get("failure", [])}
+    return OUT_OF_DATE if _EXPIRED in faults and faults <= {_EXPIRED, _UNTRUSTED} else reader.get_validation_state()
 
 
 def _summary(manifest: dict[str, Any], state: str) -> dict[str, Any]:
@@ -317,7 +335,7 @@ def _summary(manifest: dict[str, Any], state: str) -> dict[str, Any]:
     source_type = next((name for name in types if name in (GENERATED, EDITED)), types[0] if types else None)
     agents = [action["softwareAgent"] for action in actions if isinstance(action.get("softwareAgent"), dict)]
     signer = manifest.get("signature_info", {}).get("common_name") or manifest.get("signature_info", {}).get("issuer")
-    return {"found": state in ("Valid", "Trusted") and source_type in (GENERATED, EDITED), "state": state, "signer": signer,
+    return {"found": state in ("Valid", "Trusted", OUT_OF_DATE) and source_type in (GENERATED, EDITED), "state": state, "signer": signer,
             "test_certificate": signer == TEST_NAME, "generator": _named(manifest.get("claim_generator_info", [])),
             "model": _named(agents), "source_type": source_type, "sources": len(manifest.get("ingredients", []))}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
+from ..errors import InvalidInputError
 from ..media.planes import luma_of
 from .credentials import PRODUCT, Credentials, LocalCredentials
 from .watermark import MovingMark, watermark
@@ -41,9 +42,20 @@ class Origin:
         return watermark(luma_of(self.photo), self.matrix, model_identifier(self.model, self.revision))
 
     def marker(self) -> Callable[[np.ndarray], np.ndarray | None]:
-        """A function that is given the frames, uint8 RGB [H, W, 3], in order, and returns their marks as `watermark`; None = no mark."""
+        """A function that is given the frames, uint8 RGB [H, W, 3], in order, and returns their marks as `watermark`; None = no mark.
+
+        It raises InvalidInputError for frames of another size than the model made, in which the face is elsewhere.
+        """
         mark = self.watermark()
-        return lambda frame: mark
+
+        def levels(frame: np.ndarray) -> np.ndarray:
+            if frame.shape != self.photo.shape:
+                (height, width, _), (own_height, own_width, _) = frame.shape, self.photo.shape
+                raise InvalidInputError(f"frames of {width}x{height} px, generated at {own_width}x{own_height}: the watermark would be in "
+                                        "the wrong place; provenance=False leaves it out")
+            return mark
+
+        return levels
 
     def signing(self, credentials: Credentials | LocalCredentials | None) -> Callable[[Path], None] | None:
         """What puts content credentials into the finished file (`VideoWriter`'s `complete`)."""

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..face.crop import mouth_mask
+from ..data.arrays import map_array
+from ..errors import InvalidInputError
+from ..face.crop import CROP_SIZE, mouth_mask
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
@@ -35,13 +37,18 @@ class Config(LoopConfig):
     # Only the decoder: latents, and so everything trained on them, stay as they are.
     freeze_encoder: bool = False
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 16 <= self.window <= 128 or self.window % 16:
+            raise InvalidInputError(f"window: {self.window}, expected a multiple of 16 from 16 to 128")
+
 
 class CropSampler:
     """Random 128 px windows of aligned crops, half of them around the mouth, with light and mirror augmentation."""
 
     def __init__(self, config: Config):
         folder = Path(config.data)
-        self.arrays = [np.load(folder / f"{name}_train.npy") for name in config.sources]
+        self.arrays = [np.array(_crops(folder / f"{name}_train.npy")) for name in config.sources]
         self.weights = np.array(list(config.sources.values())) / sum(config.sources.values())
         self.window, self.batch_size = config.window, config.batch_size
         self.rng = np.random.default_rng(config.seed)
@@ -72,11 +79,15 @@ class CropSampler:
         return (pixels * gain + offset).clamp(-1, 1)
 
 
+def _crops(path: Path) -> np.ndarray:
+    return map_array(path, np.uint8, None, CROP_SIZE, CROP_SIZE, 3)
+
+
 def validation_crops(folder: Path, count: int = 48) -> torch.Tensor:
     """Held-out crops float32 [N, 3, 256, 256] in [-1, 1], spread evenly over portraits and talkers."""
     crops = []
     for name in ("portraits", "talkers"):
-        array = np.load(folder / f"{name}_val.npy", mmap_mode="r")
+        array = _crops(folder / f"{name}_val.npy")
         crops.append(array[np.linspace(0, len(array) - 1, min(len(array), count // 2)).astype(int)])
     return torch.from_numpy(np.concatenate(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
 

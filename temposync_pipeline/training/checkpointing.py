@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..errors import InvalidInputError
 from ..files import plain_write_errors
 
 
@@ -36,9 +37,18 @@ def save_checkpoint(folder: Path, state: dict) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict | None:
-    """The last complete state written by `save_checkpoint`, or None."""
+    """The last complete state written by `save_checkpoint`, or None; raises InvalidInputError for a damaged file, and OSError."""
     path = Path(folder) / "state.pt"
-    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+    if not path.is_file():
+        return None
+    path.open("rb").close()  # what the system says of the file itself
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of torch, zip and pickle, OSError among them: whatever damaged bytes lead to
+        raise InvalidInputError(f"{path}: damaged, no checkpoint to go on from") from error
+    if not isinstance(state, dict) or "step" not in state:
+        raise InvalidInputError(f"{path}: not the checkpoint of a training")
+    return state
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:

@@ -26,6 +26,8 @@ from .random_state import RandomState
 from .run_log import RunLog, start_tensorboard
 
 Losses = dict[str, torch.Tensor]
+# Of one process; more would take memory and time for nothing.
+MAX_THREADS = 1024
 
 
 @dataclass
@@ -69,6 +71,11 @@ class LoopConfig:
             raise InvalidInputError(f"seed: {self.seed}, outside the limits of 0 to {2**32 - 1}")
         if self.batch_size < 1 or self.gradient_accumulation_steps < 1:
             raise InvalidInputError("batch_size and gradient_accumulation_steps must be at least 1")
+        for name, most in (("learning_rate", math.inf), ("final_learning_rate", math.inf), ("weight_decay", math.inf),
+                           ("max_grad_norm", math.inf), ("ema_decay", 1), ("threads", MAX_THREADS)):
+            value = getattr(self, name)
+            if not 0 <= value <= most or math.isinf(value):
+                raise InvalidInputError(f"{name}: {value}, expected " + ("0 or more" if most == math.inf else f"0 to {most}"))
         if self.mixed_precision not in ("auto", "no", "fp16", "bf16"):
             raise InvalidInputError(f"mixed_precision: {self.mixed_precision!r}, expected auto, no, fp16 or bf16")
 
@@ -193,6 +200,13 @@ class Run:
                 "elapsed": time.monotonic() - self._started, "running": self.running, "random": randoms})
 
     def _restore(self, state: dict) -> None:
+        """Raises InvalidInputError for the state of another model."""
+        try:
+            self._take(state)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInputError(f"{self.folder}: its checkpoint is of another model; without --resume the run begins anew") from error
+
+    def _take(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
