@@ -27,7 +27,7 @@ from .run_log import RunLog, start_tensorboard
 
 Losses = dict[str, torch.Tensor]
 # Of one process; more would take memory and time for nothing.
-MAX_THREADS = 1024
+_MOST_THREADS = 1024
 
 
 @dataclass
@@ -72,7 +72,7 @@ class LoopConfig:
         if self.batch_size < 1 or self.gradient_accumulation_steps < 1:
             raise InvalidInputError("batch_size and gradient_accumulation_steps must be at least 1")
         for name, most in (("learning_rate", math.inf), ("final_learning_rate", math.inf), ("weight_decay", math.inf),
-                           ("max_grad_norm", math.inf), ("ema_decay", 1), ("threads", MAX_THREADS)):
+                           ("max_grad_norm", math.inf), ("ema_decay", 1), ("threads", _MOST_THREADS)):
             value = getattr(self, name)
             if not 0 <= value <= most or math.isinf(value):
                 raise InvalidInputError(f"{name}: {value}, expected " + ("0 or more" if most == math.inf else f"0 to {most}"))
