@@ -42,7 +42,7 @@ def dub_tab(studio: Studio, making: Making, on_gpu: Callable) -> None:
                     end = gr.Radio(ENDS, value="loop", label="Where the voice is longer than the video",
                                    info="It goes back and forth, stays at its last frame, or the voice ends with it.")
                     film_face = gr.Radio(FACES, value=0, label="Who speaks?", info="1 is the largest face at the start.")
-                    film_steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
+                    film_steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and steadier.")
                     film_amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1,
                                                label="Mouth amplitude", info="0 keeps the mouth still.")
                     film_seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED,

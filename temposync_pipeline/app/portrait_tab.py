@@ -77,7 +77,7 @@ def portrait_tab(studio: Studio, making: Making, on_gpu: Callable, examples: lis
                     make = gr.Button("Generate", variant="primary", scale=3)
                     stop = gr.Button("Stop", scale=1, min_width=80)
                 with gr.Accordion("Settings", open=False):
-                    steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and sharper.")
+                    steps = gr.Slider(1, MAX_STEPS, 4, step=1, precision=0, label="Steps", info="More are slower and steadier.")
                     amplitude = gr.Slider(0, MAX_AMPLITUDE, studio.pipeline.config.mouth_amplitude, step=0.1, label="Mouth amplitude",
                                           info="0 keeps the mouth still.")
                     life = gr.Slider(0, MAX_LIFE, 1, step=0.1, label="Life", info=LIFE_INFO)
