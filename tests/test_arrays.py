@@ -108,6 +108,9 @@ def test_crops_that_are_none_are_told(tmp_path, split):
             np.save(path, content, allow_pickle=True)
         with pytest.raises(InvalidInputError, match=rf"^talkers_{split}.npy: (no readable|uint8|float32)"):
             autoencoder.train(config)
+    path.unlink()
+    with pytest.raises(InvalidInputError, match=rf"talkers_{split}.npy: no such file; python -m temposync_pipeline.data.pack writes it"):
+        autoencoder.train(config)
 
 
 def test_pairs_that_do_not_fit_together_are_told(tmp_path):

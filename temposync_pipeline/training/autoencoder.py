@@ -80,6 +80,8 @@ class CropSampler:
 
 
 def _crops(path: Path) -> np.ndarray:
+    if not path.exists():
+        raise InvalidInputError(f"{path}: no such file; python -m temposync_pipeline.data.pack writes it")
     return map_array(path, np.uint8, None, CROP_SIZE, CROP_SIZE, 3)
 
 
