@@ -5,6 +5,7 @@ import json
 import os
 import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from temposync_pipeline import cli
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.export import check_runtime, files, runtimes
-from temposync_pipeline.export.networks import NETWORKS, networks_of, weights_hash
+from temposync_pipeline.export.networks import NETWORKS, Network, networks_of, weights_hash
 from temposync_pipeline.export.sessions import SLICE, load_openvino, open_session
 from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
@@ -109,6 +110,21 @@ def test_batch_and_length_are_free(exported, form, suffix):
         outputs = open_session(exported[0] / form / f"{name}{suffix}", network, inputs, bfloat16=False)(inputs)
         for output, wanted in zip(outputs, network.tensors_of(network.module(pipeline)(**inputs)), strict=True):
             assert torch.allclose(output, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong, error", [(1e-5, 1e-5), (1e-2, 1e-2), (float("nan"), None)])
+def test_an_error_is_measured_by_the_largest_value_and_no_number_is_one(monkeypatch, wrong, error):
+    """Half of a batch may be of a face at rest, whose flow is nearly nothing."""
+    network = Network("flow", "flow", {"latents": (0,)}, ("flow",))
+    latents = torch.tensor([[1e-4], [1.0]])
+    monkeypatch.setattr(files, "open_session", lambda *_, **__: lambda inputs: (inputs["latents"] + wrong,))
+    found = files.relative_error(network, Rest(), {"latents": latents}, Path("flow.onnx"))
+    assert found == pytest.approx(error, rel=0.01) if error else not found <= files.TOLERANCE
+
+
+class Rest(torch.nn.Module):
+    def forward(self, latents):
+        return latents
 
 
 def test_a_file_that_computes_something_else_is_an_error(tmp_path, monkeypatch):
