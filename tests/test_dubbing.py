@@ -169,6 +169,9 @@ def test_a_film_without_anybody_leaves_no_file(pipeline, write_film, tmp_path):
     film = write_film(4 * [np.full((SIZE, SIZE, 3), 90, np.uint8)])
     with pytest.raises(FaceError, match="No face found in film.mp4"):
         pipeline.dub_to_file(film, spoken(0.2), tmp_path / "out.mp4", 1)
+    film = write_film([*10 * [np.full((SIZE, SIZE, 3), 90, np.uint8)], scene(4), scene(5)])  # who comes when all has been said
+    with pytest.raises(FaceError, match="No face found in the first 0.2 s of film.mp4"):
+        pipeline.dub_to_file(film, spoken(0.2), tmp_path / "out.mp4", 1)
     with pytest.raises(FaceError, match="shows more than 1 face"):
         pipeline.dub_to_file(write_film([scene(0)]), spoken(0.1), tmp_path / "out.mp4", 1, face_index=1)
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]

@@ -223,7 +223,8 @@ class DubbingPipeline(TalkingHeadPipeline):
                     yield from self._speak(takes, speech, noise, sampling, float(footage.rate))
         if not person.is_known:
             if not person.most_faces:
-                raise FaceError(f"No face found in {footage.name}; a frontal one at least 48 pixels tall is needed.")
+                part = f"the first {seconds:.1f} s of " if footage.seconds and seconds < footage.seconds - 1 / footage.rate else ""
+                raise FaceError(f"No face found in {part}{footage.name}; a frontal one at least 48 pixels tall is needed.")
             most = person.most_faces
             raise FaceError(f"face_index {face_index} asked for, but no frame of {footage.name} shows more than {most} face(s).")
 
