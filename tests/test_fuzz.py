@@ -22,7 +22,7 @@ from .fuzz_targets import video
 
 def test_damaged_files_are_read_or_refused_in_one_sentence(tmp_path):
     """100,000 of them: two processes at a time, each on a core of its own (`fuzz.work`)."""
-    commands = [[sys.executable, "-m", "tests.fuzz", "--cases", "50000", "--seconds", "200", "--seed", str(seed), "--failures",
+    commands = [[sys.executable, "-m", "tests.fuzz", "--cases", "50000", "--seconds", "300", "--seed", str(seed), "--failures",
                  tmp_path / f"kept{seed}"] for seed in (3, 4)]
     running = [subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
                for command in commands]
