@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -74,13 +75,13 @@ def _sweep_once(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the unfinished files of processes of this machine that are no more."""
+    """Remove the unfinished files and folders of processes of this machine that are no more."""
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             machine, process, *_ = *entry.name.removeprefix(UNFINISHED).split("-"), ""
             if entry.name.startswith(UNFINISHED) and machine == _machine() and process.isdecimal() and not _is_running(int(process)):
                 with suppress(OSError):
-                    os.unlink(entry)
+                    shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
 
 @cache

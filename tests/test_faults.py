@@ -255,6 +255,9 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
     others = [mine, elsewhere, tmp_path / ".temposync-notes", tmp_path / ".x"]
     for path in [left, *others]:
         path.write_bytes(OLD)
+    folder = left.with_name(f"{left.stem}0")  # of a checkpoint
+    (folder / "vae").mkdir(parents=True)
+    (folder / "vae" / "config.json").write_bytes(OLD)
     sweep(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(others)
     left.write_bytes(OLD)

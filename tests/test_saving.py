@@ -1,12 +1,15 @@
 """A pipeline saved where something is already, and videos whose frames somebody changed."""
 
 import errno
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 from temposync_pipeline import InvalidInputError, TempoSyncPipeline
+from temposync_pipeline.files import sweep
 from temposync_pipeline.media.video import stream_video
 from temposync_pipeline.pipelines.lora import add_lora
 
@@ -35,6 +38,20 @@ def test_saving_leaves_what_else_is_in_the_folder(tmp_path):
     before = {path: path.read_text() for path in tmp_path.glob("*/config.json")}
     tiny_pipeline().save_pretrained(tmp_path)
     assert {path: path.read_text() for path in before} == before and not list(tmp_path.glob(".*"))
+
+
+def test_a_save_that_was_killed_leaves_the_old_checkpoint_and_the_next_one_tidies(tmp_path):
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    if not (process := os.fork()):
+        type(pipeline.viseme_classifier).save_pretrained = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        pipeline.save_pretrained(tmp_path)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert len(left := list(tmp_path.glob(".*"))) == 1 and left[0].is_dir()
+    assert {path: path.read_bytes() for path in before} == before
+    sweep(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_saving_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ def batch(
     Example: temposync batch jobs.csv --output_dir videos --json report.json
 
     The table's first line names its columns: image, audio and output, and where lines differ in them steps, seed, face_index,
-    mouth_amplitude, blink_rate, head_motion and max_size (where a field is empty, the option, or the value that `generate` takes, too).
+    mouth_amplitude, blink_rate, head_motion and max_size (where a field is empty, the option's value, or what `generate` takes by default).
     Images and recordings are looked for beside the table.
 
     A line that fails is reported on stderr and the next one goes on; the exit code is then 2. Videos that exist are left as they are: run

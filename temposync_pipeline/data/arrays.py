@@ -36,7 +36,7 @@ def read_arrays(path: str | PathLike, *names: str, rows: int | None = None) -> d
 
 
 def map_array(path: str | PathLike, kind: type[np.generic], *shape: int | None) -> np.ndarray:
-    """The array of an .npy, left on disk until it is used; None stands for any number of at least 1.
+    """The array of an .npy, of this kind of number and shape, left on disk until it is used; None stands for any number of at least 1.
 
     Raises InvalidInputError for a file that is damaged or none of numpy's, and for an array of another kind or shape, and OSError.
     """

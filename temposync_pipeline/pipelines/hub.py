@@ -1,20 +1,21 @@
 """Loading and saving of the pipeline, as directories and as repositories of the Hugging Face Hub."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from inspect import signature
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from ..bases import DiffusionPipeline, ModelMixin
 from ..checkpoints import checkpoint_folder, public_name
+from ..checkpoints.files import INDEX
 from ..errors import InvalidInputError
 from ..export import check_runtime
-from ..files import UNFINISHED
+from ..files import unfinished
 from .loading import LOADER_OPTIONS, DTypes, component_classes, load_pipeline_parts
 
 if TYPE_CHECKING:
@@ -130,12 +131,16 @@ class HubPipeline(DiffusionPipeline):
                     "fuse_lora() to keep what it adds")
         from .publishing import add_code, clean_configs, move_into
 
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=save_directory, prefix=UNFINISHED) as folder:
-            super().save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
-            clean_configs(Path(folder))
-            add_code(Path(folder))
-            move_into(Path(save_directory), Path(folder), variant)
+        target = Path(save_directory)
+        target.mkdir(parents=True, exist_ok=True)
+        staged = unfinished(target / INDEX, "")
+        try:
+            super().save_pretrained(staged, variant=variant, max_shard_size=max_shard_size)
+            clean_configs(staged)
+            add_code(staged)
+            move_into(target, staged, variant)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
         if push_to_hub:
             self.push_to_hub(hub_options.pop("repo_id", Path(save_directory).absolute().name), variant=variant, **hub_options)
 
