@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ import typer
 from ..errors import InvalidInputError, Terminated
 from ..export import check_runtime
 from ..files import in_the_name_of, landing, unfinished
+from ..interrupts import interrupts_held
 from ..terminal import STDOUT, say
 from .checks import check_files, check_model, check_mp4, check_steps, choose_provenance, write_json
 from .options import BlinkRate, Device, FaceIndex, HeadMotion, JsonFile, Model, Runtime, Seed, SigningCert, SigningKeyFile
@@ -171,20 +171,6 @@ def run(
     seconds = max(samples / rate, 1e-9)
     return {"frames": writer.num_frames, "fps": session.fps, "seconds": writer.num_frames / session.fps,
             "real_time_factor": clock.busy / seconds, **({"latency_ms": clock.latency()} if timed else {})}
-
-
-@contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM take effect at its end: frames under way are neither lost nor half written."""
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
 
 
 class Clock:

@@ -15,6 +15,7 @@ import numpy as np
 import soxr
 
 from ..errors import InvalidAudioError
+from ..interrupts import interrupts_held
 from ..limits import MAX_CHANNELS, MAX_RATE, MAX_SECONDS, MIN_RATE, MIN_SECONDS
 from .channels import channel_weights
 from .container import decode_frames, open_file, open_stream, promised_seconds
@@ -221,7 +222,8 @@ def _samples_of(frame: av.AudioFrame) -> np.ndarray:
     """[channels, n].  PyAV takes the wrong number of planes of a frame that has more than 8, and reads what is none: it is packed first."""
     channels = frame.layout.nb_channels
     if frame.format.is_planar and channels > _MOST_PLANES:
-        frame, = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate).resample(frame)
+        with interrupts_held():
+            frame, = av.AudioResampler(frame.format.packed.name, frame.layout, frame.sample_rate).resample(frame)
     samples = frame.to_ndarray()
     return samples if frame.format.is_planar else samples.reshape(-1, channels).T
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import InvalidInputError
 from ..files import check_is_file
+from ..interrupts import interrupts_held
 from ..limits import MAX_MEDIA_BYTES
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def open_stream(file: BinaryIO, name: str, error: type[InvalidInputError]) -> It
     tags = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
-        container = av.open(_Input(file), container_options=options, **tags)
+        with interrupts_held():
+            container = av.open(_Input(file), container_options=options, **tags)
     except (av.error.FFmpegError, MemoryError, UnicodeDecodeError) as cause:
         _check_index(file, name, error)
         raise error(f"{name}: not an audio or video file of a known format (wav, mp3, flac, m4a, ogg, opus, wma, mp4, ...)") from cause
@@ -137,7 +139,8 @@ def decode_frames(container: av.container.InputContainer, stream: av.stream.Stre
     packets = container.demux(stream)
     while True:
         try:
-            packet = next(packets)
+            with interrupts_held():
+                packet = next(packets)
         except StopIteration:
             break
         except IndexError:  # a packet of a stream that FFmpeg came upon after opening the file, and that PyAV does not know
@@ -150,7 +153,8 @@ def decode_frames(container: av.container.InputContainer, stream: av.stream.Stre
             yield _pause(packet, *amr[1:])
             continue
         try:
-            frames = packet.decode()
+            with interrupts_held():
+                frames = packet.decode()
         except EOFError:
             break
         except (av.error.FFmpegError, MemoryError, ValueError):  # ValueError: PyAV 19, after a codec that failed to open

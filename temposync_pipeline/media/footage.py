@@ -15,6 +15,7 @@ import numpy as np
 from av.video.reformatter import ColorRange
 
 from ..errors import InvalidVideoError
+from ..interrupts import interrupts_held
 from .container import decode_frames, ends_within_packet, open_container, promised_seconds
 from .hdr import NAMES, is_hdr, to_standard
 from .planes import arrays_of, to_planes
@@ -179,7 +180,8 @@ class Footage:
                     continue
                 try:
                     if seek:
-                        container.seek(wanted, stream=stream)
+                        with interrupts_held():
+                            container.seek(wanted, stream=stream)
                 except av.error.FFmpegError:
                     continue
                 found = self._count(decode_frames(container, stream, ""), start, stop, wanted if seek else None)

@@ -8,6 +8,7 @@ from typing import BinaryIO, Self
 import av
 import numpy as np
 
+from ..interrupts import interrupts_held
 from .video import AAC_RATES, CRF, FPS, check_sides, mark_bt709
 
 # A player may begin, or begin again, at a key frame: every second.
@@ -75,7 +76,8 @@ class LiveVideoWriter:
         """Encode the next frame."""
         picture.pts, picture.time_base = self.num_frames, 1 / self.fps
         self.num_frames += 1
-        self._container.mux(self._video.encode(picture))
+        with interrupts_held():
+            self._container.mux(self._video.encode(picture))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -89,5 +91,6 @@ class LiveVideoWriter:
                 raise
 
     def _encode(self, frame: av.AudioFrame | None) -> None:
-        for resampled in self._resampler.resample(frame):
-            self._container.mux(self._sound.encode(resampled))
+        with interrupts_held():
+            for resampled in self._resampler.resample(frame):
+                self._container.mux(self._sound.encode(resampled))

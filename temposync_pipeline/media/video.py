@@ -18,6 +18,7 @@ from av.video.reformatter import ColorRange
 
 from ..errors import InvalidAudioError, InvalidInputError, InvalidVideoError
 from ..files import in_the_name_of, landing, unfinished
+from ..interrupts import interrupts_held
 from ..limits import MAX_FPS, MAX_FRAME_PIXELS, MAX_FRAMES, MIN_FPS, megapixels
 from .audio import Audio, AudioSource, decode_audio, full_scale, load_audio, silence_impossible
 from .container import decode_frames, open_container
@@ -219,8 +220,9 @@ class _SoundTrack:
             for chunk in rest:
                 self._encode(chunk)
         self._chunks.close()
-        for frame in self._resampler.resample(None):
-            self._container.mux(self._stream.encode(frame))
+        with interrupts_held():
+            for frame in self._resampler.resample(None):
+                self._container.mux(self._stream.encode(frame))
         self._container.mux(self._stream.encode(None))
 
     def _encode(self, chunk: np.ndarray) -> None:
@@ -230,8 +232,9 @@ class _SoundTrack:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk), format="fltp", layout=self._layout)
         frame.sample_rate, frame.pts, frame.time_base = self.rate, self._written, Fraction(1, self.rate)
         self._written += chunk.shape[1]
-        for resampled in self._resampler.resample(frame):
-            self._container.mux(self._stream.encode(resampled))
+        with interrupts_held():
+            for resampled in self._resampler.resample(frame):
+                self._container.mux(self._stream.encode(resampled))
 
 
 def stream_video(path: str | PathLike, max_frames: int | None = None, fps: float | None = None) -> tuple[Iterator[np.ndarray], float]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from .. import __version__
 from ..errors import InvalidInputError
 from ..files import cache_folder, read_bounded, unfinished
+from ..interrupts import interrupts_held
 from ..limits import MAX_CONFIG_BYTES
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Credentials(NamedTuple):
     key: bytes
     algorithm: str
 
+    @interrupts_held()
     def sign(self, path: Path, origin: "Origin", source: Path | None = None) -> None:
         """Put content credentials into an mp4 or a GIF.
 
@@ -296,6 +298,7 @@ def _kind_of(file: BinaryIO) -> str | None:
     return next((kind for place, mark, kind in _SIGNATURES if head[place:].startswith(mark)), None)
 
 
+@interrupts_held()
 def read_credentials(path: str | PathLike) -> dict[str, Any]:
     """What the content credentials in a video say, without asking any server.
 
