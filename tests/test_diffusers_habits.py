@@ -109,7 +109,7 @@ def test_what_a_callback_cannot_return_is_told(pipeline):
     assert np.array_equal(precise.frames, run(pipeline).frames)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+@pytest.mark.parametrize("smoothing", [0.0, 1.0, 1.5])
 def test_an_interrupted_call_returns_the_frames_so_far(pipeline, smoothing, tmp_path):
     interrupting, steps = TempoSyncPipeline(**pipeline.components, latent_smoothing=smoothing), []
 

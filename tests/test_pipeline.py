@@ -11,7 +11,14 @@ from temposync_pipeline import FaceError, InvalidInputError, TempoSyncPipeline, 
 from temposync_pipeline.export.runtimes import use_runtime
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
-from temposync_pipeline.models.conditioning import quiet_faint_motion, sharpen_motion, smooth_latents, smooth_visemes
+from temposync_pipeline.models.conditioning import (
+    quiet_faint_motion,
+    sharpen_motion,
+    smooth_latents,
+    smooth_visemes,
+    smoothing_reach,
+    smoothing_stride,
+)
 from temposync_pipeline.models.precision import has_fast_bfloat16
 from temposync_pipeline.models.viseme_classifier import Hearing
 from temposync_pipeline.pipelines.latent_video import LatentVideo
@@ -106,17 +113,21 @@ def smoothing(pipeline):
     pipeline.register_to_config(latent_smoothing=0.0)
 
 
-def test_smoothed_latents_steady_the_motion_and_keep_rest_and_chunks(smoothing, monkeypatch):
+@pytest.mark.parametrize(("sigma", "taken"), [(1.0, 19), (1.5, 12)])
+def test_smoothed_latents_steady_the_motion_and_keep_rest_and_chunks(smoothing, monkeypatch, sigma, taken):
+    """Whole chunks and small ones agree, since of every second frame it is the same ones that are taken."""
     def latents(**changes):
         return run(smoothing, output_type="latent", num_inference_steps=3, **changes).frames
 
-    smooth, in_chunks, seen = latents(chunk_size=64), latents(chunk_size=4), []
-    assert torch.allclose(smooth, in_chunks, atol=1e-4)
+    smoothing.register_to_config(latent_smoothing=sigma)
+    smooth, seen = latents(chunk_size=64), []
+    for chunk_size in (3, 4):
+        assert torch.allclose(smooth, latents(chunk_size=chunk_size), atol=1e-4)
     latents(chunk_size=15, callback_on_step_end=lambda pipe, step, timestep, tensors: seen.append(len(tensors["latents"])))
-    assert seen == [19, 19, 15]
+    assert seen == [taken, taken, 15]
     smoothing.register_to_config(latent_smoothing=0.0)
     assert smooth.diff(dim=0).abs().mean() < latents().diff(dim=0).abs().mean()
-    smoothing.register_to_config(latent_smoothing=1.0)
+    smoothing.register_to_config(latent_smoothing=sigma)
     monkeypatch.setattr(smoothing.viseme_classifier, "listen", lambda *_: iter([silence()]))
     still = latents()
     assert torch.allclose(still, still[:1].expand_as(still), atol=1e-5)
@@ -177,8 +188,8 @@ def test_the_motion_floor_is_saved_and_must_be_a_share_of_the_motion(pipeline, t
 def test_sharpened_motion_is_what_smoothing_leaves_as_it_was():
     times = np.arange(200)
     slow = np.sin(2 * np.pi * times / 25).astype(np.float32)[:, None]
-    smoothed = smooth_latents(torch.from_numpy(sharpen_motion(slow, 1.0**2 / 2)).reshape(-1, 1, 1, 1), 1.0).flatten().numpy()
-    blurred = smooth_latents(torch.from_numpy(slow).reshape(-1, 1, 1, 1), 1.0).flatten().numpy()
+    smoothed, blurred = (smooth_latents(torch.from_numpy(motion).reshape(-1, 1, 1, 1), range(200), range(2, 198), 1.0).flatten().numpy()
+                         for motion in (sharpen_motion(slow, 1.0**2 / 2), slow))
     inside = slow[2:-2, 0]
     assert np.abs(smoothed - inside)[5:-5].max() < 0.2 * np.abs(blurred - inside)[5:-5].max()
     assert np.array_equal(sharpen_motion(slow, 0.0), slow) and sharpen_motion(slow, 1.0).dtype == np.float32
@@ -191,8 +202,19 @@ def test_smooth_latents_is_a_weighted_mean_over_time():
     frames[3] = 1.0
     near, far = np.exp(-0.5), np.exp(-2)
     total = 1 + 2 * near + 2 * far
-    assert smooth_latents(frames, 1.0).flatten().tolist() == pytest.approx([near / total, 1 / total, near / total])
-    assert torch.equal(smooth_latents(frames, 0.0), frames)
+    assert smooth_latents(frames, range(7), range(2, 5), 1.0).flatten().tolist() == pytest.approx([near / total, 1 / total, near / total])
+    assert torch.equal(smooth_latents(frames, range(7), range(7), 0.0), frames)
+
+
+def test_of_smoothed_motion_every_second_frame_is_enough():
+    times = np.arange(-10, 210)
+    slow = torch.from_numpy(np.sin(2 * np.pi * times / 12)).reshape(-1, 1, 1, 1)  # lips shut and open twice a second
+    wanted, reach = range(0, 200), smoothing_reach(1.5)
+    some = smooth_latents(slow[::2], range(-10, 210, 2), wanted, 1.5).flatten()
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / 1.5) ** 2)
+    every = np.convolve(slow.flatten(), kernel / kernel.sum(), "same")[10:-10]
+    assert np.abs(some.numpy() - every).max() < 0.02
+    assert smoothing_stride(1.5) == 2 and smoothing_stride(1.0) == 1
 
 
 def test_output_types_agree(pipeline):

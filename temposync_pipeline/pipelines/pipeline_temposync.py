@@ -12,13 +12,14 @@ from ..face.crop import LATENT_WINDOW, mask_mouth
 from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import (
-    gaussian_kernel,
     latent_window,
     quiet_faint_motion,
     sharpen_motion,
     silent_windows,
     smooth_latents,
     smooth_visemes,
+    smoothing_reach,
+    smoothing_stride,
     viseme_windows,
 )
 from ..models.denoiser_temposync import TempoSyncDenoiser
@@ -57,7 +58,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         viseme_smoothing: standard deviation in frames, 0 to 10, of the Gaussian that the visemes are smoothed with.
         latent_smoothing: standard deviation in frames, 0 to 10, of the Gaussian by which a frame's estimate is averaged with its
             neighbours' before the last of a student's steps, 0 = not at all: consecutive frames then start that step from the same teeth,
-            and flicker less. Not in the paper.
+            and flicker less. From 1.25 on the steps before take every second frame alone, which says as much. Not in the paper.
         motion_floor: root mean square, 0 to 1, of a latent cell's motion at which half of it is kept, in units of the clean residual's
             standard deviation; fainter motion is held still, stronger motion goes on. 0 = off. Not in the paper.
         lip_sharpening: how much of the lips' quick motion is given back beforehand that smoothing will take, in frames², 0 to 2
@@ -140,13 +141,14 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
                 list or [B, …]. See `inputs.as_image`.
             audio: an audio file, its bytes, (samples float [N] or [N, channels], sampling rate), or a 🤗 `Audio` dict; or a list of them.
                 See `inputs.as_audio`.
-            num_inference_steps: denoiser evaluations a frame; 1 to 8 for the student, any number for the teacher.
+            num_inference_steps: denoiser evaluations a frame, before the last half as many where `latent_smoothing` lets it; 1 to 8 for
+                the student, any number for the teacher.
             generator: source of the noise that all frames of a video share; a list has one a video.
             output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
             face_index: which face speaks, 0 = the largest.
             mouth_amplitude: scales the motion of the mouth, 0 = none; None takes the checkpoint's value.
-            chunk_size: frames generated together. With `latent_smoothing` σ, all steps but the last take ⌈2σ⌉ frames more at either end
-                along, which small chunks pay for.
+            chunk_size: frames generated together. With `latent_smoothing` σ, all steps but the last take ⌈2σ⌉ frames or one more at
+                either end along, which small chunks pay for.
             max_size: longer side of the video in pixels; larger photos are shrunk to it. 0 = as the photo.
             latents: unit noise that the first step starts from, [1 or videos, C, h, w], instead of the generator's.
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each denoising step of each chunk, with those of
@@ -216,7 +218,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         reference = latent_window(portrait.latents)
         margin, neighbours = self._smoothing_radius(len(noise)), config.viseme_window // 2
 
-        def residual(windows: np.ndarray, lips: np.ndarray | None, sampling: Sampling) -> torch.Tensor:
+        def residual(frames: range, windows: np.ndarray, lips: np.ndarray | None, sampling: Sampling) -> torch.Tensor:
             count = len(windows)
             if lips is None:
                 lips = np.full((count, NUM_LIP_SHAPE), np.nan, np.float32)
@@ -224,18 +226,18 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
                 "reference": reference.to(noise).expand(count, -1, -1, -1), "context": portrait.context.to(noise).expand(count, -1, -1, -1),
                 "visemes": torch.from_numpy(windows.copy()).to(noise), "lips": torch.from_numpy(lips).to(noise),
                 "identity": portrait.identity.to(noise).expand(count, -1)}
-            return self._denoise(noise, given, sampling)
+            return self._denoise(noise, given, frames, sampling)
 
         rest = 1 + 2 * margin
         at_rest = None if self.lip_motion is None else np.zeros((rest, NUM_LIP_SHAPE), np.float32)
-        in_silence = residual(silent_windows(rest, config.viseme_window), at_rest, replace(sampling, callback=None))
+        in_silence = residual(range(1), silent_windows(rest, config.viseme_window), at_rest, replace(sampling, callback=None))
         closing = portrait.parted * in_silence  # whole: it does not change over time, and without its faint parts lips stay ajar
 
         def latents_of(speech: Speech, frames: range) -> torch.Tensor:
             near = speech.around(frames, margin + neighbours)
             own = slice(neighbours, len(near) - neighbours)
             windows = viseme_windows(near.visemes, config.viseme_window)[own]
-            motion = residual(windows, None if near.lips is None else near.lips[own], sampling) - in_silence
+            motion = residual(frames, windows, None if near.lips is None else near.lips[own], sampling) - in_silence
             moved = closing + amplitude * quiet_faint_motion(motion, self.config.motion_floor)
             latents = portrait.latents.repeat(len(moved), 1, 1, 1)
             latent_window(latents).add_(config.residual_scale * moved)
@@ -243,13 +245,19 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
 
         return latents_of
 
-    def _denoise(self, noise: torch.Tensor, given: dict[str, torch.Tensor], sampling: Sampling) -> torch.Tensor:
-        """Clean residual in units of its standard deviation, [n, C, h, w], of the n frames that have all their neighbours in `given`.
+    def _denoise(self, noise: torch.Tensor, given: dict[str, torch.Tensor], frames: range, sampling: Sampling) -> torch.Tensor:
+        """Clean residual in units of its standard deviation, [n, C, h, w], of n `frames`; `given` is of their neighbours, too.
 
         `noise` is [steps, 1, C, h, w].
         """
-        scheduler, radius = sampling.scheduler, self._smoothing_radius(len(noise))
+        scheduler, radius, sigma = sampling.scheduler, self._smoothing_radius(len(noise)), self.config.latent_smoothing
         scheduler.set_timesteps(len(noise), device=noise.device)
+        known, whole = frames, given
+        if radius:  # until they are smoothed, some frames are enough: the same ones, whatever the chunks
+            stride, whole = smoothing_stride(sigma), {name: value[radius:-radius] for name, value in given.items()}
+            begin = frames.start - radius + (radius - frames.start) % stride
+            known = range(begin, frames.stop + radius, stride)
+            given = {name: value[begin - frames.start + radius::stride] for name, value in given.items()}
         latents = (noise[0] * scheduler.init_noise_sigma).expand_as(given["reference"])
         for index, timestep in enumerate(scheduler.timesteps):
             with inference_autocast(latents, self.use_bfloat16):
@@ -260,11 +268,10 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             latents = given.pop("latents")
             if sampling.interrupted:
                 unsmoothed = radius and index < len(noise) - 1
-                return estimate[radius:-radius] if unsmoothed else estimate
+                return smooth_latents(estimate, known, frames, sigma) if unsmoothed else estimate
             if radius and index == len(noise) - 2:
                 # The scheduler gave all frames the same noise: this averages the estimates and leaves the noise as it is.
-                latents = smooth_latents(latents, self.config.latent_smoothing)
-                given = {name: value[radius:-radius] for name, value in given.items()}
+                latents, given = smooth_latents(latents, known, frames, sigma), whole
         return latents
 
     def _smoothing_radius(self, steps: int) -> int:
@@ -273,4 +280,4 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         A single step has no estimate to smooth; the teacher's many steps end so near to clean latents that it would smooth the motion.
         """
         few = steps > 1 and self.scheduler.config.prediction == "consistency"
-        return len(gaussian_kernel(self.config.latent_smoothing)) // 2 if few else 0
+        return smoothing_reach(self.config.latent_smoothing) if few else 0
