@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see `temposync_pipeline.startup.yield_cores`
 try:
     import spaces  # before torch; lends the functions below a GPU on a ZeroGPU Space and does nothing elsewhere

@@ -40,7 +40,7 @@ for command in (generate, dub, live, preview, batch, decode, verify, benchmark, 
     app.command()(command)
 
 # What needs no more of diffusers and transformers than `bases.lean` has.
-LEAN_COMMANDS = ("generate", "dub", "preview", "batch", "decode", "visemes", "export", "verify")
+LEAN_COMMANDS = ("generate", "dub", "live", "preview", "batch", "decode", "visemes", "export", "verify")
 INTERRUPTED, UNREAD, TERMINATED = 130, 141, 143
 # What is wrong with an option's value, by pydantic's name of the error.
 COMPLAINTS = {
@@ -56,7 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments[:1] and arguments[0] in LEAN_COMMANDS:
             start_lean()
             yield_cores()
-            keep_little()
+            if arguments[0] != "live":  # which goes on and on with a few sizes of inputs
+                keep_little()
     try:
         with _raising_sigterm(), _warning_once():
             _check_working_folder()

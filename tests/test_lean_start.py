@@ -198,11 +198,12 @@ def test_little_is_kept_unless_the_environment_says_otherwise(monkeypatch):
     assert os.environ["LRU_CACHE_CAPACITY"] == "7" and shared == [1]
 
 
-def test_waiting_threads_yield_their_core_unless_told_otherwise(monkeypatch):
-    monkeypatch.setenv("GOMP_SPINCOUNT", "")
-    monkeypatch.delenv("GOMP_SPINCOUNT")
+@pytest.mark.parametrize(("name", "usual"), [("GOMP_SPINCOUNT", "1000"), ("OPENBLAS_NUM_THREADS", "1")])
+def test_waiting_threads_yield_their_core_unless_told_otherwise(monkeypatch, name, usual):
+    monkeypatch.setenv(name, "")
+    monkeypatch.delenv(name)
     startup.yield_cores()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert os.environ[name] == usual
+    monkeypatch.setenv(name, "7")
     startup.yield_cores()
-    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    assert os.environ[name] == "7"

@@ -6,9 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from temposync_pipeline.face.crop import LATENT_STRIDE, LATENT_WINDOW
+from temposync_pipeline.face.warp import inner_cells, inner_pixels
 from temposync_pipeline.media.planes import to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
-from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRenderer
+from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRenderer, decode_block
 
 from .tiny_components import picture, spoken, tiny_inner_vae, tiny_motion_vae, tiny_pipeline
 
@@ -70,3 +72,25 @@ def test_a_mouth_that_does_not_move_is_the_photo(pipeline):
     with torch.inference_mode():
         still = renderer.decode(renderer._reference.repeat(2, 1, 1, 1), use_bfloat16=False)
     assert all(np.array_equal(renderer.patch(frame).onto(PHOTO), PHOTO) for frame in still)
+
+
+def test_closed_mouths_are_given_no_colours_and_need_none(monkeypatch):
+    """Neither where nothing is hidden nor where the rim of what is hidden nearby ends before colours count."""
+    pipeline = tiny_pipeline()
+    pipeline.register_modules(vae=tiny_motion_vae())
+    renderer, vae = pipeline.prepare_portrait(SOFT).renderer, pipeline.vae
+    latents = renderer._reference.repeat(3, 1, 1, 1)
+    visibility = torch.ones(3, 1, *(LATENT_STRIDE * cells for cells in LATENT_WINDOW[2:]))
+    block = inner_pixels(visibility)
+    visibility[1] = 0
+    inner_pixels(visibility)[1] = 1  # all around the block is hidden
+    block[2, :, 50:60, 50:60] = 0
+    flow = torch.full((3, 2, visibility.shape[2] // 2, visibility.shape[3] // 2), 0.5)
+    monkeypatch.setattr(vae, "motion", lambda *_: (flow, visibility))
+    with torch.inference_mode():
+        decoded, every = renderer.decode(latents, use_bfloat16=False), decode_block(vae, inner_cells(latents), False)
+    assert [colours is None for *_, colours in decoded] == [True, True, False]
+    assert np.allclose(decoded[2][2], every[2], atol=1e-2)
+    for (moved, seen, colours), whole in zip(decoded, every):
+        some, same = renderer.patch((moved, seen, colours)), renderer.patch((moved, seen, whole))
+        assert (some.top, some.left) == (same.top, same.left) and np.array_equal(some.pixels, same.pixels)

@@ -45,6 +45,15 @@ def inner_cells(latents: np.ndarray) -> np.ndarray:
     return latents[..., top:top + INNER_WINDOW[2], left:left + INNER_WINDOW[3]]
 
 
+def inner_pixels(block: np.ndarray) -> np.ndarray:
+    """The pixels of `INNER_WINDOW`, a view [..., 112, 128] of an array or tensor of the crop's block [..., 160, 192].
+
+    Where they hide nothing no colours are needed: the rim of what is hidden around them reaches no further than `INNER_EDGE`.
+    """
+    top, left = (LATENT_STRIDE * (INNER_WINDOW[axis] - LATENT_WINDOW[axis]) for axis in (0, 1))
+    return block[..., top:top + LATENT_STRIDE * INNER_WINDOW[2], left:left + LATENT_STRIDE * INNER_WINDOW[3]]
+
+
 def _window_of_block(block: np.ndarray, stride: int = 1) -> np.ndarray:
     top, left = _BLOCK_TOP // stride, _BLOCK_LEFT // stride
     return block[top:top + HEIGHT // stride, left:left + WIDTH // stride]

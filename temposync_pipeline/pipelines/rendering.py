@@ -14,7 +14,7 @@ from ..face.life import Life, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
 from ..face.tone import known_crop
-from ..face.warp import HIDDEN_FROM, PhotoWarp, fine_block, inner_cells
+from ..face.warp import HIDDEN_FROM, PhotoWarp, fine_block, inner_cells, inner_pixels
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.conditioning import latent_window
 from ..models.devices import execution_device
@@ -97,22 +97,22 @@ class MotionRenderer:
         latents = latents.to(device)
         with inference_autocast(latents, use_bfloat16):
             flow, visibility = self.vae.motion(latents, self._reference.to(device))
-        colours = decode_block(self.vae, inner_cells(latents), use_bfloat16) if self._seen is None else \
-            self._paint(latents, 1 - block_of_window(visibility), use_bfloat16)
-        return list(zip((FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy(), colours, strict=True))
-
-    def _paint(self, latents: torch.Tensor, hidden: torch.Tensor, use_bfloat16: bool) -> list[np.ndarray | None]:
-        """The inside of each frame's mouth, float32 [128, 192, 3] in 0..255; None where it is closed."""
-        painted: list[np.ndarray | None] = [None] * len(latents)
+        colours: list[np.ndarray | None] = [None] * len(latents)  # of a closed mouth
+        hidden = 1 - (inner_pixels if self._seen is None else block_of_window)(visibility)
         is_open = torch.nonzero(hidden.amax((1, 2, 3)) > HIDDEN_FROM).flatten()
         if len(is_open):
-            reference = cells_around(self._reference.to(latents.device))
-            with inference_autocast(latents, use_bfloat16):
-                pixels = self.vae.inner_mouth(cells_around(latents[is_open]), reference, hidden[is_open].to(latents.dtype), self._seen)
-            pictures = to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
-            for index, picture in zip(is_open.tolist(), pictures):
-                painted[index] = picture
-        return painted
+            for index, picture in zip(is_open.tolist(), self._colours(latents[is_open], hidden[is_open], use_bfloat16)):
+                colours[index] = picture
+        return list(zip((FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy(), colours, strict=True))
+
+    def _colours(self, latents: torch.Tensor, hidden: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
+        """The inside of open mouths, float32 [n, 112, 128, 3], or [n, 128, 192, 3] of a sharp photo, in 0..255."""
+        if self._seen is None:
+            return decode_block(self.vae, inner_cells(latents), use_bfloat16)
+        reference = cells_around(self._reference.to(latents.device))
+        with inference_autocast(latents, use_bfloat16):
+            pixels = self.vae.inner_mouth(cells_around(latents), reference, hidden.to(latents.dtype), self._seen)
+        return to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
 
     def patch(self, decoded: tuple[np.ndarray, np.ndarray, np.ndarray | None]) -> Patch:
         return self._warp.patch(*decoded)
