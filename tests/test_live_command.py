@@ -244,7 +244,7 @@ def test_a_folder_that_went_while_one_spoke_is_told_by_the_name_asked_for(folder
     flush = LiveSession.flush
     monkeypatch.setattr(LiveSession, "flush", lambda session: shutil.rmtree(output.parent) or flush(session))
     assert run("--image", folder / "portrait.png", "--output", output) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"temposync: {output}: No such file or directory"  # after a word of being late, maybe
+    assert capsys.readouterr().err.splitlines()[-1] == f"temposync: {output}: No such file or directory"  # maybe after "late"
 
 
 def test_samples_on_stdin_in_any_format():
