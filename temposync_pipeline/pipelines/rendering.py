@@ -99,7 +99,7 @@ class MotionRenderer:
             flow, visibility = self.vae.motion(latents, self._reference.to(device))
         colours: list[np.ndarray | None] = [None] * len(latents)  # of a closed mouth
         hidden = 1 - (inner_pixels if self._seen is None else block_of_window)(visibility)
-        is_open = torch.nonzero(hidden.amax((1, 2, 3)) > HIDDEN_FROM).flatten()
+        is_open = torch.nonzero(torch.amax(hidden, (1, 2, 3)) > HIDDEN_FROM).flatten()
         if len(is_open):
             for index, picture in zip(is_open.tolist(), self._colours(latents[is_open], hidden[is_open], use_bfloat16)):
                 colours[index] = picture
