@@ -153,8 +153,8 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             latents: unit noise that the first step starts from, [1 or videos, C, h, w], instead of the generator's.
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each denoising step of each chunk, with those of
                 `callback_on_step_end_tensor_inputs` (`_callback_tensor_inputs` are to be had); what it returns, in the same shape, replaces
-                them. A student's include the frames that `chunk_size` speaks of. Where it sets `pipeline._interrupt`, the frames so far
-                are returned, those of the current chunk from the estimate as it stands.
+                them. A student's are, before its last step, of some frames more or fewer (`chunk_size`, `latent_smoothing`). Where it
+                sets `pipeline._interrupt`, the frames so far are returned, those of the current chunk from the estimate as it stands.
             blink_rate, head_motion: 0 to 2; 1 = as talkers blink and move their heads (`face.life`), drawn with the `generator`.
             still: neither, whatever the two say: nothing but the lower face changes.
 
