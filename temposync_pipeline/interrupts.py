@@ -19,12 +19,12 @@ def interrupts_held() -> Iterator[None]:
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     held = {number: handler for number, handler in before.items() if handler is not None}  # None: set by other than Python
-    for number in held:
-        signal.signal(number, lambda number, _: came.append(number))
     try:
+        for number in held:
+            signal.signal(number, lambda number, _: came.append(number))
         yield
     finally:
-        for number, handler in held.items():
+        for number, handler in reversed(held.items()):  # SIGTERM may raise at once, Ctrl-C not before both are what they were
             signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
