@@ -14,6 +14,7 @@ from torch import nn
 
 from ..checkpoints.schema import read_json
 from ..errors import InvalidInputError
+from ..face.warp import inner_cells
 from ..files import write_whole
 from .networks import Network, Tensors, fixed_sizes, networks_of, recording, torch_forward, traced, weights_hash
 from .sessions import load_openvino, open_session
@@ -105,6 +106,9 @@ def export_pipeline(pipeline: Any, image: Any, audio: Any, form: str, folder: Pa
     written: dict[str, dict[str, Any]] = {}
     with torch.inference_mode(False), recording(pipeline) as calls:
         next(pipeline.stream(image, audio, generator=torch.Generator().manual_seed(0)))
+        if pipeline.vae.knows_motion:  # only open mouths have been decoded, if any; a trace of one would hold for no others
+            calls.pop("decoder", None)
+            pipeline.vae.decode(inner_cells(calls["motion_decoder"]["latents"]))
     for network, module in networks_of(pipeline):
         if network.name not in calls:
             raise InvalidInputError(f"{network.name}: not used for this picture and sound, so there is nothing to check it with")
