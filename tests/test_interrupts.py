@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -21,6 +21,14 @@ from temposync_pipeline.provenance.origin import Origin
 
 from .test_media_audio import pcm, wav
 from .tiny_components import picture, spoken
+
+
+@pytest.fixture(autouse=True)
+def hearing_interrupts() -> Iterator[None]:
+    """Where the tests are a shell's background job, Python starts with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
