@@ -11,7 +11,8 @@ def interrupts_held() -> Iterator[None]:
     """Ctrl-C and SIGTERM take effect at its end, whatever the end is like.
 
     PyAV and c2pa lose exceptions that Python raises amid their work: a file that they read through Python then seems to end there, or to be
-    of no known format, of a resampler's frame the sound is gone, and all goes on as if nobody had asked for an end.
+    of no known format, of a resampler's frame the sound is gone, and all goes on as if nobody had asked for an end.  Work that must not be
+    left half done is held together by it, too.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main one may set, and will get, a signal
         yield

@@ -133,6 +133,24 @@ def test_smoothed_latents_steady_the_motion_and_keep_rest_and_chunks(smoothing, 
     assert torch.allclose(still, still[:1].expand_as(still), atol=1e-5)
 
 
+@pytest.mark.parametrize("sigma", [1.0, 1.5])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_a_callback_changes_lasts_for_all_frames(smoothing, sigma, in_place):
+    """Also for those that the steps before the last leave out."""
+    smoothing.register_to_config(latent_smoothing=sigma)
+    seen = []
+
+    def silence_all(pipe, step, timestep, tensors):
+        seen.append(tensors["visemes"].clone())
+        if step == 0:
+            return {"visemes": tensors["visemes"].fill_(0.25) if in_place else torch.full_like(tensors["visemes"], 0.25)}
+
+    steps = {"num_inference_steps": 3, "chunk_size": 64}
+    changed = run(smoothing, callback_on_step_end=silence_all, callback_on_step_end_tensor_inputs=["visemes"], **steps)
+    assert all((visemes == 0.25).all() for visemes in seen[1:]) and len(seen[2]) == 15
+    assert not np.array_equal(changed.frames, run(smoothing, **steps).frames)
+
+
 def test_neither_one_step_nor_the_teachers_many_are_smoothed(smoothing):
     def frames(steps: int) -> torch.Tensor:
         return run(teacher, output_type="latent", num_inference_steps=steps).frames

@@ -257,7 +257,8 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             stride, whole = smoothing_stride(sigma), {name: value[radius:-radius] for name, value in given.items()}
             begin = frames.start - radius + (radius - frames.start) % stride
             known = range(begin, frames.stop + radius, stride)
-            given = {name: value[begin - frames.start + radius::stride] for name, value in given.items()}
+            taken = {name: value[begin - frames.start + radius::stride] for name, value in given.items()}
+            given = {name: value.clone() for name, value in taken.items()}  # a callback may write into them
         latents = (noise[0] * scheduler.init_noise_sigma).expand_as(given["reference"])
         for index, timestep in enumerate(scheduler.timesteps):
             with inference_autocast(latents, self.use_bfloat16):
@@ -271,7 +272,10 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
                 return smooth_latents(estimate, known, frames, sigma) if unsmoothed else estimate
             if radius and index == len(noise) - 2:
                 # The scheduler gave all frames the same noise: this averages the estimates and leaves the noise as it is.
-                latents, given = smooth_latents(latents, known, frames, sigma), whole
+                latents = smooth_latents(latents, known, frames, sigma)
+                # What a callback changed goes on for the frames between, too.
+                before = [(frame - known.start) // known.step for frame in frames]
+                given = {name: value if torch.equal(given[name], taken[name]) else given[name][before] for name, value in whole.items()}
         return latents
 
     def _smoothing_radius(self, steps: int) -> int:
