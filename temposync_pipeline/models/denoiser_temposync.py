@@ -196,7 +196,8 @@ class TempoSyncDenoiser(ModelMixin, AttentionMixin, ConfigMixin, PeftAdapterMixi
             embedding = embedding + self._embed_lips(lips, visemes)
         embedding = F.silu(embedding)
 
-        x = self.conv_in(torch.cat([sample, reference, context], dim=1)) + self.position
+        # CPUs convolve this memory layout faster.
+        x = self.conv_in(torch.cat([sample, reference, context], dim=1).contiguous(memory_format=torch.channels_last)) + self.position
         for block in self.down_fine:
             x = self._run(block, x, embedding)
         fine_skip = x

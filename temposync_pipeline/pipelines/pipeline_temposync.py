@@ -9,36 +9,26 @@ import torch
 
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW, mask_mouth
-from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import (
-    latent_window,
-    quiet_faint_motion,
-    sharpen_motion,
-    silent_windows,
-    smooth_latents,
-    smooth_visemes,
-    smoothing_reach,
-    smoothing_stride,
-    viseme_windows,
-)
+from ..models.conditioning import latent_window, sharpen_motion, smooth_visemes
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
 from ..models.lip_motion import LipMotion
-from ..models.precision import has_fast_bfloat16, inference_autocast
+from ..models.precision import has_fast_bfloat16
 from ..models.viseme_classifier import Hearing, VisemeClassifier
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from .dialogue import DialoguePipeline
 from .dubbing import DubbingPipeline
 from .inputs import AudioInput, ImageInput
-from .live import Mouth
 from .lora import LoraLoaderMixin
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
 from .portrait import MAX_SIZE, Portrait
 from .sampling import Sampling, StepCallback, unit_noise
 from .settings import Setting
+from .speaking_mouth import SpeakingMouth
 from .speech import Speech
+from .talking_head_base import DECODED_TOGETHER
 
 
 class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
@@ -147,8 +137,9 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
             face_index: which face speaks, 0 = the largest.
             mouth_amplitude: scales the motion of the mouth, 0 = none; None takes the checkpoint's value.
-            chunk_size: frames generated together. With `latent_smoothing` σ, all steps but the last take ⌈2σ⌉ frames or one more at
-                either end along, which small chunks pay for.
+            chunk_size: frames generated together; the first time eight, where it is a multiple of them, so that the rest can begin. With
+                `latent_smoothing` σ, all steps but the last take ⌈2σ⌉ frames or one more at either end along: those of the next chunk are
+                then done, unless there is a callback.
             max_size: longer side of the video in pixels; larger photos are shrunk to it. 0 = as the photo.
             latents: unit noise that the first step starts from, [1 or videos, C, h, w], instead of the generator's.
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each denoising step of each chunk, with those of
@@ -203,85 +194,10 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
     ) -> Generator[torch.Tensor, None, None]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk."""
         mouth = self._mouth(portrait, noise, sampling)
-        for start in range(0, len(speech), sampling.chunk_size):
-            yield mouth(speech, range(start, min(start + sampling.chunk_size, len(speech))))
+        for frames in sampling.chunks(len(speech), DECODED_TOGETHER):
+            yield mouth(speech, frames)
             if sampling.interrupted:
                 return
 
-    def _mouth(self, portrait: Portrait, noise: torch.Tensor, sampling: Sampling) -> Mouth:
-        """Motion counts from the mouth's shape in silence.  That of a closed mouth is the photo's own, to the pixel; only lips that the
-        photo shows parted are closed by the denoiser first.
-        """
-        config = self.denoiser.config
-        wanted = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
-        amplitude = config.motion_scale * wanted
-        reference = latent_window(portrait.latents)
-        margin, neighbours = self._smoothing_radius(len(noise)), config.viseme_window // 2
-
-        def residual(frames: range, windows: np.ndarray, lips: np.ndarray | None, sampling: Sampling) -> torch.Tensor:
-            count = len(windows)
-            if lips is None:
-                lips = np.full((count, NUM_LIP_SHAPE), np.nan, np.float32)
-            given = {
-                "reference": reference.to(noise).expand(count, -1, -1, -1), "context": portrait.context.to(noise).expand(count, -1, -1, -1),
-                "visemes": torch.from_numpy(windows.copy()).to(noise), "lips": torch.from_numpy(lips).to(noise),
-                "identity": portrait.identity.to(noise).expand(count, -1)}
-            return self._denoise(noise, given, frames, sampling)
-
-        rest = 1 + 2 * margin
-        at_rest = None if self.lip_motion is None else np.zeros((rest, NUM_LIP_SHAPE), np.float32)
-        in_silence = residual(range(1), silent_windows(rest, config.viseme_window), at_rest, replace(sampling, callback=None))
-        closing = portrait.parted * in_silence  # whole: it does not change over time, and without its faint parts lips stay ajar
-
-        def latents_of(speech: Speech, frames: range) -> torch.Tensor:
-            near = speech.around(frames, margin + neighbours)
-            own = slice(neighbours, len(near) - neighbours)
-            windows = viseme_windows(near.visemes, config.viseme_window)[own]
-            motion = residual(frames, windows, None if near.lips is None else near.lips[own], sampling) - in_silence
-            moved = closing + amplitude * quiet_faint_motion(motion, self.config.motion_floor)
-            latents = portrait.latents.repeat(len(moved), 1, 1, 1)
-            latent_window(latents).add_(config.residual_scale * moved)
-            return latents
-
-        return latents_of
-
-    def _denoise(self, noise: torch.Tensor, given: dict[str, torch.Tensor], frames: range, sampling: Sampling) -> torch.Tensor:
-        """Clean residual in units of its standard deviation, [n, C, h, w], of n `frames`; `given` is of their neighbours, too.
-
-        `noise` is [steps, 1, C, h, w].
-        """
-        scheduler, radius, sigma = sampling.scheduler, self._smoothing_radius(len(noise)), self.config.latent_smoothing
-        scheduler.set_timesteps(len(noise), device=noise.device)
-        known, whole = frames, given
-        if radius:  # until they are smoothed, some frames are enough: the same ones, whatever the chunks
-            stride, whole = smoothing_stride(sigma), {name: value[radius:-radius] for name, value in given.items()}
-            begin = frames.start - radius + (radius - frames.start) % stride
-            known = range(begin, frames.stop + radius, stride)
-            taken = {name: value[begin - frames.start + radius::stride] for name, value in given.items()}
-            given = {name: value.clone() for name, value in taken.items()}  # a callback may write into them
-        latents = (noise[0] * scheduler.init_noise_sigma).expand_as(given["reference"])
-        for index, timestep in enumerate(scheduler.timesteps):
-            with inference_autocast(latents, self.use_bfloat16):
-                raw = self.denoiser(scheduler.scale_model_input(latents, timestep), timestep, **given).sample.to(latents.dtype)
-            # After the last step comes level 0, where noise counts for nothing.
-            latents, estimate = scheduler.step(raw, timestep, latents, noise=noise[(index + 1) % len(noise)], return_dict=False)
-            given = sampling.report(self, index, timestep, given | {"latents": latents})
-            latents = given.pop("latents")
-            if sampling.interrupted:
-                unsmoothed = radius and index < len(noise) - 1
-                return smooth_latents(estimate, known, frames, sigma) if unsmoothed else estimate
-            if radius and index == len(noise) - 2:
-                # The scheduler gave all frames the same noise: this averages the estimates and leaves the noise as it is.
-                latents = smooth_latents(latents, known, frames, sigma)
-                # What a callback changed goes on for the frames between, too.
-                before = [(frame - known.start) // known.step for frame in frames]
-                given = {name: value if torch.equal(given[name], taken[name]) else given[name][before] for name, value in whole.items()}
-        return latents
-
-    def _smoothing_radius(self, steps: int) -> int:
-        """Neighbours on either side that `latent_smoothing` asks for.
-
-        A single step has no estimate to smooth; the teacher's many steps end so near to clean latents that it would smooth the motion.
-        """
-        few = steps > 1 and self.scheduler.config.prediction == "consistency"
-        return smoothing_reach(self.config.latent_smoothing) if few else 0
+    def _mouth(self, portrait: Portrait, noise: torch.Tensor, sampling: Sampling) -> SpeakingMouth:
+        return SpeakingMouth(self, portrait, noise, sampling)

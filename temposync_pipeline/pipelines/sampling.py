@@ -36,6 +36,17 @@ class Sampling:
     tensor_inputs: Sequence[str] = ("latents",)
     interrupted: bool = False
 
+    def chunks(self, count: int, first: int) -> Iterator[range]:
+        """Frames that are made together, of `count`.
+
+        The stages after the denoiser wait for a `first` few, where that leaves what is decoded together as it is: in whole multiples of
+        these.
+        """
+        begin = first if self.callback is None and self.chunk_size % first == 0 else self.chunk_size
+        yield range(min(begin, count))
+        for start in range(begin, count, self.chunk_size):
+            yield range(start, min(start + self.chunk_size, count))
+
     def report(self, pipeline: "RunningCalls", step: int, timestep: torch.Tensor, tensors: Tensors) -> Tensors:
         """Tell the callback of a step; returns `tensors`, with those that it replaced.
 
