@@ -89,7 +89,7 @@ def generated_tracks(recordings: list[Path], seed: int) -> tuple[np.ndarray, np.
     pipe = TempoSyncPipeline.from_pretrained("temposync-tiny")
     samples = np.concatenate([load_audio(recording).samples for recording in recordings])
     with torch.inference_mode():
-        *_, hearing = pipe.viseme_classifier.listen(samples, round(len(samples) / SAMPLE_RATE * FPS), FPS)
+        hearing = pipe.viseme_classifier.hear(samples, round(len(samples) / SAMPLE_RATE * FPS), FPS)
     voice = islice(cycle(pipe._to_speech(hearing).voice), MINUTES * 60 * FPS)
     life = list(LifeTracks(seed, FPS, 1.0, 1.0).frames(voice))
     return np.array([each.lids for each in life]), np.array([each.brows for each in life]), np.stack([each.head for each in life])

@@ -46,7 +46,7 @@ def test_frames_lie_in_the_references_crop_and_beside_what_is_heard_then(clip, e
     window = cache.window(torch.tensor([0]), torch.tensor([3]), 9)
     assert torch.equal(window.frames[0, :, 0], window.reference[0])  # the reference is one of the frames
     assert not torch.equal(window.frames[0, :, 8], window.reference[0])  # whose face has moved on in the same crop
-    *_, hearing = ear[0].listen(load_sound(clip), LENGTH, FPS)
+    hearing = ear[0].hear(load_sound(clip), LENGTH, FPS)
     assert np.allclose(window.heard[0, :, :32], hearing.hidden[5:14], atol=2e-3)
     assert np.allclose(window.lips[0], lips[5:14], atol=2e-3)
 

@@ -107,7 +107,7 @@ def test_the_pipeline_tells_the_denoiser_of_the_lips(speaking):
     whole = frames(speaking, callback_on_step_end=lambda *given: seen.append(given[-1]["lips"]) or {},
                    callback_on_step_end_tensor_inputs=["lips"])
     recording = load_audio(spoken())
-    *_, hearing = speaking.viseme_classifier.listen(recording.samples, len(whole), 25)
+    hearing = speaking.viseme_classifier.hear(recording.samples, len(whole), 25)
     np.testing.assert_allclose(seen[0], speaking.lip_motion.predict(hearing), atol=1e-5)
     np.testing.assert_allclose(frames(speaking, chunk_size=4), whole, atol=2 / 255)
     without = TempoSyncPipeline(**speaking.components | {"lip_motion": None})

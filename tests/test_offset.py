@@ -72,12 +72,11 @@ def face(opening: np.ndarray) -> np.ndarray:
 class LoudnessListener:
     """Hears the lips' opening as the loudness of each frame."""
 
-    def listen(self, samples, num_frames, fps):
+    def hear(self, samples, num_frames, fps):
         loud = np.zeros(num_frames, np.float32)
         frames = np.abs(samples[:len(samples) // 640 * 640]).reshape(-1, 640).mean(1)[:num_frames]
         loud[:len(frames)] = frames
-        yield None
-        yield Hearing(np.eye(15, dtype=np.float32)[np.zeros(num_frames, int)], np.repeat(loud[:, None], 8, 1), loud)
+        return Hearing(np.eye(15, dtype=np.float32)[np.zeros(num_frames, int)], np.repeat(loud[:, None], 8, 1), loud)
 
 
 LOUDNESS = OffsetEstimator(LoudnessListener(), lambda hearing: hearing.loudness)

@@ -121,11 +121,14 @@ def test_long_audio_equals_its_parts(classifier):
     assert np.abs(whole[15 * 25 + 40 : 25 * 25 - 40] - middle[40:-40]).max() < 0.05
 
 
-def test_listening_pauses_every_few_seconds_and_ends_with_the_prediction(classifier):
-    samples = np.random.default_rng(0).normal(size=20 * 16_000).astype(np.float32)
-    *pauses, hearing = classifier.listen(samples, 500)
-    assert len(pauses) == 3 and not any(pause is not None for pause in pauses)
-    assert np.array_equal(hearing.visemes, classifier.predict(samples, 500)) and hearing.hidden.shape[0] == len(hearing.loudness) == 500
+def test_pieces_of_what_is_heard_come_every_few_seconds_and_are_all_of_it(classifier):
+    samples = speechlike(20)
+    pieces = list(classifier.listen(samples, 500))
+    heard = classifier.hear(samples, 500)
+    assert [len(piece.visemes) for piece in pieces] == [199, 200, 101] and len(heard.hidden) == len(heard.loudness) == 500
+    for track in ("visemes", "hidden", "loudness"):
+        assert np.array_equal(np.concatenate([getattr(piece, track) for piece in pieces]), getattr(heard, track))
+    assert np.array_equal(pieces[0].visemes, next(classifier.listen(np.concatenate([samples, samples]), 1000)).visemes)
 
 
 def test_save_and_load(classifier, tmp_path):

@@ -94,7 +94,7 @@ class OffsetEstimator:
 
         landmarks [T, 131, 2] at 25 frames a second, NaN without a face; samples float [N] at 16 kHz from the first frame on.
         """
-        *_, hearing = self.classifier.listen(samples, len(landmarks), FPS)
+        hearing = self.classifier.hear(samples, len(landmarks), FPS)
         frames = estimate_offset(self.expect(hearing), lip_opening(landmarks))
         if frames is None:
             return None

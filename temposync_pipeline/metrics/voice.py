@@ -64,7 +64,7 @@ class Listener:
         """A row for each linear baseline: how the lip opening that it expects follows that of real landmarks [T, 131, 2]."""
         if not self.baselines:
             return {}
-        *_, hearing = self.classifier.listen(voice.samples, len(landmarks), FPS)
+        hearing = self.classifier.hear(voice.samples, len(landmarks), FPS)
         heard = min(len(landmarks), len(voice.samples) * FPS // SAMPLE_RATE)
         return {f"linear_baseline_{reads}": opening_figures(baseline.predict(hearing)[:heard], lip_opening(landmarks))
                 for reads, baseline in self.baselines.items()}

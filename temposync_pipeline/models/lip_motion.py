@@ -57,6 +57,11 @@ class LipMotion(ModelMixin, ConfigMixin):
         self.norm_out = nn.LayerNorm(channels)
         self.head = nn.Linear(channels, NUM_LIP_SHAPE)
 
+    @property
+    def reach(self) -> int:
+        """How many frames on either side it sees of one."""
+        return self.config.num_layers * (self.config.kernel_size // 2)
+
     def features(self, hidden: torch.Tensor, loudness: torch.Tensor, visemes: torch.Tensor) -> torch.Tensor:
         """What the head reads, [B, T, channels]; for the arguments see `forward`."""
         x = self.embed(torch.cat([self.drop_in(self.norm_in(hidden)), loudness[..., None], visemes], dim=-1))

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +19,15 @@ from ..terminal import shown
 from .devices import execution_device
 from .visemes import NUM_VISEMES, VISEME_INDEX, VISEMES, ipa_parts
 
-__all__ = ["Hearing", "PreTrainedModel", "VISEMES", "VisemeClassifier", "VisemeClassifierConfig", "VisemeOutput", "normalize_loudness",
-           "warn_without_speech"]
+__all__ = ["Hearing", "PreTrainedModel", "VISEMES", "VisemeClassifier", "VisemeClassifierConfig", "VisemeOutput", "joined",
+           "normalize_loudness", "warn_without_speech"]
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 # Long audio is read in windows whose margins are thrown away, so that memory does not grow and no seam shows.
 _CHUNK_SECONDS, _MARGIN_SECONDS = 8.0, 1.0
+TAPS = 4  # moments of a video frame whose mean it gets
 # CTC fires once per phone: an emission is held over the blanks around it with this decay, and gives way to silence after
 # the pause length.
 _HOLD_SECONDS, _PAUSE_SECONDS = 0.05, 0.25
@@ -87,6 +88,14 @@ class Hearing:
     visemes: np.ndarray
     hidden: np.ndarray
     loudness: np.ndarray
+
+    def __getitem__(self, frames: slice) -> "Hearing":
+        return Hearing(self.visemes[frames], self.hidden[frames], self.loudness[frames])
+
+
+def joined(pieces: Sequence[Hearing]) -> Hearing:
+    """What was heard piece by piece."""
+    return Hearing(*(np.concatenate([getattr(piece, track) for piece in pieces]) for track in ("visemes", "hidden", "loudness")))
 
 
 def warn_without_speech(name: str, visemes: np.ndarray) -> None:
@@ -172,12 +181,15 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         nobody speaks (`media.voice_activity`), unless `voice_only` is False: then anything is taken for a voice.
         Raises ValueError for samples that are not one-dimensional or not finite.
         """
-        *_, hearing = self.listen(samples, num_frames, fps, voice_only)
-        return hearing.visemes
+        return self.hear(samples, num_frames, fps, voice_only).visemes
+
+    def hear(self, samples: np.ndarray, num_frames: int, fps: float = 25, voice_only: bool = True) -> Hearing:
+        """All that is heard in a recording, by the arguments of `predict`."""
+        return joined(list(self.listen(samples, num_frames, fps, voice_only)))
 
     @torch.no_grad()
-    def listen(self, samples: np.ndarray, num_frames: int, fps: float = 25, voice_only: bool = True) -> Iterator[Hearing | None]:
-        """`predict` at the caller's pace: yields None after every few seconds of sound, and last all that was heard."""
+    def listen(self, samples: np.ndarray, num_frames: int, fps: float = 25, voice_only: bool = True) -> Iterator[Hearing]:
+        """`hear`, piece by piece: what is heard in the next few seconds, as soon as it is."""
         samples = np.asarray(samples)
         if samples.ndim != 1 or not np.isfinite(samples).all():
             raise ValueError("samples must be one-dimensional and finite")
@@ -185,21 +197,33 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         pad = self.receptive_field // 2
         voice = hear_voice(samples) if voice_only else normalize_loudness(samples)
         signal = np.pad(voice, (pad, pad + self.hop))
-        parts = []
-        for part in self._window_outputs(signal):
-            parts.append(part)
-            yield None
-        probabilities, hidden = (torch.cat(values) for values in zip(*parts))
-        if self.config.phoneme_tokens:
-            probabilities = hold_emissions(probabilities @ self._token_visemes().to(probabilities), self.hop / SAMPLE_RATE)
-        probabilities = probabilities.cpu().numpy()
-        times = np.arange(len(probabilities)) * self.hop / SAMPLE_RATE + ((self.receptive_field - 1) / 2 - pad) / SAMPLE_RATE
+        total = (len(signal) - self.receptive_field) // self.hop + 1
+        times = np.arange(total) * self.hop / SAMPLE_RATE + ((self.receptive_field - 1) / 2 - pad) / SAMPLE_RATE
+        silent = _digitally_silent(samples, times, self.hop) | _digitally_silent(voice, times, self.hop)
+        loudness = _frame_loudness(signal, self.hop, self.receptive_field)
         silence = np.eye(NUM_VISEMES, dtype=np.float32)[0]
-        probabilities[_digitally_silent(samples, times, self.hop) | _digitally_silent(voice, times, self.hop)] = silence
-        visemes = _to_video_frames(probabilities, times, num_frames, fps, len(samples) / SAMPLE_RATE, silence)
-        loudness = _frame_loudness(signal, self.hop, self.receptive_field)[: len(times), None]
-        yield Hearing(visemes, _to_video_frames(hidden.cpu().numpy(), times, num_frames, fps),
-                      _to_video_frames(loudness, times, num_frames, fps)[:, 0])
+        known, begin, done = 0, 0, 0  # windows up to `known` and video frames up to `done`; of the windows from `begin` on more is to come
+        kept = None
+        for new in self._viseme_windows(signal):
+            new[0][silent[known:known + len(new[0])]] = silence
+            known += len(new[0])
+            probabilities, hidden = new if kept is None else (np.concatenate(pair) for pair in zip(kept, new))
+            end = num_frames if known == total else min(num_frames, max(done, _frames_within(times[known - 1], fps)))
+            frames, near = range(done, end), times[begin:known]
+            yield Hearing(
+                _to_video_frames(probabilities, near, frames, fps, len(samples) / SAMPLE_RATE, silence),
+                _to_video_frames(hidden, near, frames, fps), _to_video_frames(loudness[begin:known, None], near, frames, fps)[:, 0])
+            gone = max(0, int(np.searchsorted(near, end / fps)) - 1)
+            kept, begin, done = (probabilities[gone:], hidden[gone:]), begin + gone, end
+
+    def _viseme_windows(self, signal: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Probabilities of visemes [frames, 15] and hidden state [frames, hidden_size] of a padded, normalised signal, some at a time."""
+        outputs = self._window_outputs(signal)
+        if self.config.phoneme_tokens:  # an emission holds over a long blank
+            tokens, hidden = (torch.cat(values) for values in zip(*outputs))
+            outputs = iter([(hold_emissions(tokens @ self._token_visemes().to(tokens), self.hop / SAMPLE_RATE), hidden)])
+        for probabilities, hidden in outputs:
+            yield probabilities.cpu().numpy(), hidden.cpu().numpy()
 
     def _window_outputs(self, signal: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Probabilities [frames, classes] and hidden state [frames, hidden_size] of a padded, normalised signal, window by window."""
@@ -287,13 +311,17 @@ def _frame_loudness(signal: np.ndarray, hop: int, length: int) -> np.ndarray:
     return (0.5 * np.log(np.maximum((energy[first + length] - energy[first]) / length, 1e-6))).astype(np.float32)
 
 
+def _frames_within(seconds: float, fps: float) -> int:
+    """How many video frames' means `_to_video_frames` takes of values up to that moment."""
+    return max(0, math.floor(seconds * fps - (TAPS - 0.5) / TAPS) + 1)
+
+
 def _to_video_frames(
-    values: np.ndarray, times: np.ndarray, num_frames: int, fps: float, duration: float = math.inf, silence: np.ndarray | None = None
+    values: np.ndarray, times: np.ndarray, frames: range, fps: float, duration: float = math.inf, silence: np.ndarray | None = None
 ) -> np.ndarray:
-    """Mean of the linear interpolation of `values` [N, C] at `times` [N] over each video frame, [num_frames, C]; `silence` [C] after
+    """Mean of the linear interpolation of `values` [N, C] at `times` [N] over each of the video frames, [n, C]; `silence` [C] after
     `duration` seconds."""
-    taps = 4
-    wanted = (np.arange(num_frames)[:, None] + (np.arange(taps) + 0.5) / taps).reshape(-1) / fps
+    wanted = (np.asarray(frames)[:, None] + (np.arange(TAPS) + 0.5) / TAPS).reshape(-1) / fps
     right = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
     left = right - 1
     right = np.minimum(right, len(times) - 1)
@@ -302,4 +330,4 @@ def _to_video_frames(
     taken = (1 - weight) * values[left] + weight * values[right]
     if silence is not None:
         taken[wanted > duration] = silence
-    return taken.reshape(num_frames, taps, -1).mean(1).astype(np.float32)
+    return taken.reshape(len(frames), TAPS, values.shape[1]).mean(1).astype(np.float32)

@@ -172,9 +172,9 @@ class DubbingPipeline(TalkingHeadPipeline):
         sound = load_audio(audio)
         total = _expected(footage, sound.duration, end)
         with self._returning_models():
-            for speech in self._listen(sound):
-                if speech is None:
-                    yield "listening", 0, 0
+            speech = self._begin_to_hear(sound)
+            for _ in speech.begin():
+                yield "listening", 0, 0
             yield "visemes", 0, total
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
             yield "portrait", 0, total
@@ -195,6 +195,7 @@ class DubbingPipeline(TalkingHeadPipeline):
                     writer.write_planes(frame.planes, frame.appears, frame.stays)
                     if writer.num_frames % sampling.chunk_size == 0:
                         yield "frames", writer.num_frames, max(total, writer.num_frames)
+            speech.end()
             seconds = float(frame.appears + frame.stays)
             if figures is not None:
                 figures |= {"frames": writer.num_frames, "dubbed": dubbed, "fps": float(footage.rate), "seconds": seconds}

@@ -122,7 +122,7 @@ class LiveSession:
         speech = self._pipeline._hear_samples(heard, end - begin)
         latents = self._mouth(speech, range(wanted.start - begin, wanted.stop - begin))
         self._voice.clear()
-        self._voice.extend(speech.voice[wanted.start - begin:wanted.stop - begin])
+        self._voice.extend(speech[wanted.start - begin:wanted.stop - begin].voice)
         patches = self._pipeline._patches(self._portrait.renderer, rendered_part(latents, self._portrait.composition))
         self._next = wanted.stop
         done = self._sample(max(0, self._next - self._past)) - self._gone

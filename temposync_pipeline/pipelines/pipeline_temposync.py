@@ -10,7 +10,7 @@ import torch
 from ..errors import InvalidInputError
 from ..face.crop import LATENT_WINDOW, mask_mouth
 from ..models.autoencoder_temposync import AutoencoderTempoSync
-from ..models.conditioning import latent_window, sharpen_motion, smooth_visemes
+from ..models.conditioning import gaussian_kernel, latent_window, sharpen_motion, smooth_visemes
 from ..models.denoiser_temposync import TempoSyncDenoiser
 from ..models.face_aligner import FaceAligner
 from ..models.identity_encoder import IdentityEncoder
@@ -167,6 +167,11 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2:
                 raise InvalidInputError(f"{name} must lie in [0, 2], got {value!r}.")
         return sampling if still else replace(sampling, blink_rate=blink_rate, head_motion=head_motion)
+
+    @property
+    def speech_reach(self) -> int:
+        lips = self.lip_motion.reach + 1 if self.lip_motion else 0  # and a frame for what is sharpened
+        return max(lips, len(gaussian_kernel(self.config.viseme_smoothing)) // 2)
 
     def _to_speech(self, hearing: Hearing) -> Speech:
         lips = sharpen_motion(self.lip_motion.predict(hearing), self.config.lip_sharpening) if self.lip_motion else None

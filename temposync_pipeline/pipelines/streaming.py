@@ -16,7 +16,7 @@ from .inputs import AudioInput, ImageInput, as_audio
 from .live import LiveSession, Mouth
 from .portrait import MAX_SIZE, Portrait
 from .sampling import Sampling
-from .talking_head_base import TalkingHeadBase
+from .talking_head_base import DECODED_TOGETHER, TalkingHeadBase
 
 
 class StreamingPipeline(TalkingHeadBase):
@@ -93,10 +93,13 @@ class StreamingPipeline(TalkingHeadBase):
     ) -> Iterator[np.ndarray]:
         """`stream` of a recording that is heard as a whole."""
         with self._returning_models():
-            speech = self._hear(load_audio(as_audio(audio)))
+            speech = self._begin_to_hear(load_audio(as_audio(audio)))
+            for _ in speech.begin():
+                pass
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
             with closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
-                while frames := [patch.onto(portrait.photo) for patch in islice(patches, sampling.chunk_size)]:
-                    yield np.stack(frames)
+                for chunk in sampling.chunks(len(speech), DECODED_TOGETHER):
+                    yield np.stack([patch.onto(portrait.photo) for patch in islice(patches, len(chunk))])
+            speech.end()

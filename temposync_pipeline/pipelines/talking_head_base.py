@@ -28,7 +28,7 @@ from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
-from ..models.viseme_classifier import Hearing, VisemeClassifier, warn_without_speech
+from ..models.viseme_classifier import Hearing, VisemeClassifier, joined, warn_without_speech
 from ..provenance.origin import Origin
 from .ahead import ahead
 from .face_search import find_face
@@ -40,7 +40,7 @@ from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_cl
 from .rendering import LivingRenderer, Renderer, make_renderer, rendered_part
 from .sampling import RunningCalls, Sampling, StepCallback
 from .settings import PipelineSettings
-from .speech import Speech
+from .speech import Speech, SpeechBeingHeard
 
 logger = logging.getLogger(__name__)
 # Frames that are decoded at once: more take memory, and no less time.
@@ -68,6 +68,11 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
     def _to_speech(self, hearing: Hearing) -> Speech:
         """What the method follows of what was heard."""
         raise NotImplementedError
+
+    @property
+    def speech_reach(self) -> int | None:
+        """How many frames on either side decide what the lips follow in one, given what was heard; None = all there are."""
+        return None
 
     def _conditions(self, crop: np.ndarray, latents: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Fields of the `Portrait` that only this method needs, of its crop uint8 [256, 256, 3] and the crop's latents [1, C, 16, 16]."""
@@ -173,21 +178,36 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
             yield from map(renderer.patch, renderer.decode(part, self.use_bfloat16))
 
     def _hear(self, recording: Audio) -> Speech:
-        *_, speech = self._listen(recording)
+        """All of what the lips follow."""
+        speech = self._hear_samples(recording.samples, self._count_frames(recording))
+        warn_without_speech(recording.name, speech.visemes)
         return speech
 
-    def _listen(self, recording: Audio) -> Iterator[Speech | None]:
-        """Yields None after every few seconds of sound, and last what the lips follow."""
-        count = max(1, round(recording.duration * self.config.fps))
-        for hearing in self.viseme_classifier.listen(recording.samples, count, self.config.fps):
-            if hearing is not None:
-                warn_without_speech(recording.name, hearing.visemes)
-            yield None if hearing is None else self._to_speech(hearing)
+    def _begin_to_hear(self, recording: Audio) -> SpeechBeingHeard:
+        """What the lips follow, heard as far as it is needed."""
+        count = self._count_frames(recording)
+        return SpeechBeingHeard(recording.name, self._listen(recording, count), count)
+
+    def _listen(self, recording: Audio, count: int) -> Iterator[Speech | None]:
+        """What the lips follow, in pieces, as soon as the frames around are known (`speech_reach`); None where none are new."""
+        heard, begin, done = None, 0, 0  # from the frame `begin` on; what it says is told up to the frame `done`
+        for piece in self.viseme_classifier.listen(recording.samples, count, self.config.fps):
+            heard = piece if heard is None else joined([heard, piece])
+            known = begin + len(heard.visemes)
+            end = known if known == count else 0 if self.speech_reach is None else known - self.speech_reach
+            if end <= done:
+                yield None
+                continue
+            yield self._to_speech(heard)[done - begin:end - begin]
+            done, first = end, max(begin, end - (self.speech_reach or 0))
+            heard, begin = heard[first - begin:], first
+
+    def _count_frames(self, recording: Audio) -> int:
+        return max(1, round(recording.duration * self.config.fps))
 
     def _hear_samples(self, samples: np.ndarray, count: int) -> Speech:
         """What the lips follow in `count` frames of samples float32 [N] at 16 kHz."""
-        *_, hearing = self.viseme_classifier.listen(samples, count, self.config.fps)
-        return self._to_speech(hearing)
+        return self._to_speech(self.viseme_classifier.hear(samples, count, self.config.fps))
 
     def _encode(self, crop: np.ndarray) -> torch.Tensor:
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""

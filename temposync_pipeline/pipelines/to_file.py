@@ -53,8 +53,8 @@ class ToFilePipeline(TalkingHeadBase):
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
 
-        The stages are "listening" (after every few seconds of sound), "visemes", "portrait", "frames" (after every chunk) and "video",
-        the finished file. Closing the generator before its end stops the work where it is and leaves no file.
+        The stages are "listening" (after the first seconds of sound, or every few), "visemes", "portrait", "frames" (after every chunk) and
+        "video", the finished file. Closing the generator before its end stops the work where it is and leaves no file.
 
         `provenance` marks the video as generated, see `TempoSyncPipelineOutput.save`.
         """
@@ -65,9 +65,9 @@ class ToFilePipeline(TalkingHeadBase):
         audio = as_audio(audio_path)
         with self._returning_models():
             self._make_room()
-            for speech in self._listen(load_audio(audio)):
-                if speech is None:
-                    yield "listening", 0, 0
+            speech = self._begin_to_hear(load_audio(audio))
+            for _ in speech.begin():
+                yield "listening", 0, 0
             yield "visemes", 0, len(speech)
             portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
             yield "portrait", 0, len(speech)
@@ -82,6 +82,7 @@ class ToFilePipeline(TalkingHeadBase):
                     writer.write_planes(planes.with_change(*patch))
                     if writer.num_frames % sampling.chunk_size == 0 or writer.num_frames == len(speech):
                         yield "frames", writer.num_frames, len(speech)
+            speech.end()
         yield "video", len(speech), len(speech)
 
     def _latent_video(

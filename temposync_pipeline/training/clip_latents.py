@@ -72,7 +72,7 @@ class ClipEncoder:
     def hear(self, samples: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Viseme windows [T, 11, 15] and shapes of the lips [T, 6] as the checkpoint hears them in a clip's sound, not as they were filmed:
         how far a person's lips differ from what any voice lets expect is what there is to learn."""
-        *_, hearing = self.classifier.listen(samples, num_frames, FPS)
+        hearing = self.classifier.hear(samples, num_frames, FPS)
         lips = self.lip_motion.predict(hearing) if self.lip_motion else np.full((num_frames, NUM_LIP_SHAPE), np.nan, np.float32)
         return viseme_windows(hearing.visemes, VISEME_WINDOW), lips
 

@@ -86,7 +86,7 @@ def add_talker(
     heard = frames_with_sound(clip, len(frames), len(samples))
     if not np.isfinite(landmarks[heard]).all():
         return slice(0, 0)
-    *_, hearing = classifier.listen(samples, len(frames), FPS)
+    hearing = classifier.hear(samples, len(frames), FPS)
     writer.hear(clip.id, speech_features(hearing, lip_motion.predict(hearing)), lips)
     matrix = align_matrix(landmarks[heard][reference])
     crops = np.stack([crop_face(frame, matrix) for frame in frames[heard]])

@@ -52,7 +52,7 @@ def hear(classifier: VisemeClassifier, samples: np.ndarray, motion: np.ndarray, 
         piece = samples[int(start / FPS * SAMPLE_RATE):][:int(len(curves) / FPS * SAMPLE_RATE)]
         for take in range(takes):
             heard = augment(piece, np.resize(babble, len(piece)), generator) if take else piece
-            *_, hearing = classifier.listen(heard, len(curves), FPS)
+            hearing = classifier.hear(heard, len(curves), FPS)
             yield Recording(hearing.hidden.astype(np.float16), hearing.loudness, hearing.visemes.astype(np.float16), curves)
 
 
