@@ -68,9 +68,9 @@ def test_chunks_in_closed_form():
     first, second = ({"denoise": [9.0, 1.0, 4.0, 99.0], "decode": [1.0, 1.0, 1.0, 99.0], "paste_back": [0.0, 0.5, 1.0, 99.0]},
                      {"denoise": [5.0, 2.0, 2.0, 99.0], "decode": [1.0, 1.0, 1.0, 99.0], "paste_back": [0.0, 0.5, 1.0, 99.0]})
     # Three chunks of four frames, and one of two, which is too short to be compared.
-    assert benchmark.describe_chunks([first, second], 4, 14, 25) == pytest.approx({
+    assert benchmark.describe_chunks([first, second], [4, 4, 4, 2], 25) == pytest.approx({
         "frames": 4, "first_ms": 4 * 8, "mean_ms": 4 * (2.5 + 6 + 3.5 + 4) / 4, "slowest_ms": 24, "slowest_real_time_factor": 0.15})
-    assert set(benchmark.describe_chunks([first], 16, 14, 25)) == {"frames", "first_ms"}
+    assert set(benchmark.describe_chunks([first], [14], 25)) == {"frames", "first_ms"}
 
 
 def test_clock_divides_by_frames_and_keeps_the_stages_apart(monkeypatch):

@@ -72,8 +72,8 @@ def test_what_another_speech_says_is_not_mixed_in(mouth):
 
 def test_the_first_frames_come_early_where_that_changes_no_picture():
     sampling = Sampling(None, 4, None, 16, "mouth")
-    assert list(sampling.chunks(40, 8)) == [range(8), range(8, 24), range(24, 40)] and list(sampling.chunks(5, 8)) == [range(5)]
+    assert list(sampling.chunks(40)) == [range(8), range(8, 24), range(24, 40)] and list(sampling.chunks(5)) == [range(5)]
     sampling.chunk_size = 12
-    assert list(sampling.chunks(20, 8)) == [range(12), range(12, 20)]
+    assert list(sampling.chunks(20)) == [range(12), range(12, 20)]
     sampling.chunk_size, sampling.callback = 16, print
-    assert list(sampling.chunks(20, 8)) == [range(16), range(16, 20)]
+    assert list(sampling.chunks(20)) == [range(16), range(16, 20)]

@@ -130,12 +130,12 @@ def time_video(
     with clock.measure("encode", frames):
         portrait = pipe.prepare_portrait(image)
     noise = pipe.prepare_latents(steps, torch.Generator().manual_seed(0))
-    chunks = pipe._latent_chunks(portrait, speech, noise, pipe._sampling(steps, chunk_size))
+    sampling = pipe._sampling(steps, chunk_size)
+    chunks = pipe._latent_chunks(portrait, speech, noise, sampling)
     latents, planes = [], StillPlanes(portrait.photo)
     network = getattr(pipe, pipe.backbone)
     with VideoWriter(folder / "video.mp4", fps=pipe.config.fps, audio_path=audio) as writer, clock.watch(network, "backbone", frames):
-        for start in range(0, frames, chunk_size):
-            size = min(chunk_size, frames - start)
+        for size in map(len, sampling.chunks(frames)):
             with clock.measure("denoise", size):
                 latents.append(next(chunks))
             with clock.measure("decode", size):
@@ -152,9 +152,10 @@ def time_video(
 
 
 def summarise_steps(
-    clocks: Sequence[StageClock], steps: int, fps: float, frames: int, chunk_size: int, latent_bytes: int, together: bool = False
+    clocks: Sequence[StageClock], steps: int, fps: float, sizes: Sequence[int], latent_bytes: int, together: bool = False
 ) -> dict:
-    """One entry of "results"; `together`: chunks are denoised together."""
+    """One entry of "results"; `sizes`: frames of each chunk; `together`: chunks are denoised together."""
+    frames = sum(sizes)
     typical = np.mean if together else np.median
     samples = {stage: np.concatenate([clock.samples[stage] for clock in clocks]) for stage in STAGES}
     mean = {stage: float(values.mean()) for stage, values in samples.items()}
@@ -164,7 +165,7 @@ def summarise_steps(
     def rates(milliseconds: float) -> dict[str, float]:
         return {"mean_ms": milliseconds, "fps": 1000 / milliseconds, "real_time_factor": milliseconds * fps / 1000}
 
-    chunk = describe_chunks([clock.samples for clock in clocks], chunk_size, frames, fps)
+    chunk = describe_chunks([clock.samples for clock in clocks], sizes, fps)
     first = chunk["first_ms"] + np.mean([frames * sum(clock.samples[stage][0] for stage in ("visemes", "encode")) for clock in clocks])
     full = sum(mean.values()) - mean["save_latents"]
     hybrid = sum(mean[stage] for stage in ("visemes", "encode", "denoise", "save_latents"))
@@ -180,15 +181,16 @@ def summarise_steps(
     }
 
 
-def describe_chunks(samples: Sequence[dict[str, list[float]]], chunk_size: int, frames: int, fps: float) -> dict[str, float]:
-    """"chunk" of a result, from the milliseconds a frame of each stage, chunk by chunk, of one or several videos.
+def describe_chunks(samples: Sequence[dict[str, list[float]]], sizes: Sequence[int], fps: float) -> dict[str, float]:
+    """"chunk" of a result, from the milliseconds a frame of each stage, chunk by chunk, of one or several videos, and the chunks' `sizes`.
 
     Videos of less than two whole chunks have no "mean_ms" and what follows.  A chunk whose real-time factor is below 1 is made while the
     one before it plays.
     """
     a_frame = np.array([sum(np.array(video[stage]) for stage in CHUNK_STAGES) for video in samples])
-    figures = {"frames": chunk_size, "first_ms": min(chunk_size, frames) * float(a_frame[:, 0].mean())}
-    later = chunk_size * a_frame[:, 1:frames // chunk_size]
+    chunk_size = max(sizes)
+    figures = {"frames": chunk_size, "first_ms": sizes[0] * float(a_frame[:, 0].mean())}
+    later = chunk_size * a_frame[:, 1:][:, np.equal(sizes[1:], chunk_size)]
     if later.size:
         slowest = float(later.max())
         figures |= {"mean_ms": float(later.mean()), "slowest_ms": slowest, "slowest_real_time_factor": slowest / chunk_size * fps / 1000}
@@ -230,11 +232,16 @@ def compare_with_references(pipe: TalkingHeadPipeline, portrait: Portrait, speec
 
 @torch.inference_mode()
 def count_arithmetic(pipe: TalkingHeadPipeline, portrait: Portrait, speech: Speech, steps: int, chunk_size: int) -> dict[str, float]:
-    """GFLOP a frame, of a whole chunk, as torch computes it: {"denoise", "decode"}."""
-    size = min(chunk_size, len(speech))
-    noise = pipe.prepare_latents(steps, torch.Generator().manual_seed(0))
+    """GFLOP a frame, of a whole chunk that others came before, as torch computes it: {"denoise", "decode"}."""
+    sampling = pipe._sampling(steps, chunk_size)
+    sizes = [len(chunk) for chunk in sampling.chunks(len(speech))]
+    chunks = pipe._latent_chunks(portrait, speech, pipe.prepare_latents(steps, torch.Generator().manual_seed(0)), sampling)
+    if len(sizes) > 1 and sizes[1] == chunk_size and not getattr(pipe, "denoises_together", False):
+        next(chunks)
+        sizes = sizes[1:]
+    size = sizes[0]
     with FlopCounterMode(display=False) as denoising:
-        latents = next(pipe._latent_chunks(portrait, speech[:size], noise, pipe._sampling(steps, size)))
+        latents = next(chunks)
     with FlopCounterMode(display=False) as decoding:
         portrait.renderer.decode(rendered_part(latents, portrait.composition), pipe.use_bfloat16)
     return {name: counter.get_total_flops() / 1e9 / size for name, counter in (("denoise", denoising), ("decode", decoding))}
@@ -298,7 +305,8 @@ def run_benchmark(
         for count in steps:
             clocks, sizes = zip(*(time_video(pipe, image, recording, audio, count, chunk_size, Path(folder)) for _ in range(repeats)))
             together = getattr(pipe, "denoises_together", False)
-            result = summarise_steps(clocks, count, pipe.config.fps, frames, chunk_size, sizes[-1], together)
+            chunks = [len(chunk) for chunk in pipe._sampling(count, chunk_size).chunks(frames)]
+            result = summarise_steps(clocks, count, pipe.config.fps, chunks, sizes[-1], together)
             floor_ms = 1000 * sum(gflop[count].values()) / peak
             results.append(result | {"gflop": gflop[count], "floor_ms": floor_ms, "floor_share": floor_ms / result["total_ms"]})
     if manifest is not None:

@@ -28,7 +28,6 @@ from .sampling import Sampling, StepCallback, unit_noise
 from .settings import Setting
 from .speaking_mouth import SpeakingMouth
 from .speech import Speech
-from .talking_head_base import DECODED_TOGETHER
 
 
 class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
@@ -199,7 +198,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
     ) -> Generator[torch.Tensor, None, None]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk."""
         mouth = self._mouth(portrait, noise, sampling)
-        for frames in sampling.chunks(len(speech), DECODED_TOGETHER):
+        for frames in sampling.chunks(len(speech)):
             yield mouth(speech, frames)
             if sampling.interrupted:
                 return

@@ -12,6 +12,8 @@ from ..errors import InvalidInputError
 
 Tensors = dict[str, torch.Tensor]
 StepCallback = Callable[[Any, int, torch.Tensor, Tensors], Tensors | None]
+# Frames that are decoded at once: more take memory, and no less time.
+DECODED_TOGETHER = 8
 
 
 @dataclass
@@ -36,13 +38,12 @@ class Sampling:
     tensor_inputs: Sequence[str] = ("latents",)
     interrupted: bool = False
 
-    def chunks(self, count: int, first: int) -> Iterator[range]:
+    def chunks(self, count: int) -> Iterator[range]:
         """Frames that are made together, of `count`.
 
-        The stages after the denoiser wait for a `first` few, where that leaves what is decoded together as it is: in whole multiples of
-        these.
+        What comes after the denoiser waits for a few alone at first, where that leaves what is decoded together as it is.
         """
-        begin = first if self.callback is None and self.chunk_size % first == 0 else self.chunk_size
+        begin = DECODED_TOGETHER if self.callback is None and self.chunk_size % DECODED_TOGETHER == 0 else self.chunk_size
         yield range(min(begin, count))
         for start in range(begin, count, self.chunk_size):
             yield range(start, min(start + self.chunk_size, count))

@@ -16,7 +16,7 @@ from .inputs import AudioInput, ImageInput, as_audio
 from .live import LiveSession, Mouth
 from .portrait import MAX_SIZE, Portrait
 from .sampling import Sampling
-from .talking_head_base import DECODED_TOGETHER, TalkingHeadBase
+from .talking_head_base import TalkingHeadBase
 
 
 class StreamingPipeline(TalkingHeadBase):
@@ -100,6 +100,6 @@ class StreamingPipeline(TalkingHeadBase):
             noise = self.prepare_latents(sampling.num_inference_steps, generator)
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
             with closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
-                for chunk in sampling.chunks(len(speech), DECODED_TOGETHER):
+                for chunk in sampling.chunks(len(speech)):
                     yield np.stack([patch.onto(portrait.photo) for patch in islice(patches, len(chunk))])
             speech.end()

@@ -38,13 +38,11 @@ from .loading import component_classes
 from .pipeline_output import OUTPUT_TYPES
 from .portrait import MAX_SIZE, Portrait, check_max_size, fit_photo, share_to_close
 from .rendering import LivingRenderer, Renderer, make_renderer, rendered_part
-from .sampling import RunningCalls, Sampling, StepCallback
+from .sampling import DECODED_TOGETHER, RunningCalls, Sampling, StepCallback
 from .settings import PipelineSettings
 from .speech import Speech, SpeechBeingHeard
 
 logger = logging.getLogger(__name__)
-# Frames that are decoded at once: more take memory, and no less time.
-DECODED_TOGETHER = 8
 
 
 class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):

@@ -109,14 +109,14 @@ class WholeFacePipeline(TalkingHeadPipeline):
     def _latent_chunks(
         self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling
     ) -> Generator[torch.Tensor, None, None]:
-        """Generated latents on the crop's full grid, [n, C, 16, 16], n = `chunk_size` but for the last."""
+        """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk."""
         amplitude = self.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
-        waiting, done = portrait.latents[:0], 0
-        for frames in self._frames(portrait.latents, speech, noise, sampling):
-            moved = portrait.latents + amplitude * (frames - portrait.latents)
-            waiting = torch.cat([waiting, moved.to(portrait.latents.dtype)])[:len(speech) - done]
-            while len(waiting) >= sampling.chunk_size:
-                yield waiting[:sampling.chunk_size]
-                waiting, done = waiting[sampling.chunk_size:], done + sampling.chunk_size
-        if len(waiting):
-            yield waiting
+        waiting, made = portrait.latents[:0], self._frames(portrait.latents, speech, noise, sampling)
+        for size in map(len, sampling.chunks(len(speech))):
+            while len(waiting) < size and (frames := next(made, None)) is not None:
+                moved = portrait.latents + amplitude * (frames - portrait.latents)
+                waiting = torch.cat([waiting, moved.to(portrait.latents.dtype)])
+            if not len(waiting):  # interrupted
+                return
+            yield waiting[:size]
+            waiting = waiting[size:]
