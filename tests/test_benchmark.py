@@ -38,6 +38,7 @@ def test_report_adds_up(inputs, tmp_path):
         assert result["floor_ms"] == pytest.approx(1000 * sum(result["gflop"].values()) / report["peak_gflops"])
         assert result["floor_share"] == pytest.approx(result["floor_ms"] / result["total_ms"])
         assert result["E2"]["bytes_per_frame"] >= 32 * 10 * 12 * 4
+        assert result["megabytes"]["denoise"] > 0 and result["megabytes"]["decode"] > 0
     one, two = (result["gflop"] for result in report["results"])
     assert two["denoise"] >= 1.5 * one["denoise"] and two["decode"] == one["decode"] and report["runtime"] == "torch"
     assert report["reference"]["whole_crop_decode_ms"] > 0 and report["machine"]["threads"] >= 1

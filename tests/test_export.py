@@ -14,7 +14,7 @@ import torch
 from temposync_pipeline import cli
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.export import check_runtime, files, runtimes
-from temposync_pipeline.export.networks import NETWORKS, Network, networks_of, weights_hash
+from temposync_pipeline.export.networks import NETWORKS, Network, networks_of, recording, weights_hash
 from temposync_pipeline.export.sessions import SLICE, load_openvino, open_session
 from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
@@ -85,6 +85,13 @@ def frames_of(pipeline: TempoSyncPipeline) -> np.ndarray:
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return 10 * np.log10(255**2 / max(np.square(a.astype(float) - b).mean(), 1e-9))
+
+
+def test_examples_are_the_most_that_a_network_was_given_at_once():
+    pipeline = whole_pipeline()
+    with recording(pipeline) as calls, torch.inference_mode():
+        next(pipeline.stream(picture(64, 96), spoken(0.6), generator=torch.Generator().manual_seed(0)))
+    assert len(calls["denoiser"]["sample"]) > 1 and len(calls["viseme_classifier"]["input_values"]) == 1
 
 
 @pytest.mark.parametrize("form", FORMATS.values())

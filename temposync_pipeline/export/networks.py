@@ -146,14 +146,14 @@ def weights_hash(module: nn.Module) -> str:
 
 @contextmanager
 def recording(pipeline: Any) -> Iterator[dict[str, Tensors]]:
-    """Within the block, keep the inputs of each network's first call, by the network's name."""
+    """Within the block, keep the inputs of each network's first call of the most that it was given at once, by the network's name."""
     calls: dict[str, Tensors] = {}
     handles = []
     for network, module in networks_of(pipeline):
 
         def keep(called: nn.Module, arguments: tuple, keywords: dict, network: Network = network) -> None:
             inputs = network.named(torch_forward(called), arguments, keywords)
-            if network.name not in calls and inputs is not None:
+            if inputs is not None and _batch(network, inputs) > _batch(network, calls.get(network.name, {})):
                 calls[network.name] = {name: value.detach().clone() for name, value in inputs.items()}
 
         handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
@@ -162,3 +162,8 @@ def recording(pipeline: Any) -> Iterator[dict[str, Tensors]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _batch(network: Network, inputs: Tensors) -> int:
+    """How many of a kind the inputs hold; none hold 0."""
+    return max((len(value) if 0 in network.inputs[name] else 1 for name, value in inputs.items()), default=0)

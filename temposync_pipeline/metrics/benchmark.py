@@ -10,7 +10,8 @@ A frame's time is its chunk's time divided by the chunk's frames.  The report, w
         {"steps", "frames", "denoise_ms", "decode_ms", "total_ms": medians a frame, total = denoise + decode; means where chunks are
                                                                    denoised together (READ), so that one pays for several,
          "backbone_ms": mean a frame in the network that denoises, its evaluations alone,
-         "gflop": {"denoise", "decode"}, arithmetic of a frame; "floor_ms": its time at peak_gflops; "floor_share": floor_ms / total_ms,
+         "gflop", "megabytes": {"denoise", "decode"}, arithmetic of a frame, and all that its operations read and write;
+         "floor_ms": the arithmetic's time at peak_gflops; "floor_share": floor_ms / total_ms,
          "mean_ms", "p95_ms": of that total, "fps": 1000 / total_ms,
          "stages": {stage: {"mean_ms", "p95_ms", "fps", "real_time_factor"}},  a frame; stages are those of `STAGES`
          "E1": {"mean_ms", "fps", "real_time_factor", "peak_memory_mb",   a frame of the mp4, all stages but loading
@@ -38,6 +39,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..export import installed_runtimes
@@ -230,9 +233,25 @@ def compare_with_references(pipe: TalkingHeadPipeline, portrait: Portrait, speec
     }
 
 
+class TrafficCounter(TorchDispatchMode):
+    """Adds up the bytes of what operations read and write, weights among it; views cost none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204, D105
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.total += sum(value.nbytes for value in tree_leaves((args, kwargs, result)) if isinstance(value, torch.Tensor))
+        return result
+
+
 @torch.inference_mode()
-def count_arithmetic(pipe: TalkingHeadPipeline, portrait: Portrait, speech: Speech, steps: int, chunk_size: int) -> dict[str, float]:
-    """GFLOP a frame, of a whole chunk that others came before, as torch computes it: {"denoise", "decode"}."""
+def count_work(
+    pipe: TalkingHeadPipeline, portrait: Portrait, speech: Speech, steps: int, chunk_size: int
+) -> dict[str, dict[str, float]]:
+    """"gflop" and "megabytes" of a result, of a whole chunk that others came before, as torch computes it."""
     sampling = pipe._sampling(steps, chunk_size)
     sizes = [len(chunk) for chunk in sampling.chunks(len(speech))]
     chunks = pipe._latent_chunks(portrait, speech, pipe.prepare_latents(steps, torch.Generator().manual_seed(0)), sampling)
@@ -240,11 +259,13 @@ def count_arithmetic(pipe: TalkingHeadPipeline, portrait: Portrait, speech: Spee
         next(chunks)
         sizes = sizes[1:]
     size = sizes[0]
-    with FlopCounterMode(display=False) as denoising:
+    counters = {stage: (FlopCounterMode(display=False), TrafficCounter()) for stage in ("denoise", "decode")}
+    with counters["denoise"][0], counters["denoise"][1]:
         latents = next(chunks)
-    with FlopCounterMode(display=False) as decoding:
+    with counters["decode"][0], counters["decode"][1]:
         portrait.renderer.decode(rendered_part(latents, portrait.composition), pipe.use_bfloat16)
-    return {name: counter.get_total_flops() / 1e9 / size for name, counter in (("denoise", denoising), ("decode", decoding))}
+    return {"gflop": {stage: flops.get_total_flops() / 1e9 / size for stage, (flops, _) in counters.items()},
+            "megabytes": {stage: traffic.total / 1e6 / size for stage, (_, traffic) in counters.items()}}
 
 
 def measure_peak(pipe: TalkingHeadPipeline, size: int = 2048, rounds: int = 6) -> float:
@@ -296,7 +317,7 @@ def run_benchmark(
     with torch.inference_mode():
         # By torch, which counts: other runtimes do the same arithmetic.
         portrait, speech = pipe.prepare_portrait(image), pipe._hear(recording)
-        gflop = {count: count_arithmetic(pipe, portrait, speech, count, chunk_size) for count in steps}
+        work = {count: count_work(pipe, portrait, speech, count, chunk_size) for count in steps}
         peak = measure_peak(pipe)
         load_runtime(pipe, runtime, model)
         reference = compare_with_references(pipe, portrait, speech, chunk_size)
@@ -307,8 +328,8 @@ def run_benchmark(
             together = getattr(pipe, "denoises_together", False)
             chunks = [len(chunk) for chunk in pipe._sampling(count, chunk_size).chunks(frames)]
             result = summarise_steps(clocks, count, pipe.config.fps, chunks, sizes[-1], together)
-            floor_ms = 1000 * sum(gflop[count].values()) / peak
-            results.append(result | {"gflop": gflop[count], "floor_ms": floor_ms, "floor_share": floor_ms / result["total_ms"]})
+            floor_ms = 1000 * sum(work[count]["gflop"].values()) / peak
+            results.append(result | work[count] | {"floor_ms": floor_ms, "floor_share": floor_ms / result["total_ms"]})
     if manifest is not None:
         _add_quality(results, manifest, model, device, limit)
     if output is not None:

@@ -49,14 +49,19 @@ class SpeakingMouth:
         self._pipeline, self._portrait, self._noise, self._sampling = pipeline, portrait, noise, sampling
         self._sigma, self._radius = pipeline.config.latent_smoothing, _smoothing_radius(pipeline, len(noise))
         self._early: _Early | None = None
+        self._first: tuple[torch.Tensor, torch.Tensor] | None = None
         config = pipeline.denoiser.config
         self._neighbours = config.viseme_window // 2
         wanted = pipeline.config.mouth_amplitude if sampling.mouth_amplitude is None else sampling.mouth_amplitude
         self._amplitude = config.motion_scale * wanted
         silence = silent_windows(1, config.viseme_window)
         at_rest = None if pipeline.lip_motion is None else np.zeros((1, NUM_LIP_SHAPE), np.float32)
-        # Of frames that are all the same the smoothed estimate is any one's.
-        self._in_silence = self._denoise(self._given(silence, at_rest), replace(sampling, callback=None))
+        given, quiet = self._given(silence, at_rest), replace(sampling, callback=None)
+        # In silence frames are all the same: a smoothed estimate is any one's.
+        latents, estimates, _ = self._take_steps(range(1), self._noisy(given), given, quiet)
+        if self._radius and len(noise) > 2:
+            self._first = latents, estimates
+        self._in_silence = self._take_steps(range(1, len(noise)), latents, given, quiet)[0]
 
     def __call__(self, speech: Speech, frames: range) -> torch.Tensor:
         motion = self._residual(speech, frames) - self._in_silence
@@ -138,14 +143,18 @@ class SpeakingMouth:
         self, steps: range, latents: torch.Tensor, given: Tensors, sampling: Sampling
     ) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
         """Latents after some of the steps, the clean estimates in them, and `given` as a callback has left it."""
-        scheduler, noise = sampling.scheduler, self._noise
+        scheduler, noise, estimates = sampling.scheduler, self._noise, latents
         scheduler.set_timesteps(len(noise), device=noise.device)
         for index in steps:
             timestep = scheduler.timesteps[index]
-            with inference_autocast(latents, self._pipeline.use_bfloat16):
-                raw = self._pipeline.denoiser(scheduler.scale_model_input(latents, timestep), timestep, **given).sample.to(latents.dtype)
-            # After the last step comes level 0, where noise counts for nothing.
-            latents, estimates = scheduler.step(raw, timestep, latents, noise=noise[(index + 1) % len(noise)], return_dict=False)
+            if index == 0 and self._first is not None:
+                latents, estimates = (shared.expand_as(latents) for shared in self._first)
+            else:
+                with inference_autocast(latents, self._pipeline.use_bfloat16):
+                    raw = self._pipeline.denoiser(scheduler.scale_model_input(latents, timestep), timestep, **given).sample
+                # After the last step comes level 0, where noise counts for nothing.
+                latents, estimates = scheduler.step(
+                    raw.to(latents.dtype), timestep, latents, noise=noise[(index + 1) % len(noise)], return_dict=False)
             given = sampling.report(self._pipeline, index, timestep, given | {"latents": latents})
             latents = given.pop("latents")
             if sampling.interrupted:
