@@ -130,8 +130,8 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
                 list or [B, …]. See `inputs.as_image`.
             audio: an audio file, its bytes, (samples float [N] or [N, channels], sampling rate), or a 🤗 `Audio` dict; or a list of them.
                 See `inputs.as_audio`.
-            num_inference_steps: denoiser evaluations a frame, before the last half as many where `latent_smoothing` lets it; 1 to 8 for
-                the student, any number for the teacher.
+            num_inference_steps: denoiser evaluations a frame; where `latent_smoothing` lets it, before the last half as many, and of three
+                or more the first once for all frames. 1 to 8 for the student, any number for the teacher.
             generator: source of the noise that all frames of a video share; a list has one a video.
             output_type: "pil", "np", "pt" or "latent", see `TempoSyncPipelineOutput`.
             face_index: which face speaks, 0 = the largest.

@@ -40,6 +40,9 @@ class SpeakingMouth:
     Motion counts from the mouth's shape in silence.  That of a closed mouth is the photo's own, to the pixel; only lips that the photo
     shows parted are closed by the denoiser first.
 
+    Where latents are smoothed over time, steps before the last do not need every frame; and of three or more the first, whose noise of
+    σ_max drowns what it is told, is taken once, in silence.
+
     Args:
         pipeline: whose networks and settings these are. portrait: who speaks.
         noise: unit noise of every step, [steps, 1, C, h, w]. sampling: of the call.
