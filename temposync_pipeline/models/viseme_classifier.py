@@ -200,6 +200,7 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
         total = (len(signal) - self.receptive_field) // self.hop + 1
         times = np.arange(total) * self.hop / SAMPLE_RATE + ((self.receptive_field - 1) / 2 - pad) / SAMPLE_RATE
         silent = _digitally_silent(samples, times, self.hop) | _digitally_silent(voice, times, self.hop)
+        del voice  # as long as the recording, and no longer needed while it is listened to
         loudness = _frame_loudness(signal, self.hop, self.receptive_field)
         silence = np.eye(NUM_VISEMES, dtype=np.float32)[0]
         known, begin, done = 0, 0, 0  # windows up to `known` and video frames up to `done`; of the windows from `begin` on more is to come
