@@ -91,12 +91,12 @@ class SpeakingMouth:
         own = slice(self._neighbours, len(near) - self._neighbours)
         windows = viseme_windows(near.visemes, self._pipeline.denoiser.config.viseme_window)[own]
         given = self._given(windows, None if near.lips is None else near.lips[own])
-        return self._denoise_together(speech, frames, given) if self._radius else self._denoise(given, self._sampling)
+        return self._denoise_together(speech, frames, given) if self._radius else self._denoise(given)
 
-    def _denoise(self, given: Tensors, sampling: Sampling) -> torch.Tensor:
+    def _denoise(self, given: Tensors) -> torch.Tensor:
         """All steps, of frames that know nothing of each other."""
-        latents, estimates, _ = self._take_steps(range(len(self._noise)), self._noisy(given), given, sampling)
-        return estimates if sampling.interrupted else latents
+        latents, estimates, _ = self._take_steps(range(len(self._noise)), self._noisy(given), given, self._sampling)
+        return estimates if self._sampling.interrupted else latents
 
     def _denoise_together(self, speech: Speech, frames: range, given: Tensors) -> torch.Tensor:
         """All steps, the last of which begins with the mean of a frame's estimate and its neighbours', of which `given` is, too.
@@ -140,6 +140,7 @@ class SpeakingMouth:
         return shared if shared <= len(frames) else 0
 
     def _noisy(self, given: Tensors) -> torch.Tensor:
+        """What the first step begins with, the same noise for all of n frames, [n, C, h, w]."""
         return (self._noise[0] * self._sampling.scheduler.init_noise_sigma).expand_as(given["reference"])
 
     def _take_steps(

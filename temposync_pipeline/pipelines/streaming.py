@@ -101,5 +101,6 @@ class StreamingPipeline(TalkingHeadBase):
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
             with closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
                 for chunk in sampling.chunks(len(speech)):
-                    yield np.stack([patch.onto(portrait.photo) for patch in islice(patches, len(chunk))])
+                    if frames := [patch.onto(portrait.photo) for patch in islice(patches, len(chunk))]:  # none once it is interrupted
+                        yield np.stack(frames)
             speech.end()
