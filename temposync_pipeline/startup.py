@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 
-_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # M_MMAP_THRESHOLD and M_ARENA_MAX of malloc.h
 
 lean = False
 
@@ -37,20 +37,29 @@ def yield_cores() -> None:
 
 
 def keep_little() -> None:
-    """Let torch forget how it prepared a layer for inputs of a size, with the memory to work in, as soon as there is another; oneDNN still
-    remembers the program. And let all threads share one heap, so that one uses what another has freed.
+    """Let torch forget how it prepared a layer for inputs of a size, with the memory to work in, as soon as there is another, and oneDNN
+    most of its programs. And let all threads share one heap, so that one uses what another has freed, for all but what takes a megabyte,
+    which goes back to the system at once (glibc would raise that limit).
 
     Unless the environment says otherwise; to be called before torch is imported; it changes no result.
     """
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if "MALLOC_ARENA_MAX" not in os.environ:
         share_heaps(1)
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        _set_malloc(_MMAP_THRESHOLD, 2**20)
 
 
 def share_heaps(count: int) -> None:
     """From now on all threads share so many heaps of glibc; elsewhere they stay."""
+    _set_malloc(_ARENA_MAX, count)
+
+
+def _set_malloc(parameter: int, value: int) -> None:
+    """Of glibc; elsewhere nothing."""
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_ARENA_MAX, count)
+        mallopt(parameter, value)
 
 
 def give_back() -> None:

@@ -2,12 +2,13 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from temposync_pipeline.pipelines import talking_head_base, to_file
-from temposync_pipeline.pipelines.ahead import ahead
+from temposync_pipeline.pipelines.ahead import ahead, beside, on_half_the_threads
 from temposync_pipeline.pipelines.rendering import ColourRenderer
 
 from .tiny_components import picture, spoken, tiny_pipeline
@@ -62,6 +63,80 @@ def test_both_work_at_the_same_time():
     taken.close()
 
 
+def test_the_first_item_may_be_made_by_who_asks_for_it():
+    def makers():
+        while True:
+            yield threading.current_thread() is threading.main_thread()
+
+    taken = ahead(makers(), first_here=True)
+    assert next(taken) and not workers()
+    assert not next(taken) and not next(taken)
+    taken.close()
+    assert list(ahead(iter_nothing(), first_here=True)) == [] and not workers()
+
+
+def iter_nothing():
+    yield from ()
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_elsewhere() -> int:
+    """Of torch, in a thread that has not chosen."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+def test_two_stages_share_the_cores_after_the_first_item(three_threads):
+    def counts():
+        while True:
+            yield torch.get_num_threads()
+
+    taken = ahead(on_half_the_threads(counts(), 3), first_here=True)
+    assert [next(taken) for _ in range(3)] == [3, 1, 1] and torch.get_num_threads() == 3
+    taken.close()
+
+
+def test_a_video_leaves_torch_the_threads_it_had(three_threads, pipeline, tmp_path):
+    for chunks in (pipeline.stream(picture(), spoken(), 2, chunk_size=4), pipeline.stream(picture(), spoken(), 2, chunk_size=4)):
+        next(chunks), next(chunks)
+        assert torch.get_num_threads() == 3  # between two frames, too
+        chunks.close()
+        assert torch.get_num_threads() == threads_elsewhere() == 3
+    pipeline.generate_to_file(picture(), spoken(), tmp_path / "talk.mp4", 2, progress=False)
+    assert torch.get_num_threads() == threads_elsewhere() == 3
+
+
+def test_what_is_made_beside_comes_when_it_is_asked_for(three_threads):
+    def make():
+        return threading.current_thread().name, torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    with torch.inference_mode(), beside(make) as made:
+        assert torch.get_num_threads() == 1
+        name, *settings = made()
+        assert name.startswith("temposync") and settings == [1, True] and torch.get_num_threads() == 3
+    assert not workers() and threads_elsewhere() == 3
+
+
+def test_what_is_made_beside_fails_where_it_is_asked_for_and_not_before(three_threads):
+    def fail():
+        raise OSError("broken")
+
+    with beside(fail):
+        pass  # nobody asked
+    with beside(fail) as made, pytest.raises(OSError, match="broken"):
+        made()
+    with pytest.raises(KeyError), beside(fail):
+        raise KeyError
+    assert not workers() and torch.get_num_threads() == 3
+
+
 def test_errors_come_in_their_place():
     def items():
         yield 1
@@ -107,7 +182,7 @@ def test_frames_are_the_same_as_one_after_the_other(pipeline, monkeypatch):
         return list(pipeline.stream(picture(), spoken(), 2, torch.Generator().manual_seed(0), chunk_size=5, mouth_amplitude=3.0))
 
     together = frames()
-    monkeypatch.setattr(talking_head_base, "ahead", lambda items: items)
+    monkeypatch.setattr(talking_head_base, "ahead", lambda items, **_: items)
     apart = frames()
     assert [len(chunk) for chunk in together] == [5, 5, 5] and not workers()
     assert all((a == b).all() for a, b in zip(together, apart, strict=True))
@@ -116,30 +191,34 @@ def test_frames_are_the_same_as_one_after_the_other(pipeline, monkeypatch):
 
 def test_a_stream_that_is_left_leaves_nothing_behind(pipeline, tmp_path):
     chunks = pipeline.stream(picture(), spoken(), 2, chunk_size=4)
-    next(chunks)
+    next(chunks), next(chunks)
     assert workers()
     chunks.close()
     assert not workers()
     stages = pipeline.stream_to_file(picture(), spoken(), tmp_path / "talk.mp4", 2, chunk_size=4)
-    assert next(frames for stage, frames, _ in stages if stage == "frames") == 4 and workers()
+    assert next(frames for stage, frames, _ in stages if frames > 4) == 8 and workers()
     stages.close()
     assert not workers() and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stage", ["denoiser", "decode", "patch", "write"])
 def test_an_error_of_any_stage_ends_all(pipeline, tmp_path, monkeypatch, stage):
-    calls = []
+    calls, aside = [], stage in ("denoiser", "decode")
 
-    def failing(*_, **__):
-        calls.append(threading.current_thread() is threading.main_thread())
+    def failing(*arguments, **named):
+        here = threading.current_thread() is threading.main_thread()
+        if aside and here:  # the first frames are made by who asks for them
+            return working(*arguments, **named)
+        calls.append(here)
         raise OSError(28, "No space left on device")
 
     owner, name = {"denoiser": (pipeline.denoiser, "forward"), "decode": (ColourRenderer, "decode"), "patch": (ColourRenderer, "patch"),
                    "write": (to_file.VideoWriter, "write_planes")}[stage]
+    working = getattr(owner, name)
     monkeypatch.setattr(owner, name, failing)
     with pytest.raises(OSError, match="No space left"):
-        pipeline.generate_to_file(picture(), spoken(), tmp_path / "talk.mp4", 2, progress=False)
-    assert calls == [stage in ("patch", "write")]  # and where it happened
+        pipeline.generate_to_file(picture(), spoken(), tmp_path / "talk.mp4", 2, chunk_size=4, progress=False)
+    assert calls == [not aside]  # and where it happened
     assert not workers() and not list(tmp_path.iterdir())
 
 

@@ -59,7 +59,7 @@ def test_what_is_heard_on_demand_is_what_is_heard_at_once(pipeline, recording, h
             np.testing.assert_allclose(getattr(near, track), getattr(expected, track), atol=1e-5)
         loud = whole[start:start + 30].voice
         np.testing.assert_allclose([next(voice) for _ in loud], loud, atol=1e-5)
-        assert len(heard) == (1 if start < 180 else 2 if start < 360 else 3)
+        assert len(heard) == (1 if start < 30 else 2 if start < 210 else 3 if start < 420 else 4)
     assert next(voice, None) is None
 
 
@@ -73,7 +73,7 @@ def test_several_threads_may_ask(pipeline, recording):
 def test_the_first_frames_of_a_stream_wait_for_the_first_seconds(pipeline, heard):
     stream = pipeline.stream(picture(64, 64), spoken(SECONDS), 1, torch.Generator().manual_seed(0))
     assert len(next(stream)) == 8 and len(heard) == 1
-    assert sum(map(len, stream)) == 25 * SECONDS - 8 and len(heard) == 3
+    assert sum(map(len, stream)) == 25 * SECONDS - 8 and len(heard) == 4
 
 
 @pytest.mark.parametrize("seconds", [1, SECONDS])

@@ -185,17 +185,19 @@ def test_several_threads_may_wake_a_network(saved_network):
 
 
 def test_little_is_kept_unless_the_environment_says_otherwise(monkeypatch):
-    shared = []
+    shared, limits = [], []
     monkeypatch.setattr(startup, "share_heaps", shared.append)
-    for name in ("LRU_CACHE_CAPACITY", "MALLOC_ARENA_MAX"):
+    monkeypatch.setattr(startup, "_set_malloc", lambda parameter, value: limits.append(value))
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     startup.keep_little()
-    assert os.environ["LRU_CACHE_CAPACITY"] == "1" and shared == [1]
-    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert os.environ["LRU_CACHE_CAPACITY"] == "1" and os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
+    assert shared == [1] and limits == [2**20]
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"):
+        monkeypatch.setenv(name, "7")
     startup.keep_little()
-    assert os.environ["LRU_CACHE_CAPACITY"] == "7" and shared == [1]
+    assert os.environ["LRU_CACHE_CAPACITY"] == os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7" and shared == [1] and limits == [2**20]
 
 
 @pytest.mark.parametrize(("name", "usual"), [("GOMP_SPINCOUNT", "1000"), ("OPENBLAS_NUM_THREADS", "1")])

@@ -117,7 +117,12 @@ def test_a_reference_does_not_move_and_hides_nothing():
         flow, visibility = vae.motion(reference.repeat_interleave(2, 0), reference)
         assert flow.shape == (4, 2, 80, 96) and visibility.shape == (4, 1, 160, 192)
         assert flow.abs().max() < 1e-3 and (visibility == 1).all()
-        moved, hidden = vae.motion(reference + 3 * torch.randn(2, 32, 10, 12), reference)
+        frames = reference[:1] + 3 * torch.randn(2, 32, 10, 12)
+        moved, hidden = vae.motion(frames, reference[:1])
+        for known, expected in zip(vae.motion(frames, reference[:1], vae.motion_at_rest(reference[:1])), (moved, hidden)):
+            assert torch.allclose(known, expected, atol=1e-3)
+        at_rest = vae.motion_at_rest(reference)
+        assert all(torch.allclose(alone, both[1:], atol=1e-4) for alone, both in zip(vae.motion_at_rest(reference[1:]), at_rest))
     assert moved.abs().max() > 0.1 and 0 <= hidden.min() < hidden.max() <= 1
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import InvalidInputError
+from .packed import Conv2d
 
 # Their weights belong to the layer around them, which is what is called.
 _CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
@@ -44,13 +45,20 @@ class WeightFiles:
         return bool(self._resting)
 
     def rest(self, network: nn.Module) -> None:
-        """Let go of all weights; a layer that is called reads its own again."""
-        for layer, names in self._layers.items():
+        """Let go of all weights; a layer that is called reads its own again, unless it has kept them in another form."""
+        for layer in self._layers:
+            self._rest(network, layer)
+
+    def _rest(self, network: nn.Module, layer: str) -> None:
+        def wake(module: nn.Module, _: Any) -> None:
+            if not (isinstance(module, Conv2d) and module.is_packed):
+                self._wake(network, layer, _computed_in(module, self.dtype))
+
+        with self._lock:
             if layer not in self._resting:
-                for name in names:
+                for name in self._layers[layer]:
                     _put(network, name, torch.empty_like(_get(network, name), device="meta"))
-                self._resting[layer] = network.get_submodule(layer).register_forward_pre_hook(
-                    lambda module, _, layer=layer: self._wake(network, layer, _computed_in(module, self.dtype)))
+                self._resting[layer] = network.get_submodule(layer).register_forward_pre_hook(wake)
 
     def wake(self, network: nn.Module) -> None:
         """Read what rests, and again what is not as it was loaded."""
@@ -71,6 +79,9 @@ class WeightFiles:
                             weight = file.get_tensor(name)
                             _put(network, name, weight.to(dtype if weight.is_floating_point() else weight.dtype, copy=True))
             self._resting.pop(layer).remove()
+            module = network.get_submodule(layer)
+            if isinstance(module, Conv2d):
+                module.let_go = lambda: self._rest(network, layer)
 
 
 def _computed_in(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:

@@ -281,9 +281,10 @@ def to_float(samples: np.ndarray) -> np.ndarray:
         # Doubles beyond the range of float32 become infinite and are handled as such.
         with np.errstate(over="ignore"):
             return samples.astype(np.float32)
-    half = float(2 ** (8 * samples.dtype.itemsize - 1))
-    centre = half if samples.dtype.kind == "u" else 0.0
-    return ((samples - centre) / half).astype(np.float32)
+    exact = np.float32 if samples.dtype.itemsize <= 2 else np.float64
+    half = exact(2 ** (8 * samples.dtype.itemsize - 1))
+    centre = half if samples.dtype.kind == "u" else exact(0)
+    return ((samples.astype(exact) - centre) / half).astype(np.float32, copy=False)
 
 
 def _name(source: AudioSource) -> str:

@@ -38,6 +38,8 @@ _MATROSKA_LENGTH = re.compile(r"(\d+):(\d\d):(\d\d\.\d+)")
 _PACKETS = (188, 192, 204)
 # A header that speaks of more than this was written before the length was known.
 _MADE_UP_SECONDS = 3 * 3600
+# Packets of sound that are decoded before a signal is let in between: to ask after each takes as long as to decode it.
+_SOUND_PACKETS = 32
 
 
 @contextmanager
@@ -133,33 +135,35 @@ def _check_index(file: BinaryIO, name: str, error: type[InvalidInputError]) -> N
 
 def decode_frames(container: av.container.InputContainer, stream: av.stream.Stream, name: str) -> Iterator[av.frame.Frame]:
     """Every frame of a stream that can be decoded; damaged packets are skipped and reported once, at the end, unless `name` is empty."""
-    damaged = 0
+    damaged, ended = 0, False
     # Asked before decoding: PyAV 19 crashes on the name of a codec that failed to open.
     amr = _AMR.get(stream.codec_context.name)
     packets = container.demux(stream)
-    while True:
-        try:
-            with interrupts_held():
-                packet = next(packets)
-        except StopIteration:
-            break
-        except IndexError:  # a packet of a stream that FFmpeg came upon after opening the file, and that PyAV does not know
-            packets = container.demux(stream)
-            continue
-        except (av.error.FFmpegError, MemoryError):
-            damaged += 1
-            break
-        if amr and packet.size and bytes(packet)[0] >> 3 & 15 >= amr[0]:
-            yield _pause(packet, *amr[1:])
-            continue
-        try:
-            with interrupts_held():
-                frames = packet.decode()
-        except EOFError:
-            break
-        except (av.error.FFmpegError, MemoryError, ValueError):  # ValueError: PyAV 19, after a codec that failed to open
-            damaged += 1
-            continue
+    while not ended:
+        frames: list[av.frame.Frame] = []
+        with interrupts_held():
+            for _ in range(_SOUND_PACKETS if stream.type == "audio" else 1):
+                try:
+                    packet = next(packets)
+                except StopIteration:
+                    ended = True
+                    break
+                except IndexError:  # a packet of a stream that FFmpeg came upon after opening the file, and that PyAV does not know
+                    packets = container.demux(stream)
+                    continue
+                except (av.error.FFmpegError, MemoryError):
+                    damaged, ended = damaged + 1, True
+                    break
+                if amr and packet.size and bytes(packet)[0] >> 3 & 15 >= amr[0]:
+                    frames.append(_pause(packet, *amr[1:]))
+                    continue
+                try:
+                    frames += packet.decode()
+                except EOFError:
+                    ended = True
+                    break
+                except (av.error.FFmpegError, MemoryError, ValueError):  # ValueError: PyAV 19, after a codec that failed to open
+                    damaged += 1
         yield from frames
     if damaged and name:
         logger.warning("%s: damaged; %d part%s could not be decoded", name, damaged, "s" * (damaged > 1))

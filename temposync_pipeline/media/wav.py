@@ -16,7 +16,7 @@ from .spliced import Spliced
 
 logger = logging.getLogger(__name__)
 
-_START = re.compile(rb"(?:RIFF|RF64|BW64).{4}WAVE", re.DOTALL)
+_RIFF = (b"RIFF", b"RF64", b"BW64")
 _BLOCK = 2**20
 # Sizes of which a header that was written before the length was known says one: nobody's voice recording is as large as the first, and
 # none ends by chance within so many bytes of a multiple of the others. (0 says the same.)
@@ -89,7 +89,8 @@ def _find_starts(file: BinaryIO) -> list[int]:
     file.seek(0)
     while block := file.read(_BLOCK):
         content = tail + block
-        starts += [place - len(tail) + found.start() for found in _START.finditer(content)]
+        found = (match.start() - 8 for match in re.finditer(b"WAVE", content))  # a plain word is found far faster than a pattern
+        starts += [place - len(tail) + start for start in found if start >= 0 and content[start:start + 4] in _RIFF]
         if starts[:1] != [0]:
             return []
         place, tail = place + len(block), content[-11:]

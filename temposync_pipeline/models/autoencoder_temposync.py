@@ -17,7 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..bases import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
+from ..bases.packed import Conv2d
 from .outputs import DecoderOutput, EncoderOutput
+
+# What is said of pictures' pixels: where they come from, and whether they are hidden there.
+Motion = tuple[torch.Tensor, torch.Tensor]
 
 
 def check_moments(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
@@ -31,8 +35,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, initial_scale: float = 0.1):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
         self.scale = nn.Parameter(torch.full((channels, 1, 1), initial_scale))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -47,10 +51,10 @@ def _stage(channels: int, blocks: int) -> list[nn.Module]:
 class Encoder(nn.Module):
     def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...], latent_channels: int):
         super().__init__()
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, channels[0], 3, padding=1), *_stage(channels[0], blocks[0])]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2), Conv2d(12, channels[0], 3, padding=1), *_stage(channels[0], blocks[0])]
         for previous, width, depth in zip(channels, channels[1:], blocks[1:]):
-            layers += [nn.Conv2d(previous, width, 4, stride=2, padding=1), *_stage(width, depth)]
-        layers += [nn.SiLU(), nn.Conv2d(channels[-1], latent_channels, 3, padding=1)]
+            layers += [Conv2d(previous, width, 4, stride=2, padding=1), *_stage(width, depth)]
+        layers += [nn.SiLU(), Conv2d(channels[-1], latent_channels, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -60,10 +64,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...], latent_channels: int):
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(latent_channels, channels[0], 3, padding=1), *_stage(channels[0], blocks[0])]
+        layers: list[nn.Module] = [Conv2d(latent_channels, channels[0], 3, padding=1), *_stage(channels[0], blocks[0])]
         for previous, width, depth in zip(channels, channels[1:], blocks[1:]):
-            layers += [nn.Conv2d(previous, 4 * width, 3, padding=1), nn.PixelShuffle(2), *_stage(width, depth)]
-        layers += [nn.SiLU(), nn.Conv2d(channels[-1], 12, 3, padding=1), nn.PixelShuffle(2)]
+            layers += [Conv2d(previous, 4 * width, 3, padding=1), nn.PixelShuffle(2), *_stage(width, depth)]
+        layers += [nn.SiLU(), Conv2d(channels[-1], 12, 3, padding=1), nn.PixelShuffle(2)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
@@ -83,26 +87,19 @@ class MotionDecoder(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...], latent_channels: int):
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(2 * latent_channels, channels[0], 3, padding=1), *_stage(channels[0], blocks[0])]
+        layers: list[nn.Module] = [Conv2d(2 * latent_channels, channels[0], 3, padding=1), *_stage(channels[0], blocks[0])]
         for previous, width, depth in zip(channels, channels[1:], blocks[1:]):
-            layers += [nn.Conv2d(previous, 4 * width, 3, padding=1), nn.PixelShuffle(2), *_stage(width, depth)]
+            layers += [Conv2d(previous, 4 * width, 3, padding=1), nn.PixelShuffle(2), *_stage(width, depth)]
         self.layers = nn.Sequential(*layers, nn.SiLU())
-        self.flow = nn.Sequential(nn.Conv2d(channels[-1], 8, 3, padding=1), nn.PixelShuffle(2))
-        self.hidden = nn.Sequential(nn.Conv2d(channels[-1], 16, 3, padding=1), nn.PixelShuffle(4))
+        self.flow = nn.Sequential(Conv2d(channels[-1], 8, 3, padding=1), nn.PixelShuffle(2))
+        self.hidden = nn.Sequential(Conv2d(channels[-1], 16, 3, padding=1), nn.PixelShuffle(4))
 
     def forward(self, latents: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Flow [B, 2, 8h, 8w] and the logit of being hidden [B, 1, 16h, 16w]; latents [R·k, C, h, w], reference [R, C, h, w]."""
-        count = latents.shape[0]
-        frames = count // reference.shape[0]
-        each = reference.repeat_interleave(frames, 0)
-        moving, still = torch.cat([latents - each, each], 1), torch.cat([torch.zeros_like(reference), reference], 1)
-        features = self.layers(torch.cat([moving, still]).contiguous(memory_format=torch.channels_last))
-        flow, hidden = (_minus_still(head(features).float(), count, frames) for head in (self.flow, self.hidden))
-        return self.FLOW_UNIT * flow, self.STILL_LOGIT + hidden
-
-
-def _minus_still(values: torch.Tensor, count: int, frames: int) -> torch.Tensor:
-    return values[:count] - values[count:].repeat_interleave(frames, 0)
+        """Flow [B, 2, 8h, 8w] in units of FLOW_UNIT and the logit of being hidden [B, 1, 16h, 16w], float32, with what it says of the
+        references themselves still in them; latents [R·k, C, h, w], reference [R, C, h, w]."""
+        each = reference.repeat_interleave(latents.shape[0] // reference.shape[0], 0)
+        features = self.layers(torch.cat([latents - each, each], 1).contiguous(memory_format=torch.channels_last))
+        return self.flow(features).float(), self.hidden(features).float()
 
 
 class InnerMouthDecoder(nn.Module):
@@ -118,18 +115,18 @@ class InnerMouthDecoder(nn.Module):
     def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...], latent_channels: int):
         super().__init__()
         coarsest, coarse, middle, fine = channels
-        self.coarsest = nn.Sequential(nn.Conv2d(2 * latent_channels, coarsest, 3, padding=1), *_stage(coarsest, blocks[0]))
-        self.coarse = nn.Sequential(nn.Conv2d(coarsest, 4 * coarse, 3, padding=1), nn.PixelShuffle(2), *_stage(coarse, blocks[1]))
-        self.to_middle = nn.Sequential(nn.Conv2d(coarse, 4 * middle, 3, padding=1), nn.PixelShuffle(2))
+        self.coarsest = nn.Sequential(Conv2d(2 * latent_channels, coarsest, 3, padding=1), *_stage(coarsest, blocks[0]))
+        self.coarse = nn.Sequential(Conv2d(coarsest, 4 * coarse, 3, padding=1), nn.PixelShuffle(2), *_stage(coarse, blocks[1]))
+        self.to_middle = nn.Sequential(Conv2d(coarse, 4 * middle, 3, padding=1), nn.PixelShuffle(2))
         self.middle = nn.Sequential(*_stage(middle, blocks[2]))
-        self.to_fine = nn.Sequential(nn.Conv2d(middle, 4 * fine, 3, padding=1), nn.PixelShuffle(2))
-        self.fine = nn.Sequential(*_stage(fine, blocks[3]), nn.SiLU(), nn.Conv2d(fine, 48, 3, padding=1), nn.PixelShuffle(4))
+        self.to_fine = nn.Sequential(Conv2d(middle, 4 * fine, 3, padding=1), nn.PixelShuffle(2))
+        self.fine = nn.Sequential(*_stage(fine, blocks[3]), nn.SiLU(), Conv2d(fine, 48, 3, padding=1), nn.PixelShuffle(4))
         # What is seen beside the latents enters where its resolution is the network's: what is hidden, and the reference picture.
-        self.hidden_to_middle = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(16, middle, 3, padding=1))
-        self.hidden_to_fine = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4, fine, 3, padding=1))
-        self.picture = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 2 * fine, 3, padding=1), ResidualBlock(2 * fine), nn.SiLU())
-        self.picture_to_fine = nn.Conv2d(2 * fine, 2 * fine, 3, padding=1)
-        self.picture_to_middle = nn.Conv2d(2 * fine, middle, 4, stride=2, padding=1)
+        self.hidden_to_middle = nn.Sequential(nn.PixelUnshuffle(4), Conv2d(16, middle, 3, padding=1))
+        self.hidden_to_fine = nn.Sequential(nn.PixelUnshuffle(2), Conv2d(4, fine, 3, padding=1))
+        self.picture = nn.Sequential(nn.PixelUnshuffle(4), Conv2d(48, 2 * fine, 3, padding=1), ResidualBlock(2 * fine), nn.SiLU())
+        self.picture_to_fine = Conv2d(2 * fine, 2 * fine, 3, padding=1)
+        self.picture_to_middle = Conv2d(2 * fine, middle, 4, stride=2, padding=1)
 
     def seen(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the network knows of references [R, 3, 32h, 32w] once for all their frames: [R, c, 4h, 4w] and [R, 2c, 8h, 8w]."""
@@ -228,17 +225,38 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         return self.config.motion_channels is not None
 
     @apply_forward_hook
-    def motion(self, latents: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def motion_at_rest(self, reference: torch.Tensor) -> Motion:
+        """What `motion` subtracts: what its network says of references [R, C, h, w] themselves, [R, 2, 8h, 8w] and [R, 1, 16h, 16w]."""
+        twice = torch.cat([reference, reference])  # a CPU may compute a single picture in another order than several
+        flow, logit = self.motion_decoder(twice, reference.repeat(2, 1, 1, 1) if len(reference) > 1 else reference)
+        return flow[:len(reference)], logit[:len(reference)]
+
+    @apply_forward_hook
+    def motion_logits(self, latents: torch.Tensor, reference: torch.Tensor, at_rest: Motion | None = None) -> Motion:
+        """`motion` with the logit of being hidden, [R·k, 1, 16h, 16w], in place of the visibility."""
+        count, frames = len(latents), len(latents) // len(reference)
+        if at_rest is None:
+            each = reference.repeat_interleave(frames, 0)
+            said = self.motion_decoder(torch.cat([latents, reference]), torch.cat([each, reference]))
+            at_rest, said = (said[0][count:], said[1][count:]), (said[0][:count], said[1][:count])
+        else:
+            said = self.motion_decoder(latents, reference)
+        flow, logit = (moving - still.repeat_interleave(frames, 0) for moving, still in zip(said, at_rest, strict=True))
+        return MotionDecoder.FLOW_UNIT * flow, MotionDecoder.STILL_LOGIT + logit
+
+    @apply_forward_hook
+    def motion(self, latents: torch.Tensor, reference: torch.Tensor, at_rest: Motion | None = None) -> Motion:
         """Where the pixels of frames come from in the picture that `reference` encodes; exactly "from where they are" for itself.
 
         Args:
             latents: normalised, [R·k, C, h, w], k frames of each reference one after the other.
             reference: normalised, [R, C, h, w].
+            at_rest: `motion_at_rest` of the reference, where it serves for many calls.
 
         Returns the flow [R·k, 2, 8h, 8w], float32: the pixel at (x, y) is the reference's at (x, y) + flow, in pixels, one value for
         2 × 2 of them; and the visibility [R·k, 1, 16h, 16w], float32 in [0, 1]: 0 where the reference does not show what the frame does.
         """
-        flow, logit = self.motion_decoder(latents, reference)
+        flow, logit = self.motion_logits(latents, reference, at_rest)
         stretch = MotionDecoder.STRETCH
         return flow, (1 - (stretch * logit.sigmoid() - (stretch - 1) / 2)).clamp(0, 1)
 

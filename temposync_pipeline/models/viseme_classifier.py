@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 SAMPLE_RATE = 16_000
 # Long audio is read in windows whose margins are thrown away, so that memory does not grow and no seam shows.
 _CHUNK_SECONDS, _MARGIN_SECONDS = 8.0, 1.0
+# Of a recording that takes several of them the first is short: somebody waits for it.
+_FIRST_SECONDS = 2.0
 TAPS = 4  # moments of a video frame whose mean it gets
 # CTC fires once per phone: an emission is held over the blanks around it with this decay, and gives way to silence after
 # the pause length.
@@ -228,17 +231,17 @@ class VisemeClassifier(Wav2Vec2PreTrainedModel):
 
     def _window_outputs(self, signal: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Probabilities [frames, classes] and hidden state [frames, hidden_size] of a padded, normalised signal, window by window."""
-        chunk, margin = (int(seconds * SAMPLE_RATE) // self.hop for seconds in (_CHUNK_SECONDS, _MARGIN_SECONDS))
+        chunk, margin, begin = (int(seconds * SAMPLE_RATE) // self.hop for seconds in (_CHUNK_SECONDS, _MARGIN_SECONDS, _FIRST_SECONDS))
         total = (len(signal) - self.receptive_field) // self.hop + 1
-        for start in range(0, total, chunk):
-            first, last = max(0, start - margin), min(total, start + chunk + margin)
+        for start, end in pairwise([0, *range(begin if total > chunk else chunk, total, chunk), total]):
+            first, last = max(0, start - margin), min(total, end + margin)
             window = signal[first * self.hop : (last - 1) * self.hop + self.receptive_field]
             if was_training := self.training:
                 self.eval()
             output = self(torch.from_numpy(window)[None].to(execution_device(self), self.dtype))
             if was_training:
                 self.train()
-            own = slice(start - first, min(total, start + chunk) - first)
+            own = slice(start - first, end - first)
             yield output.logits[0, own].float().softmax(-1), output.hidden[0, own].float()
 
     # --- CTC phoneme recognisers --------------------------------------------------------------------------------------

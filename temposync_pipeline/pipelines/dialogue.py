@@ -62,7 +62,8 @@ class DialoguePipeline(TalkingHeadPipeline):
                 speech = self._hear(load_audio((own, rate)))
                 noise = self.prepare_latents(sampling.num_inference_steps, generator)
                 # All speak at the same time, each on a scheduler of its own.
-                speakers.append((portrait, speech, noise, replace(sampling, scheduler=copy.copy(sampling.scheduler))))
+                apart = replace(sampling, scheduler=copy.copy(sampling.scheduler))
+                speakers.append((portrait, self._latent_chunks(portrait, speech, noise, apart), apart))
             photo, count = speakers[0][0].photo, len(speech)
             origin = self._origin(photo, speakers[0][0].matrix)
             planes = StillPlanes(photo, origin.watermark() if provenance else None)

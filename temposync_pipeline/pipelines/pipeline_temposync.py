@@ -28,6 +28,7 @@ from .sampling import Sampling, StepCallback, unit_noise
 from .settings import Setting
 from .speaking_mouth import SpeakingMouth
 from .speech import Speech
+from .talking_head_base import LatentsOfSpeech
 
 
 class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
@@ -197,11 +198,18 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         self, portrait: Portrait, speech: Speech, noise: torch.Tensor, sampling: Sampling
     ) -> Generator[torch.Tensor, None, None]:
         """Generated latents on the crop's full grid, [n, C, 16, 16] a chunk."""
+        yield from self._begin_latents(portrait, noise, sampling)(speech)
+
+    def _begin_latents(self, portrait: Portrait, noise: torch.Tensor, sampling: Sampling) -> LatentsOfSpeech:
         mouth = self._mouth(portrait, noise, sampling)
-        for frames in sampling.chunks(len(speech)):
-            yield mouth(speech, frames)
-            if sampling.interrupted:
-                return
+
+        def latents_of(speech: Speech) -> Generator[torch.Tensor, None, None]:
+            for frames in sampling.chunks(len(speech)):
+                yield mouth(speech, frames)
+                if sampling.interrupted:
+                    return
+
+        return latents_of
 
     def _mouth(self, portrait: Portrait, noise: torch.Tensor, sampling: Sampling) -> SpeakingMouth:
         return SpeakingMouth(self, portrait, noise, sampling)

@@ -92,14 +92,13 @@ class StreamingPipeline(TalkingHeadBase):
         self, image: ImageInput, audio: AudioInput, sampling: Sampling, generator: torch.Generator | None, face_index: int, max_size: int
     ) -> Iterator[np.ndarray]:
         """`stream` of a recording that is heard as a whole."""
-        with self._returning_models():
+        with self._returning_models(), self._prepared_beside(image, face_index, max_size, sampling, generator) as prepared:
             speech = self._begin_to_hear(load_audio(as_audio(audio)))
             for _ in speech.begin():
                 pass
-            portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
-            noise = self.prepare_latents(sampling.num_inference_steps, generator)
+            portrait, latents_of = prepared()
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
-            with closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
+            with closing(self._video_patches(portrait, latents_of(speech), sampling)) as patches:
                 for chunk in sampling.chunks(len(speech)):
                     if frames := [patch.onto(portrait.photo) for patch in islice(patches, len(chunk))]:  # none once it is interrupted
                         yield np.stack(frames)

@@ -2,8 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from numbers import Real
 from os import PathLike
@@ -28,9 +28,10 @@ from ..models.autoencoder_temposync import AutoencoderTempoSync
 from ..models.devices import execution_device
 from ..models.face_aligner import FaceAligner
 from ..models.lip_motion import LipMotion
+from ..models.precision import inference_autocast
 from ..models.viseme_classifier import Hearing, VisemeClassifier, joined, warn_without_speech
 from ..provenance.origin import Origin
-from .ahead import ahead
+from .ahead import ahead, beside, on_half_the_threads, sharing_threads
 from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import ImageInput, as_image
@@ -43,6 +44,8 @@ from .settings import PipelineSettings
 from .speech import Speech, SpeechBeingHeard
 
 logger = logging.getLogger(__name__)
+# What makes latents [n, C, 16, 16], a chunk at a time, of what is said.
+LatentsOfSpeech = Callable[[Speech], Generator[torch.Tensor, None, None]]
 
 
 class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
@@ -134,24 +137,48 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
     def _collect_frames(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling, bar: tqdm) -> list[np.ndarray]:
         """All frames, uint8 [H, W, 3] each; fewer than the speech has if interrupted."""
         frames = []
-        with closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
+        chunks = self._latent_chunks(portrait, speech, noise, sampling)
+        with closing(self._video_patches(portrait, chunks, sampling)) as patches:
             for patch in patches:
                 frames.append(patch.onto(portrait.photo))
                 bar.update()
         return frames
 
-    def _video_patches(self, portrait: Portrait, speech: Speech, noise: Any, sampling: Sampling) -> Generator[Patch, None, None]:
+    def _video_patches(
+        self, portrait: Portrait, latents: Generator[torch.Tensor, None, None], sampling: Sampling
+    ) -> Generator[Patch, None, None]:
         """What each frame changes in the photo; meanwhile the next frames are decoded, and those after them denoised."""
-        chunks = (rendered_part(latents, portrait.composition) for latents in self._latent_chunks(portrait, speech, noise, sampling))
-        aside = self._can_overlap() and sampling.callback is None  # which is called by the thread that called the pipeline
-        decoded = self._decoded(portrait.renderer, ahead(chunks) if aside else chunks)
-        with closing(ahead(decoded) if aside else decoded) as parts:
-            try:
+        chunks = (rendered_part(chunk, portrait.composition) for chunk in latents)
+        if sampling.callback is not None or not self._can_overlap():  # a callback is called by the thread that called the pipeline
+            with closing(self._decoded(portrait.renderer, chunks)) as parts:
                 for part in parts:
                     yield from map(portrait.renderer.patch, part)
-            except BaseException:
-                sampling.interrupted = True  # nobody waits for what is being denoised
-                raise
+            return
+        with sharing_threads() as threads:
+            denoised = ahead(on_half_the_threads(chunks, threads), first_here=True)
+            decoded = on_half_the_threads(self._decoded(portrait.renderer, denoised), threads)
+            with closing(ahead(decoded, first_here=True)) as parts:
+                try:
+                    for part in parts:
+                        yield from map(portrait.renderer.patch, part)
+                except BaseException:
+                    sampling.interrupted = True  # nobody waits for what is being denoised
+                    raise
+
+    def _begin_latents(self, portrait: Portrait, noise: Any, sampling: Sampling) -> LatentsOfSpeech:
+        """`_latent_chunks` of a speech to come; what does not depend on it is computed at once."""
+        return lambda speech: self._latent_chunks(portrait, speech, noise, sampling)
+
+    def _prepared_beside(
+        self, image: ImageInput, face_index: int, max_size: int, sampling: Sampling, generator: torch.Generator | None
+    ) -> AbstractContextManager[Callable[[], tuple[Portrait, LatentsOfSpeech]]]:
+        """Gives what returns the portrait and what makes its latents: prepared beside what is done in the block, where that can be."""
+
+        def prepare() -> tuple[Portrait, LatentsOfSpeech]:
+            portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
+            return portrait, self._begin_latents(portrait, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
+
+        return beside(prepare) if self._can_overlap() else nullcontext(prepare)
 
     def _can_overlap(self) -> bool:
         """Whether networks may compute at the same time: where all stay on the CPU, and none is still to be compiled (`export.runtimes`),
@@ -210,7 +237,9 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
     def _encode(self, crop: np.ndarray) -> torch.Tensor:
         """Latents [1, C, 16, 16] of a crop uint8 [256, 256, 3], where the denoiser's inputs are made."""
         pixels = torch.from_numpy(crop).permute(2, 0, 1)[None].to(execution_device(self.vae), self.vae.dtype) / 127.5 - 1
-        return self.vae.encode(pixels).latent.to(self._execution_device, self.vae.dtype)
+        with inference_autocast(pixels, self.use_bfloat16):
+            latents = self.vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent
+        return latents.to(self._execution_device, self.vae.dtype)
 
     def _bar(self, total: int, shown: bool = True) -> tqdm:
         """A bar as `set_progress_bar_config` wants it; not to show one concerns this call alone."""

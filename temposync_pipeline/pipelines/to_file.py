@@ -63,21 +63,20 @@ class ToFilePipeline(TalkingHeadBase):
         check_not_input(output_path, image, audio_path)
         credentials = choose_credentials(provenance)
         audio = as_audio(audio_path)
-        with self._returning_models():
-            self._make_room()
+        self._make_room()
+        with self._returning_models(), self._prepared_beside(image, face_index, max_size, sampling, generator) as prepared:
             speech = self._begin_to_hear(load_audio(audio))
             for _ in speech.begin():
                 yield "listening", 0, 0
             yield "visemes", 0, len(speech)
-            portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
+            portrait, latents_of = prepared()
             yield "portrait", 0, len(speech)
-            noise = self.prepare_latents(sampling.num_inference_steps, generator)
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
             origin = self._origin(portrait.photo, portrait.matrix)
             planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
             self._make_room()
             writing = VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials))
-            with writing as writer, closing(self._video_patches(portrait, speech, noise, sampling)) as patches:
+            with writing as writer, closing(self._video_patches(portrait, latents_of(speech), sampling)) as patches:
                 for patch in patches:
                     writer.write_planes(planes.with_change(*patch))
                     if writer.num_frames % sampling.chunk_size == 0 or writer.num_frames == len(speech):

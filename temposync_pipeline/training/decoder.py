@@ -146,7 +146,7 @@ def train(config: Config) -> dict[str, float]:
         latents = as_generated(batch, config).to(accelerator.device)
         batch = Batch(*(part.to(accelerator.device) for part in batch))
         vae = accelerator.unwrap_model(model)
-        flow, logit = vae.motion_decoder(latents, batch.reference_latents)
+        flow, logit = vae.motion_logits(latents, batch.reference_latents)
         terms = known_terms(flow, logit, batch, mask)
         seen = ~batch.is_known
         if seen.any():

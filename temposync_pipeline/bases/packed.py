@@ -1,0 +1,88 @@
+"""Convolutions whose weights a CPU brings into its own order once for many calls.
+
+oneDNN, by which torch convolves on a CPU, wants weights in an order of its own, into which they are brought at every call, and autocast
+converts them at every call, too: for few frames that takes longer than some of the layers themselves.  While a `PackedWeights` is in use,
+those of `Conv2d` are kept as they are multiplied.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import nn
+
+# Pictures for which the order of weights is chosen: that for a single one would be slow for several.
+_USUAL_BATCH = 8
+
+_current: ContextVar["PackedWeights | None"] = ContextVar("packed weights", default=None)
+_Convolution = Callable[[torch.Tensor], torch.Tensor]
+
+
+class PackedWeights:
+    """Weights of the layers that are called while this is in use, as they were at the first call: to be kept no longer than they stay."""
+
+    def __init__(self) -> None:
+        self._convolutions: dict[tuple[Conv2d, torch.dtype], _Convolution | None] = {}
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Block in which this thread's `Conv2d` layers compute with these."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def convolution(self, layer: "Conv2d", x: torch.Tensor) -> _Convolution | None:
+        """The layer with packed weights, for inputs like x [B, C, H, W]; None where nothing is to be packed."""
+        # What wants gradients, or looks into the computation, is torch's own business.
+        if torch.is_grad_enabled() or type(x) is not torch.Tensor or not torch.backends.mkldnn.enabled:
+            return None
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if (layer, dtype) not in self._convolutions:
+            can_pack = x.device.type == layer.weight.device.type == "cpu" and _onednn_computes(layer, dtype)
+            self._convolutions[layer, dtype] = _pack(layer, x.shape, dtype) if can_pack else None
+            if can_pack:
+                layer.let_go()
+        return self._convolutions[layer, dtype]
+
+    def holds(self, layer: "Conv2d") -> bool:
+        """Whether it has the layer's weights, in the precision that is being computed in."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
+        return self._convolutions.get((layer, dtype)) is not None
+
+
+class Conv2d(nn.Conv2d):
+    """torch's layer; on a CPU, while a `PackedWeights` is in use, it computes with that, to the same numbers but for rounding.
+
+    Attributes:
+        let_go: is called when its weights have been packed; they are not needed where `is_packed`.
+    """
+
+    let_go: Callable[[], None] = staticmethod(lambda: None)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a `PackedWeights` in use has its weights, in the precision that is being computed in."""
+        packed = _current.get()
+        return packed is not None and packed.holds(self)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        packed = None if torch.compiler.is_compiling() else _current.get()
+        convolution = packed and packed.convolution(self, input)
+        return convolution(input) if convolution else super().forward(input)
+
+
+def _onednn_computes(layer: nn.Conv2d, dtype: torch.dtype) -> bool:
+    """Whether torch was built with oneDNN, and that computes this at least as fast as torch."""
+    if not torch.backends.mkldnn.is_available() or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return False
+    return dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _pack(layer: nn.Conv2d, shape: torch.Size, dtype: torch.dtype) -> _Convolution:
+    geometry = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.to(dtype), *geometry, [_USUAL_BATCH, *shape[1:]])
+    return lambda x: torch.ops.mkldnn._convolution_pointwise(x.to(dtype), weight, bias, *geometry, "none", [], "")
