@@ -33,12 +33,14 @@ class FakeAccelerator(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             if tensor.device.type == "meta":
                 return META
+            if tensor.layout != torch.strided:  # oneDNN's own, which is the CPU's
+                return CPU
             return DEVICE if getattr(tensor.untyped_storage(), "on_accelerator", False) else CPU
 
     @staticmethod
     def _mark(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         with torch._C.DisableTorchFunction():
-            if tensor.device.type != "meta":
+            if tensor.device.type != "meta" and tensor.layout == torch.strided:
                 tensor.untyped_storage().on_accelerator = device.type == "cuda"
         return tensor
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from temposync_pipeline.pipelines import talking_head_base, to_file
-from temposync_pipeline.pipelines.ahead import ahead, beside, on_half_the_threads
+from temposync_pipeline.pipelines.ahead import ahead, beside, threads_to_share
 from temposync_pipeline.pipelines.rendering import ColourRenderer
 
 from .tiny_components import picture, spoken, tiny_pipeline
@@ -63,20 +63,19 @@ def test_both_work_at_the_same_time():
     taken.close()
 
 
-def test_the_first_item_may_be_made_by_who_asks_for_it():
+def test_a_shared_worker_leaves_the_first_item_to_who_asks_for_it():
     def makers():
         while True:
             yield threading.current_thread() is threading.main_thread()
 
-    taken = ahead(makers(), first_here=True)
-    assert next(taken) and not workers()
-    assert not next(taken) and not next(taken)
-    taken.close()
-    assert list(ahead(iter_nothing(), first_here=True)) == [] and not workers()
-
-
-def iter_nothing():
-    yield from ()
+    with threads_to_share(1) as (worker,):
+        taken = ahead(makers(), worker=worker)
+        assert [next(taken) for _ in range(3)] == [True, False, False]
+        taken.close()
+        assert not workers()
+    with threads_to_share(1) as (worker,):
+        assert list(ahead((item for item in ()), worker=worker)) == []
+    assert not workers()
 
 
 @pytest.fixture
@@ -93,23 +92,36 @@ def threads_elsewhere() -> int:
         return pool.submit(torch.get_num_threads).result()
 
 
-def test_two_stages_share_the_cores_after_the_first_item(three_threads):
-    def counts():
-        while True:
-            yield torch.get_num_threads()
+def test_stages_share_the_cores_and_nobody_else_does(three_threads):
+    with threads_to_share(2) as pair:
+        assert [worker.submit(torch.get_num_threads).result() for worker in pair] == [1, 1]
+        assert torch.get_num_threads() == threads_elsewhere() == 3
+    assert not workers()
 
-    taken = ahead(on_half_the_threads(counts(), 3), first_here=True)
-    assert [next(taken) for _ in range(3)] == [3, 1, 1] and torch.get_num_threads() == 3
-    taken.close()
+
+def test_a_thread_that_takes_few_keeps_them(three_threads):
+    def count(few: int) -> tuple[int, int]:
+        torch.set_num_threads(few)
+        with threads_to_share(1) as (worker,):
+            return worker.submit(torch.get_num_threads).result(), torch.get_num_threads()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(count, 2).result() == (1, 2)
+        assert torch.get_num_threads() == 3 and pool.submit(torch.get_num_threads).result() == 2
 
 
 def test_a_video_leaves_torch_the_threads_it_had(three_threads, pipeline, tmp_path):
-    for chunks in (pipeline.stream(picture(), spoken(), 2, chunk_size=4), pipeline.stream(picture(), spoken(), 2, chunk_size=4)):
-        next(chunks), next(chunks)
-        assert torch.get_num_threads() == 3  # between two frames, too
-        chunks.close()
+    """Also between two frames, and whichever thread goes on with it."""
+    chunks = pipeline.stream(picture(), spoken(), 2, chunk_size=4)
+    for _ in range(2):
+        next(chunks)
         assert torch.get_num_threads() == threads_elsewhere() == 3
-    pipeline.generate_to_file(picture(), spoken(), tmp_path / "talk.mp4", 2, progress=False)
+    chunks.close()
+    stages = pipeline.stream_to_file(picture(), spoken(), tmp_path / "talk.mp4", 2)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        assert one.submit(next, stages).result()[0] == "listening"
+        assert other.submit(list, stages).result()[-1][0] == "video"
+        assert [pool.submit(torch.get_num_threads).result() for pool in (one, other)] == [3, 3]
     assert torch.get_num_threads() == threads_elsewhere() == 3
 
 
@@ -118,13 +130,12 @@ def test_what_is_made_beside_comes_when_it_is_asked_for(three_threads):
         return threading.current_thread().name, torch.get_num_threads(), torch.is_inference_mode_enabled()
 
     with torch.inference_mode(), beside(make) as made:
-        assert torch.get_num_threads() == 1
         name, *settings = made()
         assert name.startswith("temposync") and settings == [1, True] and torch.get_num_threads() == 3
     assert not workers() and threads_elsewhere() == 3
 
 
-def test_what_is_made_beside_fails_where_it_is_asked_for_and_not_before(three_threads):
+def test_what_is_made_beside_fails_where_it_is_asked_for_and_not_before():
     def fail():
         raise OSError("broken")
 
@@ -134,7 +145,7 @@ def test_what_is_made_beside_fails_where_it_is_asked_for_and_not_before(three_th
         made()
     with pytest.raises(KeyError), beside(fail):
         raise KeyError
-    assert not workers() and torch.get_num_threads() == 3
+    assert not workers()
 
 
 def test_errors_come_in_their_place():
@@ -203,11 +214,13 @@ def test_a_stream_that_is_left_leaves_nothing_behind(pipeline, tmp_path):
 
 @pytest.mark.parametrize("stage", ["denoiser", "decode", "patch", "write"])
 def test_an_error_of_any_stage_ends_all(pipeline, tmp_path, monkeypatch, stage):
-    calls, aside = [], stage in ("denoiser", "decode")
+    calls, first, aside = [], [], stage in ("denoiser", "decode")
 
     def failing(*arguments, **named):
         here = threading.current_thread() is threading.main_thread()
-        if aside and here:  # the first frames are made by who asks for them
+        # The mouth at rest is made beside the hearing, the first frames by who asks for them.
+        if aside and (here or not first):
+            first.extend([here] * here)
             return working(*arguments, **named)
         calls.append(here)
         raise OSError(28, "No space left on device")

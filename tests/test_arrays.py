@@ -100,7 +100,8 @@ def test_crops_that_are_none_are_told(tmp_path, split):
         np.save(tmp_path / f"{name}.npy", crops)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**8, 256, 256, 3)})
-    path, config = tmp_path / f"talkers_{split}.npy", autoencoder.Config(data=str(tmp_path), output=str(tmp_path / "run"), max_steps=1)
+    path = tmp_path / f"talkers_{split}.npy"
+    config = autoencoder.Config(data=str(tmp_path), output=str(tmp_path / "run"), max_steps=1, mixed_precision="no")
     for content in (b"", b"text", header.getvalue(), np.array([None]), crops.astype(np.float32), crops[:0], crops[:, :200], crops[0]):
         if isinstance(content, bytes):
             path.write_bytes(content)

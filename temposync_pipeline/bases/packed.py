@@ -20,9 +20,13 @@ _Convolution = Callable[[torch.Tensor], torch.Tensor]
 
 
 class PackedWeights:
-    """Weights of the layers that are called while this is in use, as they were at the first call: to be kept no longer than they stay."""
+    """Weights of the layers that are called while this is in use, as they were at the first call: to be kept no longer than they stay.
 
-    def __init__(self) -> None:
+    Without `packing` layers compute as torch's do: for who looks into them.
+    """
+
+    def __init__(self, packing: bool = True) -> None:
+        self._packing = packing
         self._convolutions: dict[tuple[Conv2d, torch.dtype], _Convolution | None] = {}
 
     @contextmanager
@@ -36,37 +40,33 @@ class PackedWeights:
 
     def convolution(self, layer: "Conv2d", x: torch.Tensor) -> _Convolution | None:
         """The layer with packed weights, for inputs like x [B, C, H, W]; None where nothing is to be packed."""
-        # What wants gradients, or looks into the computation, is torch's own business.
-        if torch.is_grad_enabled() or type(x) is not torch.Tensor or not torch.backends.mkldnn.enabled:
+        if not self._packing or torch.is_grad_enabled() or type(x) is not torch.Tensor or x.device.type != "cpu":
             return None
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        if (layer, dtype) not in self._convolutions:
-            can_pack = x.device.type == layer.weight.device.type == "cpu" and _onednn_computes(layer, dtype)
-            self._convolutions[layer, dtype] = _pack(layer, x.shape, dtype) if can_pack else None
+        if (key := (layer, _computed_in(x))) not in self._convolutions:
+            can_pack = x.dim() == 4 and layer.weight.device.type == "cpu" and _onednn_computes(layer, key[1])
+            self._convolutions[key] = _pack(layer, x.shape, key[1]) if can_pack else None
             if can_pack:
                 layer.let_go()
-        return self._convolutions[layer, dtype]
+        return self._convolutions[key]
 
-    def holds(self, layer: "Conv2d") -> bool:
-        """Whether it has the layer's weights, in the precision that is being computed in."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
-        return self._convolutions.get((layer, dtype)) is not None
+    def holds(self, layer: "Conv2d", x: torch.Tensor) -> bool:
+        """Whether it has what the layer computes x with."""
+        return self._convolutions.get((layer, _computed_in(x))) is not None
 
 
 class Conv2d(nn.Conv2d):
     """torch's layer; on a CPU, while a `PackedWeights` is in use, it computes with that, to the same numbers but for rounding.
 
     Attributes:
-        let_go: is called when its weights have been packed; they are not needed where `is_packed`.
+        let_go: is called when its weights have been packed; they are not needed for what `is_packed_for` says.
     """
 
     let_go: Callable[[], None] = staticmethod(lambda: None)
 
-    @property
-    def is_packed(self) -> bool:
-        """Whether a `PackedWeights` in use has its weights, in the precision that is being computed in."""
+    def is_packed_for(self, x: torch.Tensor) -> bool:
+        """Whether a `PackedWeights` in use has what it takes."""
         packed = _current.get()
-        return packed is not None and packed.holds(self)
+        return packed is not None and packed.holds(self, x)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         packed = None if torch.compiler.is_compiling() else _current.get()
@@ -74,9 +74,15 @@ class Conv2d(nn.Conv2d):
         return convolution(input) if convolution else super().forward(input)
 
 
+def _computed_in(x: torch.Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
 def _onednn_computes(layer: nn.Conv2d, dtype: torch.dtype) -> bool:
     """Whether torch was built with oneDNN, and that computes this at least as fast as torch."""
-    if not torch.backends.mkldnn.is_available() or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return False
     return dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

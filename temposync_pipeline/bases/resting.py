@@ -50,8 +50,8 @@ class WeightFiles:
             self._rest(network, layer)
 
     def _rest(self, network: nn.Module, layer: str) -> None:
-        def wake(module: nn.Module, _: Any) -> None:
-            if not (isinstance(module, Conv2d) and module.is_packed):
+        def wake(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            if not (isinstance(module, Conv2d) and module.is_packed_for(*arguments)):
                 self._wake(network, layer, _computed_in(module, self.dtype))
 
         with self._lock:

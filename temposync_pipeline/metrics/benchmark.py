@@ -34,6 +34,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..bases.packed import PackedWeights
 from ..export import installed_runtimes
 from ..export.runtimes import load_runtime
 from ..files import example_media
@@ -142,7 +144,8 @@ def time_video(
             with clock.measure("denoise", size):
                 latents.append(next(chunks))
             with clock.measure("decode", size):
-                decoded = portrait.renderer.decode(rendered_part(latents[-1], portrait.composition), pipe.use_bfloat16)
+                with sampling.packed.in_use():
+                    decoded = portrait.renderer.decode(rendered_part(latents[-1], portrait.composition), pipe.use_bfloat16)
             with clock.measure("paste_back", size):
                 patches = [portrait.renderer.patch(frame) for frame in decoded]
             with clock.measure("video_encoding", size):
@@ -252,7 +255,8 @@ def count_work(
     pipe: TalkingHeadPipeline, portrait: Portrait, speech: Speech, steps: int, chunk_size: int
 ) -> dict[str, dict[str, float]]:
     """"gflop" and "megabytes" of a result, of a whole chunk that others came before, as torch computes it."""
-    sampling = pipe._sampling(steps, chunk_size)
+    # By torch's own operations, which the counters know.
+    sampling = replace(pipe._sampling(steps, chunk_size), packed=PackedWeights(packing=False))
     sizes = [len(chunk) for chunk in sampling.chunks(len(speech))]
     chunks = pipe._latent_chunks(portrait, speech, pipe.prepare_latents(steps, torch.Generator().manual_seed(0)), sampling)
     if len(sizes) > 1 and sizes[1] == chunk_size and not getattr(pipe, "denoises_together", False):
@@ -260,10 +264,9 @@ def count_work(
         sizes = sizes[1:]
     size = sizes[0]
     counters = {stage: (FlopCounterMode(display=False), TrafficCounter()) for stage in ("denoise", "decode")}
-    # By torch's own operations, which are known to the counters: none of packed weights (`bases.packed`).
-    with torch.backends.mkldnn.flags(enabled=False), counters["denoise"][0], counters["denoise"][1]:
+    with counters["denoise"][0], counters["denoise"][1]:
         latents = next(chunks)
-    with torch.backends.mkldnn.flags(enabled=False), counters["decode"][0], counters["decode"][1]:
+    with counters["decode"][0], counters["decode"][1]:
         portrait.renderer.decode(rendered_part(latents, portrait.composition), pipe.use_bfloat16)
     return {"gflop": {stage: flops.get_total_flops() / 1e9 / size for stage, (flops, _) in counters.items()},
             "megabytes": {stage: traffic.total / 1e6 / size for stage, (_, traffic) in counters.items()}}

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from ..bases.packed import PackedWeights
 from ..errors import FaceError, InvalidInputError
 from ..face.crop import CROP_SIZE, align_matrix, invert, transform_points
 from ..face.landmarks import lip_opening
@@ -256,9 +257,9 @@ class DubbingPipeline(TalkingHeadPipeline):
         steady = _steady(takes, ALIGNMENT_SMOOTHING * rate)
         for _, own, after in _with_neighbours(steady, sampling.chunk_size, 0, ahead):
             before, plate = plates.choose(own, after)
-            drawn = list(self._drawn(own, plate, speech))
+            drawn = list(self._drawn(own, plate, speech, sampling.packed))
             if before is not None:
-                drawn = _crossfaded(self._drawn(own[:FADE_FRAMES], before, speech), drawn)
+                drawn = _crossfaded(self._drawn(own[:FADE_FRAMES], before, speech, sampling.packed), drawn)
             yield from zip(own, drawn)
 
     def _speaking_plate(self, take: Take, noise: torch.Tensor, sampling: Sampling) -> Plate:
@@ -270,12 +271,14 @@ class DubbingPipeline(TalkingHeadPipeline):
             renderer=make_renderer(self.vae, take.close, take.matrix, latents, self.use_bfloat16), **self._conditions(crop, latents))
         return Plate(portrait, take.landmarks, take.opening, self._mouth(portrait, noise, sampling))
 
-    def _drawn(self, takes: list[Take], plate: Plate, speech: Speech) -> Iterator[Patch]:
+    def _drawn(self, takes: list[Take], plate: Plate, speech: Speech, packed: PackedWeights) -> Iterator[Patch]:
         """What changes in frames when they speak with a plate's mouth."""
         moments = np.array([take.frame.middle for take in takes]) * self.config.fps - 0.5
         latents = latent_window(_read_between(lambda frames: plate.mouth(speech, frames), moments))
         renderer = plate.portrait.renderer
-        for take, picture, decoded in zip(takes, self._moved_skin(takes, latents), renderer.decode(latents, self.use_bfloat16)):
+        with packed.in_use():
+            skin, mouths = self._moved_skin(takes, latents), renderer.decode(latents, self.use_bfloat16)
+        for take, picture, decoded in zip(takes, skin, mouths):
             mouth = renderer.patch(decoded).onto(plate.portrait.photo)
             reach = float(np.abs(decoded[0][..., 1]).max()) if self.vae.knows_motion else USUAL_REACH
             top, left, pixels = lay_plate(picture, take.matrix, take.landmarks, plate, mouth, reach)

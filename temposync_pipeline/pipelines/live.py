@@ -20,6 +20,7 @@ from ..media.sound_stream import SoundStream
 from ..provenance.origin import Origin
 from .portrait import Portrait
 from .rendering import rendered_part
+from .sampling import Sampling
 from .speech import Speech
 
 if TYPE_CHECKING:
@@ -63,21 +64,22 @@ class LiveSession:
         pipeline: which hears and renders.
         portrait: who speaks.
         mouth: latents [n, C, 16, 16] of a speech's frames.
-        chunk_size: frames made together.
+        sampling: of `chunk_size` frames together.
         look_ahead: frames of sound after a frame that it waits for.
         voice: is told that of each frame (`Speech`) before that is rendered.
         origin: what videos of it can be marked with.
     """
 
     def __init__(
-        self, pipeline: "TalkingHeadBase", portrait: Portrait, mouth: Mouth, chunk_size: int, look_ahead: int,
+        self, pipeline: "TalkingHeadBase", portrait: Portrait, mouth: Mouth, sampling: Sampling, look_ahead: int,
         voice: deque[tuple[float, float]], origin: Origin,
     ):
         if isinstance(look_ahead, bool) or not isinstance(look_ahead, int) or not 0 <= look_ahead <= MAX_LOOK_AHEAD:
             raise InvalidInputError(f"look_ahead must be 0 to {MAX_LOOK_AHEAD} frames, got {look_ahead!r}")
         self.fps, self.photo, self.origin = pipeline.config.fps, portrait.photo, origin
         self._pipeline, self._portrait, self._mouth, self._voice = pipeline, portrait, mouth, voice
-        self._chunk_size, self._look_ahead, self._past = chunk_size, look_ahead, round(PAST_SECONDS * self.fps)
+        self._chunk_size, self._packed = sampling.chunk_size, sampling.packed
+        self._look_ahead, self._past = look_ahead, round(PAST_SECONDS * self.fps)
         self._sound, self._ended = SoundStream(), False
         # What may still be heard, and how much has been let go of, in samples; the frame to come.
         self._kept, self._gone, self._next = np.zeros(0, np.float32), 0, 0
@@ -123,7 +125,8 @@ class LiveSession:
         latents = self._mouth(speech, range(wanted.start - begin, wanted.stop - begin))
         self._voice.clear()
         self._voice.extend(speech[wanted.start - begin:wanted.stop - begin].voice)
-        patches = self._pipeline._patches(self._portrait.renderer, rendered_part(latents, self._portrait.composition))
+        patches = self._pipeline._patches(
+            self._portrait.renderer, rendered_part(latents, self._portrait.composition), self._packed)
         self._next = wanted.stop
         done = self._sample(max(0, self._next - self._past)) - self._gone
         self._kept, self._gone = self._kept[done:], self._gone + done

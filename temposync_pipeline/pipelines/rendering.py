@@ -6,7 +6,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..bases.packed import PackedWeights
 from ..errors import InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
@@ -60,15 +59,14 @@ class ColourRenderer:
     """
 
     def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool):
-        self.vae, self._packed = vae, PackedWeights()
+        self.vae = vae
         # Decoded by the block, as every frame will be, so that what differs later is motion alone.
         decoded = decode_block(vae, latent_window(latents), use_bfloat16)[0]
         self._canvas = _placed(known_crop(photo, matrix).astype(np.float32), decoded)
         self._blender = Blender(photo, matrix, reference_reconstruction=self._canvas)
 
     def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[np.ndarray]:
-        with self._packed.in_use():
-            return list(decode_block(self.vae, latents, use_bfloat16))
+        return list(decode_block(self.vae, latents, use_bfloat16))
 
     def patch(self, decoded: np.ndarray) -> Patch:
         return self._blender.patch(_placed(self._canvas, decoded))
@@ -83,8 +81,8 @@ class MotionRenderer:
     """
 
     def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool):
-        self.vae, self._packed, self._reference = vae, PackedWeights(), latent_window(latents)
-        self._at_rest: dict[bool, Motion] = {}  # of the reference, by `use_bfloat16`
+        self.vae, self._reference = vae, latent_window(latents)
+        self._at_rest: dict[tuple[bool, torch.device], Motion] = {}  # of the reference, by how and where it was computed
         fine = vae.knows_inner_mouth and is_sharp(photo, matrix)
         self._warp = PhotoWarp(photo, matrix, fine)
         self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if fine else None
@@ -98,11 +96,11 @@ class MotionRenderer:
     def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         device = execution_device(self.vae)
         latents = latents.to(device)
-        with self._packed.in_use(), inference_autocast(latents, use_bfloat16):
+        with inference_autocast(latents, use_bfloat16):
             reference = self._reference.to(device)
-            if use_bfloat16 not in self._at_rest:
-                self._at_rest[use_bfloat16] = self.vae.motion_at_rest(reference)
-            flow, visibility = self.vae.motion(latents, reference, self._at_rest[use_bfloat16])
+            if (computed := (use_bfloat16, device)) not in self._at_rest:
+                self._at_rest[computed] = self.vae.motion_at_rest(reference)
+            flow, visibility = self.vae.motion(latents, reference, self._at_rest[computed])
         colours: list[np.ndarray | None] = [None] * len(latents)  # of a closed mouth
         hidden = 1 - (inner_pixels if self._seen is None else block_of_window)(visibility)
         is_open = torch.nonzero(torch.amax(hidden, (1, 2, 3)) > HIDDEN_FROM).flatten()
@@ -114,10 +112,9 @@ class MotionRenderer:
     def _colours(self, latents: torch.Tensor, hidden: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
         """The inside of open mouths, float32 [n, 112, 128, 3], or [n, 128, 192, 3] of a sharp photo, in 0..255."""
         if self._seen is None:
-            with self._packed.in_use():
-                return decode_block(self.vae, inner_cells(latents), use_bfloat16)
+            return decode_block(self.vae, inner_cells(latents), use_bfloat16)
         reference = cells_around(self._reference.to(latents.device))
-        with self._packed.in_use(), inference_autocast(latents, use_bfloat16):
+        with inference_autocast(latents, use_bfloat16):
             pixels = self.vae.inner_mouth(cells_around(latents), reference, hidden.to(latents.dtype), self._seen)
         return to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -136,12 +133,11 @@ class FaceRenderer:
 
     def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool,
                  still: bool):
-        self.vae, self._packed = vae, PackedWeights()
+        self.vae = vae
         self._photo = MovingPhoto(photo, matrix, decode_block(vae, latents, use_bfloat16)[0], still)
 
     def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[np.ndarray]:
-        with self._packed.in_use():
-            return list(decode_block(self.vae, latents, use_bfloat16))
+        return list(decode_block(self.vae, latents, use_bfloat16))
 
     def patch(self, decoded: np.ndarray) -> Patch:
         return self._photo.patch(decoded)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any
 
 import torch
 
+from ..bases.packed import PackedWeights
 from ..errors import InvalidInputError
 
 Tensors = dict[str, torch.Tensor]
@@ -22,7 +23,8 @@ class Sampling:
 
     `scheduler` is the call's own copy, whose step counter nobody else moves. `composition` is one of `rendering.COMPOSITIONS`,
     `guidance` the method's own, `together` whether clips are denoised so. `blink_rate` and `head_motion` are shares of what talkers do, for
-    methods that move the mouth alone. `callback` is given the tensors named in `tensor_inputs`.
+    methods that move the mouth alone. `callback` is given the tensors named in `tensor_inputs`. `packed` are weights of the networks that a
+    frame takes, as they are during the call.
     """
 
     scheduler: Any
@@ -37,6 +39,7 @@ class Sampling:
     callback: StepCallback | None = None
     tensor_inputs: Sequence[str] = ("latents",)
     interrupted: bool = False
+    packed: PackedWeights = field(default_factory=PackedWeights)
 
     def chunks(self, count: int) -> Iterator[range]:
         """Frames that are made together, of `count`.

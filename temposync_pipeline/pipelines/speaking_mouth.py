@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from ..bases.packed import PackedWeights
 from ..face.lip_shape import NUM_LIP_SHAPE
 from ..models.conditioning import (
     latent_window,
@@ -53,7 +52,6 @@ class SpeakingMouth:
         self._pipeline, self._portrait, self._noise, self._sampling = pipeline, portrait, noise, sampling
         self._sigma, self._radius = pipeline.config.latent_smoothing, _smoothing_radius(pipeline, len(noise))
         self._early: _Early | None = None
-        self._packed = PackedWeights()
         self._first: tuple[torch.Tensor, torch.Tensor] | None = None
         config = pipeline.denoiser.config
         self._neighbours = config.viseme_window // 2
@@ -156,7 +154,7 @@ class SpeakingMouth:
             if index == 0 and self._first is not None:
                 latents, estimates = (shared.expand_as(latents) for shared in self._first)
             else:
-                with self._packed.in_use(), inference_autocast(latents, self._pipeline.use_bfloat16):
+                with sampling.packed.in_use(), inference_autocast(latents, self._pipeline.use_bfloat16):
                     raw = self._pipeline.denoiser(scheduler.scale_model_input(latents, timestep), timestep, **given).sample
                 # After the last step comes level 0, where noise counts for nothing.
                 latents, estimates = scheduler.step(

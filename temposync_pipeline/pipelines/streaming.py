@@ -57,7 +57,7 @@ class StreamingPipeline(TalkingHeadBase):
         voice: deque[tuple[float, float]] = deque()
         portrait = self._enliven(portrait, sampling, generator, iter(voice.popleft, None))
         return LiveSession(
-            self, portrait, mouth, sampling.chunk_size, look_ahead, voice, self._origin(portrait.photo, portrait.matrix))
+            self, portrait, mouth, sampling, look_ahead, voice, self._origin(portrait.photo, portrait.matrix))
 
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from .. import startup
 from ..bases import rest_weights
+from ..bases.packed import PackedWeights
 from ..errors import InvalidInputError
 from ..face.crop import align_matrix
 from ..face.landmarks import lip_opening
@@ -31,7 +32,7 @@ from ..models.lip_motion import LipMotion
 from ..models.precision import inference_autocast
 from ..models.viseme_classifier import Hearing, VisemeClassifier, joined, warn_without_speech
 from ..provenance.origin import Origin
-from .ahead import ahead, beside, on_half_the_threads, sharing_threads
+from .ahead import ahead, beside, threads_to_share
 from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import ImageInput, as_image
@@ -150,14 +151,13 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         """What each frame changes in the photo; meanwhile the next frames are decoded, and those after them denoised."""
         chunks = (rendered_part(chunk, portrait.composition) for chunk in latents)
         if sampling.callback is not None or not self._can_overlap():  # a callback is called by the thread that called the pipeline
-            with closing(self._decoded(portrait.renderer, chunks)) as parts:
+            with closing(self._decoded(portrait.renderer, chunks, sampling.packed)) as parts:
                 for part in parts:
                     yield from map(portrait.renderer.patch, part)
             return
-        with sharing_threads() as threads:
-            denoised = ahead(on_half_the_threads(chunks, threads), first_here=True)
-            decoded = on_half_the_threads(self._decoded(portrait.renderer, denoised), threads)
-            with closing(ahead(decoded, first_here=True)) as parts:
+        with threads_to_share(2) as (one, other):
+            decoded = self._decoded(portrait.renderer, ahead(chunks, worker=one), sampling.packed)
+            with closing(ahead(decoded, worker=other)) as parts:
                 try:
                     for part in parts:
                         yield from map(portrait.renderer.patch, part)
@@ -190,17 +190,23 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
                 return False
         return all(execution_device(network).type == "cpu" for network in networks)
 
-    def _decoded(self, renderer: Renderer, chunks: Generator[torch.Tensor, None, None]) -> Generator[Any, None, None]:
+    def _decoded(
+        self, renderer: Renderer, chunks: Generator[torch.Tensor, None, None], packed: PackedWeights
+    ) -> Generator[Any, None, None]:
         """What `renderer.patch` takes of some frames at a time, of chunks of latents [n, C, h, w] of the part that is rendered."""
         with closing(chunks):
             for latents in chunks:
                 for part in latents.split(DECODED_TOGETHER):
-                    yield renderer.decode(part, self.use_bfloat16)
+                    with packed.in_use():
+                        decoded = renderer.decode(part, self.use_bfloat16)
+                    yield decoded
 
-    def _patches(self, renderer: Renderer, latents: torch.Tensor) -> Iterator[Patch]:
+    def _patches(self, renderer: Renderer, latents: torch.Tensor, packed: PackedWeights) -> Iterator[Patch]:
         """What each frame changes in the photo, of such latents; nothing is done ahead."""
         for part in latents.split(DECODED_TOGETHER):
-            yield from map(renderer.patch, renderer.decode(part, self.use_bfloat16))
+            with packed.in_use():
+                decoded = renderer.decode(part, self.use_bfloat16)
+            yield from map(renderer.patch, decoded)
 
     def _hear(self, recording: Audio) -> Speech:
         """All of what the lips follow."""

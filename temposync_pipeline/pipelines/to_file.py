@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..bases.packed import PackedWeights
 from ..errors import InvalidInputError
 from ..face.mouth_box import Patch
 from ..files import check_not_input
@@ -113,7 +114,7 @@ class ToFilePipeline(TalkingHeadBase):
             portrait_latents = video.portrait_latents.to(device, dtype)
             renderer = make_renderer(self.vae, video.photo, video.matrix, portrait_latents, self.use_bfloat16, video.composition)
             chunks = (latents.to(device, dtype) for latents in video.latents.split(video.chunk_size))
-            decoded = self._decoded(renderer, chunks)
+            decoded = self._decoded(renderer, chunks, PackedWeights())
             with closing(ahead(decoded) if self._can_overlap() else decoded) as parts:
                 for part in parts:
                     yield from map(renderer.patch, part)
