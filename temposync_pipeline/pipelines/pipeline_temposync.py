@@ -55,7 +55,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
             (`models.conditioning.sharpen_motion`); half the square of what is smoothed by gives back all of it. Not in the paper.
 
     Attributes:
-        use_bfloat16: whether denoiser and decoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
+        use_bfloat16: whether denoiser and autoencoder multiply in bfloat16 on a CPU; from the start true where the CPU does so in hardware,
             which about halves the time of a frame. Measured on one video of the bundled checkpoint, frames of float32 and bfloat16
             differed by 68 dB of PSNR, at most 2 of 255 levels.
     """
