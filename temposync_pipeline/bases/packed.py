@@ -42,7 +42,7 @@ class PackedWeights:
         """The layer with packed weights, for inputs like x [B, C, H, W]; None where nothing is to be packed."""
         if not self._packing or torch.is_grad_enabled() or type(x) is not torch.Tensor or x.device.type != "cpu":
             return None
-        if (key := (layer, _computed_in(x))) not in self._convolutions:
+        if (key := (layer, _precision_of(x))) not in self._convolutions:
             can_pack = x.dim() == 4 and layer.weight.device.type == "cpu" and _onednn_computes(layer, key[1])
             self._convolutions[key] = _pack(layer, x.shape, key[1]) if can_pack else None
             if can_pack:
@@ -51,7 +51,7 @@ class PackedWeights:
 
     def holds(self, layer: "Conv2d", x: torch.Tensor) -> bool:
         """Whether it has what the layer computes x with."""
-        return self._convolutions.get((layer, _computed_in(x))) is not None
+        return self._convolutions.get((layer, _precision_of(x))) is not None
 
 
 class Conv2d(nn.Conv2d):
@@ -74,7 +74,8 @@ class Conv2d(nn.Conv2d):
         return convolution(input) if convolution else super().forward(input)
 
 
-def _computed_in(x: torch.Tensor) -> torch.dtype:
+def _precision_of(x: torch.Tensor) -> torch.dtype:
+    """What a layer computes x in."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
@@ -88,6 +89,7 @@ def _onednn_computes(layer: nn.Conv2d, dtype: torch.dtype) -> bool:
 
 
 def _pack(layer: nn.Conv2d, shape: torch.Size, dtype: torch.dtype) -> _Convolution:
+    """Convolves any number of inputs [B, C, H, W] of this shape, by operations that torch has for its own compiler."""
     geometry = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
     bias = None if layer.bias is None else layer.bias.to(dtype)
     weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.to(dtype), *geometry, [_USUAL_BATCH, *shape[1:]])
