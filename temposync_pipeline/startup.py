@@ -1,10 +1,12 @@
 """What is chosen once for a process, before models are imported: the classes that they inherit (`bases`), how patiently threads wait."""
 
 import ctypes
+import gc
 import os
 import sys
 
-_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # M_MMAP_THRESHOLD and M_ARENA_MAX of malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX of malloc.h
+_MB = 2**20
 
 lean = False
 
@@ -29,26 +31,48 @@ def yield_cores() -> None:
 
     OpenMP's own patience is far longer, in which nothing else can use the core: on two cores that others use, too, it was most of what a
     video cost.  NumPy's products are so small here that OpenBLAS's threads, which wait likewise, only cost: the voice in two seconds of
-    sound was found in 3 ms by one of them, in 15 by two on busy cores.  To be called before torch and NumPy are imported; it changes no
-    result.
+    sound was found in 3 ms by one of them, in 15 by two on busy cores.  OpenCV's wait so, too, and put frames into the photo while torch
+    makes the next ones: they take half of the cores.  To be called before torch, NumPy and OpenCV are imported; it changes no result.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", str(max(1, _count_cores() // 2)))
+
+
+def _count_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_little() -> None:
     """Let torch forget how it prepared a layer for inputs of a size, with the memory to work in, as soon as there is another, and oneDNN
     most of its programs. And let all threads share one heap, so that one uses what another has freed, for all but what takes a megabyte,
-    which goes back to the system at once (glibc would raise that limit).
+    which goes back to the system at once (glibc would raise that limit). Four megabytes free at the heap's end may stay: to ask for each
+    again, page by page, took longer than the layers that use it.
 
     Unless the environment says otherwise; to be called before torch is imported; it changes no result.
     """
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "48")
     if "MALLOC_ARENA_MAX" not in os.environ:
         share_heaps(1)
-    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        _set_malloc(_MMAP_THRESHOLD, 2**20)
+    _keep_free(1, 4)
+
+
+def expect_long_work() -> None:
+    """Take some 30 MB more than `keep_little` for a tenth less time, which long work is worth: what networks ask for again and again stays
+    in the heap, and Python no longer looks for garbage in what is there by now."""
+    _keep_free(2, 8)
+    if not gc.get_freeze_count():  # what was garbage at the time stays: once is enough
+        gc.freeze()
+
+
+def _keep_free(block: int, end: int) -> None:
+    """Megabytes that a block must have not to come from the heap, and that may stay free at the heap's end; unless the environment says
+    otherwise."""
+    for name, parameter, size in (("MALLOC_MMAP_THRESHOLD_", _MMAP_THRESHOLD, block), ("MALLOC_TRIM_THRESHOLD_", _TRIM_THRESHOLD, end)):
+        if name not in os.environ:
+            _set_malloc(parameter, size * _MB)
 
 
 def share_heaps(count: int) -> None:

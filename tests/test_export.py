@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from temposync_pipeline import cli
+from temposync_pipeline.bases.packed import PackedWeights
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.export import check_runtime, files, runtimes
 from temposync_pipeline.export.networks import NETWORKS, Network, networks_of, recording, weights_hash
@@ -248,13 +249,19 @@ def test_auto_takes_the_fastest_that_is_there(exported, monkeypatch):
     monkeypatch.setattr(runtimes, "time_runtimes", None)  # remembered
     runtimes.use_runtime(pipeline, "auto", exported[0])
     assert pipeline.runtime == "openvino"
+    monkeypatch.setattr(runtimes, "__version__", "9")  # another release may be faster
+    with pytest.raises(TypeError):
+        runtimes.use_runtime(pipeline, "auto", exported[0])
 
 
-def test_timing_asks_every_runtime(exported):
+def test_timing_asks_every_runtime_as_a_video_does(exported, monkeypatch):
+    packed_for = []
+    monkeypatch.setattr(PackedWeights, "convolution", lambda self, layer, x: packed_for.append(layer))
     pipeline = whole_pipeline()
     forwards = {name: runtimes._forwards(pipeline, name, exported[0]) for name in ("torch", "openvino")}
     times = runtimes.time_runtimes(pipeline, forwards, rounds=1)
     assert set(times) == {"torch", "openvino"} and all(0 < seconds < 60 for seconds in times.values())
+    assert set(packed_for) == {layer for layer in pipeline.vae.decoder.modules() if isinstance(layer, torch.nn.Conv2d)}
 
 
 def test_runtimes_that_are_not_there(monkeypatch, capsys, tmp_path):

@@ -17,9 +17,9 @@ from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.media.video import read_video
 from temposync_pipeline.models.viseme_classifier import VisemeClassifierConfig
 
-from .tiny_components import MEDIA
+from .tiny_components import MEDIA, tiny_pipeline
 
-HEAVY = ("torch._dynamo", "torch.distributed.tensor", "sympy", "diffusers", "transformers", "accelerate", "peft", "scipy")
+HEAVY = ("torch._dynamo", "torch.distributed.tensor", "sympy", "diffusers", "transformers", "accelerate", "peft", "scipy", "pillow_heif")
 
 
 def run_command(*arguments: object, before: str = "") -> set[str]:
@@ -185,22 +185,46 @@ def test_several_threads_may_wake_a_network(saved_network):
 
 
 def test_little_is_kept_unless_the_environment_says_otherwise(monkeypatch):
-    shared, limits = [], []
+    shared, limits, frozen = [], [], []
     monkeypatch.setattr(startup, "share_heaps", shared.append)
     monkeypatch.setattr(startup, "_set_malloc", lambda parameter, value: limits.append(value))
-    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"):
+    monkeypatch.setattr(startup.gc, "freeze", lambda: frozen.append(True))
+    monkeypatch.setattr(startup.gc, "get_freeze_count", lambda: len(frozen))
+    names = (
+        "LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+    for name in names:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     startup.keep_little()
-    assert os.environ["LRU_CACHE_CAPACITY"] == "1" and os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
-    assert shared == [1] and limits == [2**20]
-    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"):
+    assert os.environ["LRU_CACHE_CAPACITY"] == "1" and os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "48"
+    assert shared == [1] and limits == [2**20, 2**22]
+    for _ in range(2):
+        startup.expect_long_work()
+    assert limits[2:] == 2 * [2**21, 2**23] and frozen == [True]
+    for name in names:
         monkeypatch.setenv(name, "7")
     startup.keep_little()
-    assert os.environ["LRU_CACHE_CAPACITY"] == os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7" and shared == [1] and limits == [2**20]
+    startup.expect_long_work()
+    assert os.environ["LRU_CACHE_CAPACITY"] == os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7" and shared == [1] and len(limits) == 6
 
 
-@pytest.mark.parametrize(("name", "usual"), [("GOMP_SPINCOUNT", "1000"), ("OPENBLAS_NUM_THREADS", "1")])
+@pytest.mark.parametrize(("frames", "long"), [(500, []), (501, [True])])
+def test_long_work_is_expected_of_a_process_that_only_makes_videos(monkeypatch, frames, long):
+    told, pipeline = [], tiny_pipeline()
+    monkeypatch.setattr(startup, "expect_long_work", lambda: told.append(True))
+    pipeline._make_room(frames)
+    assert not told
+    monkeypatch.setattr(startup, "lean", True)
+    pipeline._make_room(frames)
+    assert told == long
+
+
+def _half_of_the_cores() -> str:
+    return str(max(1, len(os.sched_getaffinity(0)) // 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "usual"), [("GOMP_SPINCOUNT", "1000"), ("OPENBLAS_NUM_THREADS", "1"), ("OPENCV_FOR_THREADS_NUM", _half_of_the_cores())])
 def test_waiting_threads_yield_their_core_unless_told_otherwise(monkeypatch, name, usual):
     monkeypatch.setenv(name, "")
     monkeypatch.delenv(name)

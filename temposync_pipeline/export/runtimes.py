@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import __version__
+from ..bases.packed import PackedWeights
 from ..checkpoints import checkpoint_folder
 from ..checkpoints.schema import read_json
 from ..face.crop import LATENT_WINDOW
@@ -162,7 +164,8 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
         return "torch"
     path = cache_folder() / "fastest.json"
     hashes = [forward._hash[:8] for forward in forwards[ready[-1]]]
-    setting = [platform.processor() or platform.machine(), torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
+    machine = platform.processor() or platform.machine()
+    setting = [f"temposync {__version__}", machine, torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
     setting += [f"{name} {version(name)}" for name in ready]
     try:
         known = read_json(path)
@@ -180,14 +183,14 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
 
 @torch.inference_mode()
 def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]], rounds: int = 5) -> dict[str, float]:
-    """Seconds that each runtime takes to decode 16 mouths, the shortest of `rounds` in turns."""
-    vae = pipeline.vae
+    """Seconds that each runtime takes to decode 16 mouths as a video's are, the shortest of `rounds` in turns."""
+    vae, packed = pipeline.vae, PackedWeights()
     latents = torch.randn(16, vae.config.latent_channels, *LATENT_WINDOW[2:], generator=torch.Generator().manual_seed(0))
     times = dict.fromkeys(forwards, float("inf"))
     for _ in range(rounds):
         for name, compiled in forwards.items():
             decode = next((forward for forward in compiled if forward.module is vae.decoder), torch_forward(vae.decoder))
-            with inference_autocast(latents, pipeline.use_bfloat16):
+            with packed.in_use(), inference_autocast(latents, pipeline.use_bfloat16):
                 started = time.perf_counter()
                 decode(latents.contiguous(memory_format=torch.channels_last))
                 times[name] = min(times[name], time.perf_counter() - started)

@@ -22,7 +22,7 @@ _SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "B
 PICTURE_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes) + (".heic", ".heif")
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, TIFF, GIF or AVIF"
 # Brands in the first box of a HEIC file (ISO 23008-12, B.4.1); "mif1" and "msf1" are any still picture's or sequence's.
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 # Pillow refuses pictures of more than twice a limit of its own, of 89 megapixels: who allows larger ones has to allow them there, too.
 if Image.MAX_IMAGE_PIXELS is not None and MAX_PIXELS > Image.MAX_IMAGE_PIXELS:
@@ -46,7 +46,7 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
         return _to_rgb(source, "image")
     path = Path(source)
     check_is_file(path, InvalidImageError)
-    formats = _formats()
+    formats = _formats(path)
     with open(path, "rb") as file, warnings.catch_warnings():
         check_bytes(file, path.name, MAX_PICTURE_BYTES, InvalidImageError)
         # Of large pictures, where the limit below is lower than Pillow's own, and of damaged tags, which are dropped.
@@ -72,8 +72,10 @@ def _opened(file: BinaryIO, path: Path, formats: tuple[str, ...]) -> Image.Image
     return GifFile(file, path.name, MAX_PIXELS, InvalidImageError) if is_gif(path) else Image.open(file, formats=formats)
 
 
-def _formats() -> tuple[str, ...]:
-    """The formats that can be read here."""
+def _formats(path: Path) -> tuple[str, ...]:
+    """The formats that can be read here; of HEIC, whose libraries take memory, only where the file is that."""
+    if not _is_heic(path):
+        return tuple(_SUFFIXES)
     try:
         import pillow_heif
     except ImportError:

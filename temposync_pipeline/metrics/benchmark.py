@@ -55,6 +55,7 @@ from ..media.video import VideoWriter
 from ..pipelines.auto import load_pipeline
 from ..pipelines.portrait import Portrait
 from ..pipelines.rendering import decode_block, rendered_part
+from ..pipelines.sampling import CHUNK_SIZE
 from ..pipelines.speech import Speech
 from ..pipelines.talking_head import TalkingHeadPipeline
 from .clip_selection import read_clips
@@ -290,7 +291,7 @@ def run_benchmark(
     model: str = "temposync-tiny",
     device: str = "cpu",
     repeats: int = 1,
-    chunk_size: int = 16,
+    chunk_size: int = CHUNK_SIZE,
     manifest: Path | None = None,
     limit: int | None = None,
     output: Path | None = None,

@@ -21,6 +21,7 @@ from ..provenance.credentials import SigningKey, choose_credentials
 from .inputs import AudioInput, ImageInput, as_audio
 from .pipeline_output import check_video_name
 from .portrait import MAX_SIZE
+from .sampling import CHUNK_SIZE
 from .talking_head import TalkingHeadPipeline
 
 Turn = tuple[int, AudioInput]
@@ -32,7 +33,7 @@ class DialoguePipeline(TalkingHeadPipeline):
     @torch.inference_mode()
     def dialogue_to_file(
         self, image: ImageInput, turns: Sequence[Turn], output_path: str | PathLike, num_inference_steps: int | None = None,
-        generator: torch.Generator | None = None, progress: bool = True, mouth_amplitude: float | None = None, chunk_size: int = 16,
+        generator: torch.Generator | None = None, progress: bool = True, mouth_amplitude: float | None = None, chunk_size: int = CHUNK_SIZE,
         max_size: int = MAX_SIZE, provenance: bool | SigningKey = True,
     ) -> dict[str, float | str]:
         """People of one photo speak one after the other; who does not speak rests.

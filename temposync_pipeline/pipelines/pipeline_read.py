@@ -23,7 +23,7 @@ from .inputs import AudioInput, ImageInput
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
 from .portrait import MAX_SIZE
 from .read_sampling import Guidance, clip_count, denoise_clips
-from .sampling import Sampling, StepCallback
+from .sampling import CHUNK_SIZE, Sampling, StepCallback
 from .settings import Setting
 from .speech import Speech
 from .whole_face import NoiseSource, WholeFacePipeline
@@ -86,7 +86,7 @@ class ReadPipeline(WholeFacePipeline):
         return_dict: bool = True,
         face_index: int = 0,
         mouth_amplitude: float | None = None,
-        chunk_size: int = 16,
+        chunk_size: int = CHUNK_SIZE,
         max_size: int = MAX_SIZE,
         latents: torch.Tensor | None = None,
         still: bool = False,

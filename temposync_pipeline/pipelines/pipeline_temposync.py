@@ -24,7 +24,7 @@ from .inputs import AudioInput, ImageInput
 from .lora import LoraLoaderMixin
 from .pipeline_output import TempoSyncBatchOutput, TempoSyncPipelineOutput
 from .portrait import MAX_SIZE, Portrait
-from .sampling import Sampling, StepCallback, unit_noise
+from .sampling import CHUNK_SIZE, Sampling, StepCallback, unit_noise
 from .settings import Setting
 from .speaking_mouth import SpeakingMouth
 from .speech import Speech
@@ -115,7 +115,7 @@ class TempoSyncPipeline(LoraLoaderMixin, DubbingPipeline, DialoguePipeline):
         return_dict: bool = True,
         face_index: int = 0,
         mouth_amplitude: float | None = None,
-        chunk_size: int = 16,
+        chunk_size: int = CHUNK_SIZE,
         max_size: int = MAX_SIZE,
         latents: torch.Tensor | None = None,
         callback_on_step_end: StepCallback | None = None,

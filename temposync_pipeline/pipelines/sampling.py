@@ -13,6 +13,8 @@ from ..errors import InvalidInputError
 
 Tensors = dict[str, torch.Tensor]
 StepCallback = Callable[[Any, int, torch.Tensor, Tensors], Tensors | None]
+# Frames that are denoised at once, unless the caller says otherwise: fewer leave cores waiting, more take memory, and no less time.
+CHUNK_SIZE = 24
 # Frames that are decoded at once: more take memory, and no less time.
 DECODED_TOGETHER = 8
 

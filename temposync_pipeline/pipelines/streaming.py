@@ -15,7 +15,7 @@ from . import live
 from .inputs import AudioInput, ImageInput, as_audio
 from .live import LiveSession, Mouth
 from .portrait import MAX_SIZE, Portrait
-from .sampling import Sampling
+from .sampling import CHUNK_SIZE, Sampling
 from .talking_head_base import TalkingHeadBase
 
 
@@ -61,7 +61,7 @@ class StreamingPipeline(TalkingHeadBase):
 
     def stream(
         self, image: ImageInput, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
-        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16, max_size: int = MAX_SIZE,
+        face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = CHUNK_SIZE, max_size: int = MAX_SIZE,
         look_ahead: int | None = None, **options: Any,
     ) -> Iterator[np.ndarray]:
         """The same frames as `__call__`, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made.

@@ -47,6 +47,7 @@ from .speech import Speech, SpeechBeingHeard
 logger = logging.getLogger(__name__)
 # What makes latents [n, C, 16, 16], a chunk at a time, of what is said.
 LatentsOfSpeech = Callable[[Speech], Generator[torch.Tensor, None, None]]
+_MANY_FRAMES = 500  # long work: 20 seconds of a video
 
 
 class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
@@ -252,11 +253,16 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         settings = getattr(self, "_progress_bar_config", {}) | ({} if shown else {"disable": True})
         return tqdm(total=total, **settings)
 
-    def _make_room(self) -> None:
-        """In a process that only makes videos, networks that have done their part make room; what is used again comes back by itself."""
+    def _make_room(self, frames: int = 0) -> None:
+        """In a process that only makes videos, networks that have done their part make room; what is used again comes back by itself.
+
+        So many `frames` are to be made now.
+        """
         if startup.lean and self.runtime == "torch":  # another one may still have to compile them
             rest_weights(self.components.values())
             startup.give_back()
+        if startup.lean and frames > _MANY_FRAMES:
+            startup.expect_long_work()
 
     def _check_parts(self) -> None:
         """Raises InvalidInputError where a component is missing, or not of its kind."""

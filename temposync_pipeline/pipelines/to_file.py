@@ -25,6 +25,7 @@ from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
 from .pipeline_output import check_video_name
 from .portrait import MAX_SIZE, Portrait
 from .rendering import make_renderer, rendered_part
+from .sampling import CHUNK_SIZE
 from .talking_head_base import TalkingHeadBase
 
 
@@ -49,7 +50,7 @@ class ToFilePipeline(TalkingHeadBase):
     @torch.inference_mode()
     def stream_to_file(
         self, image: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
-        generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = 16,
+        generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = CHUNK_SIZE,
         max_size: int = MAX_SIZE, provenance: bool | SigningKey = True, **options: Any,
     ) -> Iterator[tuple[str, int, int]]:
         """`generate_to_file` at the caller's pace: yields (stage just done, frames written, frames in all).
@@ -75,7 +76,7 @@ class ToFilePipeline(TalkingHeadBase):
             portrait = self._enliven(portrait, sampling, generator, speech.voice)
             origin = self._origin(portrait.photo, portrait.matrix)
             planes = StillPlanes(portrait.photo, origin.watermark() if provenance else None)
-            self._make_room()
+            self._make_room(len(speech))
             writing = VideoWriter(output_path, self.config.fps, audio, origin.tags(), origin.signing(credentials))
             with writing as writer, closing(self._video_patches(portrait, latents_of(speech), sampling)) as patches:
                 for patch in patches:
@@ -123,7 +124,7 @@ class ToFilePipeline(TalkingHeadBase):
     def latents_to_file(
         self, image_path: ImageInput, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, progress: bool = True, face_index: int = 0, mouth_amplitude: float | None = None,
-        chunk_size: int = 16, max_size: int = MAX_SIZE, **options: Any,
+        chunk_size: int = CHUNK_SIZE, max_size: int = MAX_SIZE, **options: Any,
     ) -> dict[str, float | str]:
         """`generate_to_file` without the decoder: writes what `decode_to_file` reads."""
         sampling = self._sampling(num_inference_steps, chunk_size, mouth_amplitude, **options)
