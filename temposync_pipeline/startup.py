@@ -31,17 +31,11 @@ def yield_cores() -> None:
 
     OpenMP's own patience is far longer, in which nothing else can use the core: on two cores that others use, too, it was most of what a
     video cost.  NumPy's products are so small here that OpenBLAS's threads, which wait likewise, only cost: the voice in two seconds of
-    sound was found in 3 ms by one of them, in 15 by two on busy cores.  OpenCV's wait so, too, and put frames into the photo while torch
-    makes the next ones: they take half of the cores.  To be called before torch, NumPy and OpenCV are imported; it changes no result.
+    sound was found in 3 ms by one of them, in 15 by two on busy cores.  To be called before torch and NumPy are imported; it changes no
+    result.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", str(max(1, _count_cores() // 2)))
-
-
-def _count_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_little() -> None:

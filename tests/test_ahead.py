@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import pytest
 import torch
 
@@ -245,3 +246,18 @@ def test_a_callback_is_called_by_who_called(pipeline):
 
     pipeline(picture(), spoken(), 2, chunk_size=5, callback_on_step_end=callback, output_type="np")
     assert threads == {threading.main_thread()}
+
+
+def test_opencv_takes_half_of_its_threads_while_stages_share_the_cores():
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        with pytest.raises(KeyError), threads_to_share(1):
+            assert cv2.getNumThreads() == 2
+            with threads_to_share(1):  # another call's, as in a server
+                assert cv2.getNumThreads() == 2
+            assert cv2.getNumThreads() == 2
+            raise KeyError
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(before)

@@ -28,11 +28,13 @@ def test_report_adds_up(inputs, tmp_path):
         assert set(stages) == set(benchmark.STAGES) and all(stage["mean_ms"] > 0 for stage in stages.values())
         assert result["mean_ms"] == pytest.approx(stages["denoise"]["mean_ms"] + stages["decode"]["mean_ms"])
         assert result["fps"] == pytest.approx(1000 / result["total_ms"]) and result["p95_ms"] >= result["total_ms"]
-        assert result["E1"]["mean_ms"] == pytest.approx(sum(s["mean_ms"] for n, s in stages.items() if n != "save_latents"))
+        in_turn = result["E1"]["one_after_another_ms"]
+        assert in_turn == pytest.approx(sum(s["mean_ms"] for n, s in stages.items() if n != "save_latents"))
+        assert 0 < result["E1"]["mean_ms"] < 10 * in_turn  # the product's own way
         assert result["E1"]["real_time_factor"] == pytest.approx(result["E1"]["mean_ms"] * 25 / 1000)
         # Everything before the first chunk, and no more than the whole video.
         before = 15 * (stages["visemes"]["mean_ms"] + stages["encode"]["mean_ms"])
-        assert before < result["E1"]["first_frame_ms"] < 15 * result["E1"]["mean_ms"]
+        assert before < result["E1"]["first_frame_ms"] < 15 * in_turn
         assert result["chunk"]["frames"] == 8 and before + result["chunk"]["first_ms"] == pytest.approx(result["E1"]["first_frame_ms"])
         assert result["gflop"]["denoise"] > 0 and result["gflop"]["decode"] > 0
         assert result["floor_ms"] == pytest.approx(1000 * sum(result["gflop"].values()) / report["peak_gflops"])

@@ -219,12 +219,7 @@ def test_long_work_is_expected_of_a_process_that_only_makes_videos(monkeypatch, 
     assert told == long
 
 
-def _half_of_the_cores() -> str:
-    return str(max(1, len(os.sched_getaffinity(0)) // 2))
-
-
-@pytest.mark.parametrize(
-    ("name", "usual"), [("GOMP_SPINCOUNT", "1000"), ("OPENBLAS_NUM_THREADS", "1"), ("OPENCV_FOR_THREADS_NUM", _half_of_the_cores())])
+@pytest.mark.parametrize(("name", "usual"), [("GOMP_SPINCOUNT", "1000"), ("OPENBLAS_NUM_THREADS", "1")])
 def test_waiting_threads_yield_their_core_unless_told_otherwise(monkeypatch, name, usual):
     monkeypatch.setenv(name, "")
     monkeypatch.delenv(name)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from temposync_pipeline.media import voice_activity
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.channels import channel_weights
 from temposync_pipeline.media.loudness import hear_voice, high_pass, normalize_loudness
@@ -210,3 +211,20 @@ def test_notes_that_break_off_are_no_voice():
     music = tune(0.33, 0.4, 4)[:5 * SAMPLE_RATE - 1000]
     heard = hear_voice(np.concatenate([4 * music * speech().std() / music.std(), np.zeros(SAMPLE_RATE // 2), speech()]))
     assert not heard[:len(music)].any() and heard[len(music) + SAMPLE_RATE // 2:].any()
+
+
+def test_products_in_parts_are_products_small_enough_for_one_thread():
+    parts = []
+
+    class Rows(np.ndarray):
+        def __matmul__(self, other):
+            parts.append(len(self) * other.size)
+            return np.asarray(self) @ other
+
+    generator = np.random.default_rng(0)
+    matrix = generator.standard_normal((160, 32)).astype(np.float32)
+    for count in (0, 1, 51, 52, 400):
+        rows = generator.standard_normal((count, 160)).astype(np.float32)
+        product = voice_activity._product(rows.view(Rows), matrix)
+        assert product.shape == (count, 32) and np.allclose(product, rows @ matrix, atol=1e-4)
+    assert len(parts) == 1 + 1 + 1 + 2 + 8 and max(parts) <= 2**18

@@ -35,6 +35,8 @@ _SHORTEST = 6
 # Held notes: more than this share of so many frames (1.2 s) steadier than this.  Among 300 recordings of speech the share never passed
 # 0.18; tunes, chords and single notes reach 0.75 and more.
 _HELD_SHARE, _HELD_FRAMES, _HELD_STEADINESS = 0.45, 61, 0.8
+# Multiplications of a product of matrices for which OpenBLAS takes one thread (interface/gemm.c).
+_SINGLE_THREAD = 2**18
 # Frames by which speech is widened on both sides: a soft onset, the end of a breath; pauses shorter than twice that close.
 _WIDEN = 8
 
@@ -87,7 +89,7 @@ def _features(spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The shape of each spectrum in bels, how far it is below the loudest within a second, and its `_steadiness` by band: float32 [T, 41];
     and its steadiness as a whole [T]."""
     steadiness, steady = _steadiness(spectra)
-    decibels = 10 * np.log10((spectra.real**2 + spectra.imag**2) @ _analysis()[1] + 1e-7)
+    decibels = 10 * np.log10(_product(spectra.real**2 + spectra.imag**2, _analysis()[1]) + 1e-7)
     level = decibels.max(1)
     decibels = np.maximum(decibels, level[:, None] - _RANGE)
     loudest = np.lib.stride_tricks.sliding_window_view(np.pad(level, _LEVEL_REACH, mode="edge"), 2 * _LEVEL_REACH + 1).max(1)
@@ -128,7 +130,7 @@ def _network(features: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray
     hidden = np.maximum(_convolve(features, weights["convs.0.weight"], weights["convs.0.bias"], 1), 0)
     for layer, dilation in enumerate(DILATIONS[1:], start=1):
         hidden = hidden + np.maximum(_convolve(hidden, weights[f"convs.{layer}.weight"], weights[f"convs.{layer}.bias"], dilation), 0)
-    return (hidden @ weights["head.weight"][0, :, 0]) + weights["head.bias"][0]
+    return _product(hidden, weights["head.weight"][0])[:, 0] + weights["head.bias"][0]
 
 
 def _convolve(values: np.ndarray, weight: np.ndarray, bias: np.ndarray, dilation: int) -> np.ndarray:
@@ -136,7 +138,16 @@ def _convolve(values: np.ndarray, weight: np.ndarray, bias: np.ndarray, dilation
     taps = weight.shape[2]
     padded = np.pad(values, ((dilation * (taps // 2),) * 2, (0, 0)))
     columns = [padded[tap * dilation:tap * dilation + len(values)] for tap in range(taps)]
-    return np.concatenate(columns, 1) @ weight.transpose(2, 1, 0).reshape(-1, len(weight)) + bias
+    return _product(np.concatenate(columns, 1), weight.transpose(2, 1, 0).reshape(-1, len(weight))) + bias
+
+
+def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Of [T, K] and [K, N], some rows at a time: so few that OpenBLAS takes one thread for them.
+
+    For more it takes all cores, and its threads keep them for some 0.1 s, waiting for another product, while torch has work for them.
+    """
+    count = max(1, _SINGLE_THREAD // matrix.size)
+    return np.concatenate([rows[start:start + count] @ matrix for start in range(0, len(rows), count)] or [rows @ matrix])
 
 
 def regions(probability: np.ndarray) -> np.ndarray:

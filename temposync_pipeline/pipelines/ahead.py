@@ -4,8 +4,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import TypeVar
 
+import cv2
 import torch
 
 Item = TypeVar("Item")
@@ -45,9 +47,36 @@ def ahead(items: Generator[Item, None, None], count: int = 1, worker: ThreadPool
         items.close()
 
 
+class _OpenCVShare:
+    """OpenCV's number of threads, which is the whole process's: half of it while stages are at work at the same time.
+
+    Its threads wait for each other with the core in hand, which was a quarter of the CPU time of putting frames into the photo.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._own = Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._own = cv2.getNumThreads()
+                cv2.setNumThreads(max(1, self._own // 2))
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                cv2.setNumThreads(self._own)
+
+
+_opencv_share = _OpenCVShare()
+
+
 @contextmanager
 def threads_to_share(count: int) -> Iterator[list[ThreadPoolExecutor]]:
-    """So many threads for stages at work at the same time, in each of which torch takes half as many threads as in this one."""
+    """So many threads for stages at work at the same time, in each of which torch takes half as many threads as in this one; and OpenCV
+    half of its."""
     own = torch.get_num_threads()
     workers = [ThreadPoolExecutor(1, _THREADS) for _ in range(count)]
     try:
@@ -56,7 +85,8 @@ def threads_to_share(count: int) -> Iterator[list[ThreadPoolExecutor]]:
                 worker.submit(_take_threads, max(1, own // 2)).result()
         finally:
             torch.set_num_threads(own)  # a thread to come takes what any has chosen last
-        yield workers
+        with _opencv_share:
+            yield workers
     finally:
         for worker in workers:
             worker.shutdown(cancel_futures=True)
