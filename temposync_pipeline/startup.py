@@ -9,6 +9,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # M_TRIM_THRESHOLD, M
 _MB = 2**20
 
 lean = False
+_expects_long_work = False
 
 
 def start_lean() -> None:
@@ -56,9 +57,11 @@ def keep_little() -> None:
 def expect_long_work() -> None:
     """Take some 30 MB more than `keep_little` for a tenth less time, which long work is worth: what networks ask for again and again stays
     in the heap, and Python no longer looks for garbage in what is there by now."""
+    global _expects_long_work
     _keep_free(2, 8)
-    if not gc.get_freeze_count():  # what was garbage at the time stays: once is enough
+    if not _expects_long_work:  # what is garbage at the time stays: once is enough
         gc.freeze()
+    _expects_long_work = True
 
 
 def _keep_free(block: int, end: int) -> None:

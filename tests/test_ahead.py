@@ -259,5 +259,8 @@ def test_opencv_takes_half_of_its_threads_while_stages_share_the_cores():
             assert cv2.getNumThreads() == 2
             raise KeyError
         assert cv2.getNumThreads() == 4
+        with threads_to_share(1):
+            cv2.setNumThreads(3)
+        assert cv2.getNumThreads() == 3  # as somebody else wants it
     finally:
         cv2.setNumThreads(before)

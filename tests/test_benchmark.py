@@ -20,7 +20,10 @@ def inputs(tmp_path, make_audio, monkeypatch):
     return {"image": tmp_path / "portrait.png", "audio": make_audio("a.wav", seconds=0.6)}
 
 
-def test_report_adds_up(inputs, tmp_path):
+def test_report_adds_up(inputs, tmp_path, monkeypatch):
+    made, make = [], TempoSyncPipeline.generate_to_file
+    monkeypatch.setattr(TempoSyncPipeline, "generate_to_file", lambda *given, **more: made.append((given[4], more["chunk_size"])) or make(
+        *given, **more))
     report = benchmark.run_benchmark(steps=(1, 2), chunk_size=8, repeats=2, output=tmp_path, **inputs)
     assert [result["steps"] for result in report["results"]] == [1, 2] and report["frames"] == 15
     for result in report["results"]:
@@ -30,7 +33,7 @@ def test_report_adds_up(inputs, tmp_path):
         assert result["fps"] == pytest.approx(1000 / result["total_ms"]) and result["p95_ms"] >= result["total_ms"]
         in_turn = result["E1"]["one_after_another_ms"]
         assert in_turn == pytest.approx(sum(s["mean_ms"] for n, s in stages.items() if n != "save_latents"))
-        assert 0 < result["E1"]["mean_ms"] < 10 * in_turn  # the product's own way
+        assert 0 < result["E1"]["mean_ms"] != in_turn  # the product's own way
         assert result["E1"]["real_time_factor"] == pytest.approx(result["E1"]["mean_ms"] * 25 / 1000)
         # Everything before the first chunk, and no more than the whole video.
         before = 15 * (stages["visemes"]["mean_ms"] + stages["encode"]["mean_ms"])
@@ -41,6 +44,7 @@ def test_report_adds_up(inputs, tmp_path):
         assert result["floor_share"] == pytest.approx(result["floor_ms"] / result["total_ms"])
         assert result["E2"]["bytes_per_frame"] >= 32 * 10 * 12 * 4
         assert result["megabytes"]["denoise"] > 0 and result["megabytes"]["decode"] > 0
+    assert made == [(1, 8), *2 * [(1, 8)], *2 * [(2, 8)]]  # the first to warm up
     one, two = (result["gflop"] for result in report["results"])
     assert two["denoise"] >= 1.5 * one["denoise"] and two["decode"] == one["decode"] and report["runtime"] == "torch"
     assert report["reference"]["whole_crop_decode_ms"] > 0 and report["machine"]["threads"] >= 1

@@ -189,7 +189,7 @@ def test_little_is_kept_unless_the_environment_says_otherwise(monkeypatch):
     monkeypatch.setattr(startup, "share_heaps", shared.append)
     monkeypatch.setattr(startup, "_set_malloc", lambda parameter, value: limits.append(value))
     monkeypatch.setattr(startup.gc, "freeze", lambda: frozen.append(True))
-    monkeypatch.setattr(startup.gc, "get_freeze_count", lambda: len(frozen))
+    monkeypatch.setattr(startup, "_expects_long_work", False)
     names = (
         "LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
     for name in names:

@@ -183,7 +183,7 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
 
 @torch.inference_mode()
 def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]], rounds: int = 5) -> dict[str, float]:
-    """Seconds that each runtime takes to decode 16 mouths as a video's are, the shortest of `rounds` in turns."""
+    """Seconds that each runtime takes to decode 16 mouths, torch with packed weights as in a video, the shortest of `rounds` in turns."""
     vae, packed = pipeline.vae, PackedWeights()
     latents = torch.randn(16, vae.config.latent_channels, *LATENT_WINDOW[2:], generator=torch.Generator().manual_seed(0))
     times = dict.fromkeys(forwards, float("inf"))

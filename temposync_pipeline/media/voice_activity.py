@@ -130,7 +130,7 @@ def _network(features: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray
     hidden = np.maximum(_convolve(features, weights["convs.0.weight"], weights["convs.0.bias"], 1), 0)
     for layer, dilation in enumerate(DILATIONS[1:], start=1):
         hidden = hidden + np.maximum(_convolve(hidden, weights[f"convs.{layer}.weight"], weights[f"convs.{layer}.bias"], dilation), 0)
-    return _product(hidden, weights["head.weight"][0])[:, 0] + weights["head.bias"][0]
+    return (hidden * weights["head.weight"][0, :, 0]).sum(1) + weights["head.bias"][0]
 
 
 def _convolve(values: np.ndarray, weight: np.ndarray, bias: np.ndarray, dilation: int) -> np.ndarray:
@@ -142,7 +142,7 @@ def _convolve(values: np.ndarray, weight: np.ndarray, bias: np.ndarray, dilation
 
 
 def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Of [T, K] and [K, N], some rows at a time: so few that OpenBLAS takes one thread for them.
+    """Of [T, K] and [K, N > 1], some rows at a time: so few that OpenBLAS takes one thread for them.
 
     For more it takes all cores, and its threads keep them for some 0.1 s, waiting for another product, while torch has work for them.
     """

@@ -15,7 +15,8 @@ A frame's time is its chunk's time divided by the chunk's frames.  The report, w
          "mean_ms", "p95_ms": of that total, "fps": 1000 / total_ms,
          "stages": {stage: {"mean_ms", "p95_ms", "fps", "real_time_factor"}},  a frame; stages are those of `STAGES`
          "E1": {"mean_ms", "fps", "real_time_factor", "peak_memory_mb",   a frame of the mp4 by `generate_to_file`, all but loading
-                "one_after_another_ms",                                  the sum of the stages, which overlap there
+                "one_after_another_ms",                                  the sum of the stages, which overlap there, without watermark
+                                                                         and content credentials
                 "first_frame_ms"},                                       from the call to the first frames
          "chunk": {"frames", "first_ms", "mean_ms", "slowest_ms", "slowest_real_time_factor"},   a chunk of frames from denoising to
                                                                    the photo; mean and slowest of the whole ones after the first
@@ -305,7 +306,7 @@ def run_benchmark(
 
     Args:
         steps: numbers of denoising steps. image, audio: what to make a video of; None takes the examples of the source tree.
-        repeats: videos made for each number of steps, after a short one to warm up.
+        repeats: videos made for each number of steps, after one to warm up.
         manifest: clips of talkers to measure quality on (`metrics.evaluate`); None measures none. limit: at most so many of them.
         output: folder for quality_latency.png; None draws nothing.
         runtime: see `export.runtimes.use_runtime`.
@@ -332,6 +333,7 @@ def run_benchmark(
         reference = compare_with_references(pipe, portrait, speech, chunk_size)
     results = []
     with tempfile.TemporaryDirectory() as folder:
+        pipe.generate_to_file(image, audio, Path(folder) / "warm.mp4", min(steps), progress=False, chunk_size=chunk_size)
         for count in steps:
             clocks, sizes = zip(*(time_video(pipe, image, recording, audio, count, chunk_size, Path(folder)) for _ in range(repeats)))
             together = getattr(pipe, "denoises_together", False)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Lock
+from threading import RLock
 from typing import TypeVar
 
 import cv2
@@ -50,23 +50,25 @@ def ahead(items: Generator[Item, None, None], count: int = 1, worker: ThreadPool
 class _OpenCVShare:
     """OpenCV's number of threads, which is the whole process's: half of it while stages are at work at the same time.
 
-    Its threads wait for each other with the core in hand, which was a quarter of the CPU time of putting frames into the photo.
+    Its threads wait for each other with the core in hand, which was a quarter of the CPU time of putting frames into the photo.  A number
+    that somebody else has chosen meanwhile stays.
     """
 
     def __init__(self) -> None:
-        self._lock, self._users, self._own = Lock(), 0, 0
+        self._lock, self._users, self._own, self._taken = RLock(), 0, 0, 0
 
     def __enter__(self) -> None:
         with self._lock:
             self._users += 1
             if self._users == 1:
                 self._own = cv2.getNumThreads()
-                cv2.setNumThreads(max(1, self._own // 2))
+                self._taken = max(1, self._own // 2)
+                cv2.setNumThreads(self._taken)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
-            if not self._users:
+            if not self._users and cv2.getNumThreads() == self._taken:
                 cv2.setNumThreads(self._own)
 
 

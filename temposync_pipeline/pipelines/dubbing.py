@@ -49,6 +49,8 @@ from .talking_head import TalkingHeadPipeline
 
 NOTHING = np.zeros(0)
 NO_FACE = ("keep", "error")
+# Frames that are made together: fewer than elsewhere, as the film's pictures wait with them.
+_CHUNK_SIZE = 16
 # Standard deviation, in seconds, of the Gaussian that alignments are smoothed with, against the jitter of landmarks.
 ALIGNMENT_SMOOTHING = 0.06
 # A crop's surroundings that are kept of a picture, as a share of the crop's side.
@@ -94,7 +96,7 @@ class DubbingPipeline(TalkingHeadPipeline):
     def dub(
         self, video: str | PathLike, audio: AudioInput, num_inference_steps: int | None = None, generator: torch.Generator | None = None,
         output_type: str = "pil", return_dict: bool = True, face_index: int = 0, mouth_amplitude: float | None = None, end: str = "loop",
-        no_face: str = "keep", chunk_size: int = 16,
+        no_face: str = "keep", chunk_size: int = _CHUNK_SIZE,
     ) -> TempoSyncPipelineOutput | tuple:
         """The person in a video speaks a recording; all frames at once, for short videos (`dub_to_file` for any length).
 
@@ -102,7 +104,7 @@ class DubbingPipeline(TalkingHeadPipeline):
 
         Args:
             video: a video file. audio: as for `__call__`.
-            num_inference_steps, generator, mouth_amplitude, chunk_size: as for `__call__`.
+            num_inference_steps, generator, mouth_amplitude: as for `__call__`. chunk_size: frames that are made together.
             output_type: "pil", "np" or "pt".
             face_index: who speaks, 0 = the largest face of the first frame that shows more than `face_index`; that person is followed
                 through cuts and absences, whoever else comes in.
@@ -155,7 +157,7 @@ class DubbingPipeline(TalkingHeadPipeline):
     def stream_dub_to_file(
         self, video_path: str | PathLike, audio_path: AudioInput, output_path: str | PathLike, num_inference_steps: int | None = None,
         generator: torch.Generator | None = None, face_index: int = 0, mouth_amplitude: float | None = None, end: str = "loop",
-        no_face: str = "keep", chunk_size: int = 16, provenance: bool | SigningKey = True,
+        no_face: str = "keep", chunk_size: int = _CHUNK_SIZE, provenance: bool | SigningKey = True,
         figures: dict[str, float | str] | None = None,
     ) -> Iterator[tuple[str, int, int]]:
         """`dub_to_file` at the caller's pace: yields (stage just done, frames written, frames in all) as `stream_to_file` does; how many
