@@ -264,3 +264,16 @@ def test_opencv_takes_half_of_its_threads_while_stages_share_the_cores():
         assert cv2.getNumThreads() == 3  # as somebody else wants it
     finally:
         cv2.setNumThreads(before)
+
+
+def test_what_all_others_wait_for_is_made_with_all_threads():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        with threads_to_share(1) as (worker,):
+            made = list(ahead(((threading.current_thread(), torch.get_num_threads()) for _ in range(4)), worker=worker, alone=True))
+    finally:
+        torch.set_num_threads(before)
+    makers, threads = zip(*made)
+    assert threads == (4, 4, 2, 2) and makers[0] is threading.current_thread() and makers[2] is makers[3] is not makers[1]
+    assert not workers()

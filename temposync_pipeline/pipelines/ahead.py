@@ -15,11 +15,14 @@ _END = object()
 _THREADS = "temposync"  # what they are called
 
 
-def ahead(items: Generator[Item, None, None], count: int = 1, worker: ThreadPoolExecutor | None = None) -> Generator[Item, None, None]:
+def ahead(
+    items: Generator[Item, None, None], count: int = 1, worker: ThreadPoolExecutor | None = None, alone: bool = False
+) -> Generator[Item, None, None]:
     """The same items, made by a thread of its own, which is up to `count` of them ahead of who takes them.
 
     With a `worker` (`threads_to_share`) it is that which makes them, and the first comes from the thread that asks for it: somebody waits
-    for it, and a new thread would have to warm up.
+    for it, and a new thread would have to warm up.  Where all others wait for the second, too, it is made `alone` (of a
+    count of 1): by one more thread, in which torch takes all its threads.
 
     What `items` raises is raised where its item would have come.  When this generator ends, also early, it waits for the item at work, if
     any, closes `items`, and the thread is gone.
@@ -31,19 +34,21 @@ def ahead(items: Generator[Item, None, None], count: int = 1, worker: ThreadPool
             return next(items, _END)
 
     own = worker or ThreadPoolExecutor(1, _THREADS)
+    starter = ThreadPoolExecutor(1, _THREADS) if alone else own
     try:
         if worker:
             if (item := next(items, _END)) is _END:
                 return
             yield item
             del item
-        pending = deque(own.submit(following) for _ in range(count))
+        pending = deque([starter.submit(following), *(own.submit(following) for _ in range(count - 1))])
         while (item := pending.popleft().result()) is not _END:
             pending.append(own.submit(following))
             yield item
             del item  # who took it may be the last to hold it
     finally:
-        own.shutdown(cancel_futures=True)
+        for thread in (starter, own):
+            thread.shutdown(cancel_futures=True)
         items.close()
 
 

@@ -157,7 +157,7 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
                     yield from map(portrait.renderer.patch, part)
             return
         with threads_to_share(2) as (one, other):
-            decoded = self._decoded(portrait.renderer, ahead(chunks, worker=one), sampling.packed)
+            decoded = self._decoded(portrait.renderer, ahead(chunks, worker=one, alone=True), sampling.packed)
             with closing(ahead(decoded, worker=other)) as parts:
                 try:
                     for part in parts:
