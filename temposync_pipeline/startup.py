@@ -42,8 +42,8 @@ def yield_cores() -> None:
 def keep_little() -> None:
     """Let torch forget how it prepared a layer for inputs of a size, with the memory to work in, as soon as there is another, and oneDNN
     most of its programs. And let all threads share one heap, so that one uses what another has freed, for all but what takes a megabyte,
-    which goes back to the system at once (glibc would raise that limit). Four megabytes free at the heap's end may stay: to ask for each
-    again, page by page, took longer than the layers that use it.
+    which goes back to the system at once (glibc would raise that limit). Four megabytes free at the heap's end may stay: to ask for
+    all of it again, page by page, took a quarter of the decoder's time.
 
     Unless the environment says otherwise; to be called before torch is imported; it changes no result.
     """
@@ -55,7 +55,7 @@ def keep_little() -> None:
 
 
 def expect_long_work() -> None:
-    """Take some 30 MB more than `keep_little` for a tenth less time, which long work is worth: what networks ask for again and again stays
+    """Take some 10 to 20 MB more than `keep_little` for a tenth less time, which long work is worth: what networks ask for again and again stays
     in the heap, and Python no longer looks for garbage in what is there by now."""
     global _expects_long_work
     _keep_free(2, 8)
