@@ -55,8 +55,8 @@ def keep_little() -> None:
 
 
 def expect_long_work() -> None:
-    """Take some 10 to 20 MB more than `keep_little` for a tenth less time, which long work is worth: what networks ask for again and again stays
-    in the heap, and Python no longer looks for garbage in what is there by now."""
+    """Take some 10 to 20 MB more than `keep_little` for a tenth less time, which long work is worth: what networks ask for again and again
+    stays in the heap, and Python no longer looks for garbage in what is there by now."""
     global _expects_long_work
     _keep_free(2, 8)
     if not _expects_long_work:  # what is garbage at the time stays: once is enough

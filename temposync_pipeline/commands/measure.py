@@ -27,7 +27,7 @@ def benchmark(
     image: Annotated[Path | None, typer.Option(help="A portrait; default: the example of the source tree.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Speech; default: the example of the source tree.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Videos made for each number of steps.")] = 1,
-    chunk_size: Annotated[int, typer.Option("--chunk_size", min=1, max=1024, help="Frames generated together.")] = 24,  # sampling.CHUNK_SIZE
+    chunk_size: Annotated[int, typer.Option("--chunk_size", min=1, max=1024, help="Frames generated together.")] = 24,
     manifest: Annotated[Path | None, typer.Option(help="Clips of talkers to measure quality on: a manifest or a folder.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many clips.")] = None,
     output: Annotated[Path | None, typer.Option(help="An existing folder for the plot quality_latency.png.")] = None,
