@@ -17,8 +17,10 @@ from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.export import check_runtime, files, runtimes
 from temposync_pipeline.export.networks import NETWORKS, Network, networks_of, recording, weights_hash
 from temposync_pipeline.export.sessions import SLICE, load_openvino, open_session
+from temposync_pipeline.face.warp import inner_cells
 from temposync_pipeline.models.lip_motion import LipMotion
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.pipelines.rendering import decode_block
 
 from .tiny_components import (
     picture,
@@ -254,14 +256,38 @@ def test_auto_takes_the_fastest_that_is_there(exported, monkeypatch):
         runtimes.use_runtime(pipeline, "auto", exported[0])
 
 
-def test_timing_asks_every_runtime_as_a_video_does(exported, monkeypatch):
-    packed_for = []
-    monkeypatch.setattr(PackedWeights, "convolution", lambda self, layer, x: packed_for.append(layer))
+@pytest.mark.parametrize("torch_takes, chosen", [(1.05, "torch"), (1.2, "openvino")])
+def test_auto_leaves_torch_for_what_is_clearly_faster(exported, monkeypatch, torch_takes, chosen):
     pipeline = whole_pipeline()
+    monkeypatch.setattr(runtimes, "time_runtimes", lambda pipeline, forwards: {"torch": torch_takes, "openvino": 1.0, "onnxruntime": 1.1})
+    runtimes.use_runtime(pipeline, "auto", exported[0])
+    assert pipeline.runtime == chosen
+
+
+def test_timing_asks_every_runtime_as_a_video_does(exported, monkeypatch):
+    pipeline, packed_for = whole_pipeline(), set()
+    convolution = PackedWeights.convolution
+    monkeypatch.setattr(PackedWeights, "convolution", lambda self, layer, x: (packed_for.add(layer), convolution(self, layer, x))[1])
     forwards = {name: runtimes._forwards(pipeline, name, exported[0]) for name in ("torch", "openvino")}
     times = runtimes.time_runtimes(pipeline, forwards, rounds=1)
     assert set(times) == {"torch", "openvino"} and all(0 < seconds < 60 for seconds in times.values())
-    assert set(packed_for) == {layer for layer in pipeline.vae.decoder.modules() if isinstance(layer, torch.nn.Conv2d)}
+    timed = (pipeline.vae.decoder, pipeline.vae.motion_decoder, pipeline.denoiser)
+    assert packed_for == {layer for network in timed for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)}
+
+
+def test_what_is_timed_is_what_a_video_asks():
+    pipeline = whole_pipeline()
+    with recording(pipeline) as calls, torch.inference_mode():
+        frames_of(pipeline)
+        decode_block(pipeline.vae, inner_cells(calls["motion_decoder"]["latents"]), False)  # as of open mouths, which random weights lack
+    names = {module: network.name for network, module in networks_of(pipeline)}
+    timed = {names[module]: inputs for module, inputs in runtimes.calls_of_frames(pipeline, 16)}
+    assert set(timed) == {"decoder", "motion_decoder", "denoiser"}
+    for name, inputs in timed.items():
+        asked = {key: value.shape[1:] for key, value in calls[name].items()}
+        assert {key: value.shape[1:] for key, value in inputs.items()} == asked, name
+    read = tiny_read_pipeline()
+    assert [module for module, _ in runtimes.calls_of_frames(read, 16)] == [read.vae.decoder]
 
 
 def test_runtimes_that_are_not_there(monkeypatch, capsys, tmp_path):

@@ -29,6 +29,7 @@ from ..bases.packed import PackedWeights
 from ..checkpoints import checkpoint_folder
 from ..checkpoints.schema import read_json
 from ..face.crop import LATENT_WINDOW
+from ..face.warp import inner_cells
 from ..files import cache_folder, make_cache_folder, unfinished, write_whole
 from ..models.precision import inference_autocast
 from . import RUNTIMES, check_runtime, installed_runtimes
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 # Those of whose time a video is made; the others run once a video.
 COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder")
+# By which part of torch's time another must be faster to be chosen: it takes more memory, and the rest of a video is made by torch anyhow.
+WORTH_IT = 0.1
 
 
 class CompiledForward:
@@ -122,7 +125,7 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
 
     Args:
         runtime: "torch", "openvino", "onnxruntime", or "auto": the fastest of torch and those whose files are at hand (`temposync export`),
-            measured once and remembered.
+            by a tenth at least (`WORTH_IT`), measured once and remembered.
         checkpoint: its folder, which may hold files of its own ("openvino", "onnx").
 
     Raises InvalidInputError for another name, or a runtime that is not installed.
@@ -174,6 +177,7 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
     key = " ".join(map(str, setting))
     if known.get(key) not in ready:
         times = time_runtimes(pipeline, {name: forwards[name] for name in ready})
+        times["torch"] *= 1 - WORTH_IT
         known[key] = min(times, key=times.get)
         with suppress(OSError):  # where it cannot be kept it is measured again
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,15 +187,44 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
 
 @torch.inference_mode()
 def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]], rounds: int = 5) -> dict[str, float]:
-    """Seconds that each runtime takes to decode 16 mouths, torch with packed weights as in a video, the shortest of `rounds` in turns."""
-    vae, packed = pipeline.vae, PackedWeights()
-    latents = torch.randn(16, vae.config.latent_channels, *LATENT_WINDOW[2:], generator=torch.Generator().manual_seed(0))
-    times = dict.fromkeys(forwards, float("inf"))
-    for _ in range(rounds):
-        for name, compiled in forwards.items():
-            decode = next((forward for forward in compiled if forward.module is vae.decoder), torch_forward(vae.decoder))
-            with packed.in_use(), inference_autocast(latents, pipeline.use_bfloat16):
+    """Seconds that each runtime takes for the networks of 16 frames (`calls_of_frames`), torch with packed weights as in a video.
+
+    Each has its rounds on end, of which the shortest counts: the threads of one may keep cores busy, waiting, while the next begins.
+    """
+    packed, times = PackedWeights(), {}
+    calls = calls_of_frames(pipeline, 16)
+    for name, compiled in forwards.items():
+        asked = {forward.module: forward for forward in compiled}
+        for _ in range(rounds):
+            with packed.in_use(), inference_autocast(calls[0][1]["latents"], pipeline.use_bfloat16):
                 started = time.perf_counter()
-                decode(latents.contiguous(memory_format=torch.channels_last))
-                times[name] = min(times[name], time.perf_counter() - started)
+                for module, inputs in calls:
+                    asked.get(module, torch_forward(module))(**inputs)
+                times[name] = min(times.get(name, float("inf")), time.perf_counter() - started)
     return times
+
+
+def calls_of_frames(pipeline: Any, frames: int) -> list[tuple[nn.Module, Tensors]]:
+    """The networks that so many frames of a video take, of `COMPILED`, each as often as they take it, and inputs for it: random numbers.
+
+    Four steps take the denoiser twice a frame, and colours are decoded of the inside of the mouth (`face.warp`) where the photo moves.
+    """
+    vae, generator = pipeline.vae, torch.Generator().manual_seed(0)
+
+    def some(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    latents = some(frames, vae.config.latent_channels, *LATENT_WINDOW[2:]).contiguous(memory_format=torch.channels_last)
+    calls = [(vae.decoder, {"latents": inner_cells(latents) if vae.knows_motion else latents})]
+    if vae.knows_motion:
+        calls.append((vae.motion_decoder, {"latents": latents, "reference": latents[:1]}))
+    denoiser = getattr(pipeline, "denoiser", None)
+    if denoiser is not None:
+        config = denoiser.config
+        given = {"sample": latents, "timestep": some(1)[0], "reference": latents, "context": latents,
+                 "visemes": some(frames, config.viseme_window, config.num_visemes).softmax(-1),
+                 "identity": some(frames, config.identity_channels)}
+        if config.lip_shape_values:
+            given["lips"] = some(frames, config.lip_shape_values)
+        calls += 2 * [(denoiser, given)]
+    return calls
