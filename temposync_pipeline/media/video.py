@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -34,6 +34,9 @@ AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_
 _BT709 = 1
 # What covers are stored as: each frame is a picture.
 _PICTURES = ("mjpeg", "png", "bmp", "tiff", "webp")
+# Seconds of sound that are encoded together, where frames are no longer: what a piece costs besides its samples was a tenth of a video's
+# time on Python's lock.
+SOUND_PIECE = Fraction(2, 5)
 # The longer side of a picture that x264 takes, pixels.
 MOST_ENCODED = 16_384
 
@@ -103,6 +106,7 @@ class VideoWriter:
             self._video: av.VideoStream | None = None
             self._size: tuple[int, int] | None = None
             self._sound: _SoundTrack | None = None
+            self._shown_until = Fraction(0)
         except BaseException:
             self._temporary.unlink(missing_ok=True)
             raise
@@ -127,8 +131,9 @@ class VideoWriter:
         picture.duration = round((appears + stays) / self.tick) - picture.pts
         with in_the_name_of(self.path, self._temporary):
             self._container.mux(self._video.encode(picture))
-            if self._sound:
-                self._sound.write_until(appears + stays)
+            self._shown_until = appears + stays
+            if self._sound and self._shown_until >= self._sound.written + SOUND_PIECE:
+                self._sound.write_until(self._shown_until)
         self.num_frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -161,6 +166,7 @@ class VideoWriter:
             raise ValueError("no frame was written")
         self._container.mux(self._video.encode(None))
         if self._sound:
+            self._sound.write_until(self._shown_until)
             self._sound.finish(1 / self.fps)
         self._close()
         if self.complete:
@@ -201,14 +207,20 @@ class _SoundTrack:
         self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=aac_rate)
         self._written = 0
 
+    @property
+    def written(self) -> Fraction:
+        """Until when there is sound in the video, in seconds."""
+        return Fraction(self._written, self.rate)
+
     def write_until(self, seconds: Fraction) -> None:
         """Encode what is left of the sound before this moment."""
-        end = int(seconds * self.rate)
-        while self._pending is not None and self._written < end:
-            chunk = self._pending[:, : end - self._written]
-            rest = self._pending[:, chunk.shape[1] :]
+        end, pieces = int(seconds * self.rate) - self._written, []
+        while self._pending is not None and end > 0:
+            pieces.append(self._pending[:, :end])
+            end -= pieces[-1].shape[1]
+            rest = self._pending[:, pieces[-1].shape[1]:]
             self._pending = rest if rest.shape[1] else next(self._chunks, (None, 0))[0]
-            self._encode(chunk)
+        self._encode(pieces)
 
     def finish(self, frame_duration: Fraction) -> None:
         """Encode what is left of the sound if that is no longer than a frame, and flush."""
@@ -217,24 +229,27 @@ class _SoundTrack:
             rest.append(self._pending)
             self._pending = next(self._chunks, (None, 0))[0]
         if sum(chunk.shape[1] for chunk in rest) <= limit:
-            for chunk in rest:
-                self._encode(chunk)
+            self._encode(rest)
         self._chunks.close()
         with interrupts_held():
             for frame in self._resampler.resample(None):
                 self._container.mux(self._stream.encode(frame))
         self._container.mux(self._stream.encode(None))
 
-    def _encode(self, chunk: np.ndarray) -> None:
-        chunk = silence_impossible(chunk) / self._scale
-        if len(chunk) != self._channels:
-            chunk = np.broadcast_to(chunk.mean(0), (self._channels, chunk.shape[1]))
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk), format="fltp", layout=self._layout)
+    def _encode(self, chunks: Sequence[np.ndarray]) -> None:
+        """Encode what comes next, in pieces."""
+        if not chunks:
+            return
+        samples = np.concatenate([self._mixed(silence_impossible(chunk) / self._scale) for chunk in chunks], 1)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=self._layout)
         frame.sample_rate, frame.pts, frame.time_base = self.rate, self._written, Fraction(1, self.rate)
-        self._written += chunk.shape[1]
+        self._written += samples.shape[1]
         with interrupts_held():
             for resampled in self._resampler.resample(frame):
                 self._container.mux(self._stream.encode(resampled))
+
+    def _mixed(self, chunk: np.ndarray) -> np.ndarray:
+        return chunk if len(chunk) == self._channels else np.broadcast_to(chunk.mean(0), (self._channels, chunk.shape[1]))
 
 
 def stream_video(path: str | PathLike, max_frames: int | None = None, fps: float | None = None) -> tuple[Iterator[np.ndarray], float]:
