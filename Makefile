@@ -19,8 +19,13 @@ app: $(VENV)/.installed
 	$(BIN)/python app.py
 
 # A file of tests stays in one process, as what its tests share is made once; tests/conftest.py puts those that take long first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# All with torch, and those of how videos are made with the other runtimes, too.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+	$(PYTEST) --runtime openvino
+	$(PYTEST) --runtime onnxruntime
 
 # The wheel on every Python from 3.11 up, with the newest and the oldest libraries. MATRIX=--quick leaves out gigabytes of torch.
 test-matrix: $(VENV)/.installed-dev

@@ -1,5 +1,6 @@
 """Media made on the spot: the tests need no file from elsewhere."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,23 +16,36 @@ LONG = ("test_export.py", "test_app_browser.py", "test_asym_training.py", "test_
         "test_offloading.py", "test_faults.py", "test_from_clips.py", "test_read_training.py", "test_voice_stage.py", "test_live.py")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runtime", default="torch", choices=installed_runtimes(),
+                     help="What computes the networks (TEMPOSYNC_RUNTIME); others than torch run the tests of how videos are made.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "makes_videos: to be run with every runtime")
+    config.addinivalue_line("markers", "torch_only(why): though its module is")
+    os.environ.pop("TEMPOSYNC_RUNTIME", None)
+    if config.getoption("--runtime") != "torch":
+        os.environ["TEMPOSYNC_RUNTIME"] = config.getoption("--runtime")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files that take long first, longest first; the others in their order."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    if config.getoption("--runtime") != "torch":
+        others = {item for item in items if not item.get_closest_marker("makes_videos") or item.get_closest_marker("torch_only")}
+        config.hook.pytest_deselected(items=list(others))
+        items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory) -> Iterator[None]:
-    """Test certificates are not kept among the user's own."""
+def own_cache(request, tmp_path_factory) -> Iterator[None]:
+    """Test certificates are not kept among the user's own, nor compiled networks, which processes share."""
+    compiles = request.config.getoption("--runtime") != "torch" and "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp().parent / "cache" if compiles else tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEMPOSYNC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TEMPOSYNC_CACHE", str(folder))
         yield
-
-
-@pytest.fixture(scope="module", params=installed_runtimes())
-def runtime(request) -> str:
-    """Each that is installed: tests of whole videos run with all of them."""
-    return request.param
 
 
 CODECS = {

@@ -14,6 +14,8 @@ from temposync_pipeline.pipelines.rendering import ColourRenderer
 
 from .tiny_components import picture, spoken, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 
 def workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("temposync")]

@@ -17,6 +17,8 @@ from temposync_pipeline.schedulers.scheduling_chunked_flow_match import ChunkedF
 
 from .tiny_components import picture, spoken, tiny_asymtalker_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 PHOTO = picture(300, 260)
 SPEECH = spoken(0.8)
 

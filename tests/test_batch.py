@@ -14,6 +14,8 @@ from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 
 from .tiny_components import picture, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 
 @pytest.fixture
 def folder(tmp_path, make_speech):

@@ -17,6 +17,8 @@ from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 
 from .tiny_components import picture, spoken, template_face, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 SIZE = 128
 
 

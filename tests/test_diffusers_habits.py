@@ -18,6 +18,8 @@ from temposync_pipeline.media.video import read_video
 
 from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 
 @pytest.fixture(scope="module")
 def pipeline() -> TempoSyncPipeline:

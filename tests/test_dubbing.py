@@ -24,6 +24,8 @@ from temposync_pipeline.provenance.verify import read_comment
 
 from .tiny_components import picture, spoken, template_face, tiny_motion_vae, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 SIZE = 128
 
 

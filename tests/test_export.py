@@ -2,8 +2,13 @@
 
 import copy
 import json
+import locale
 import os
 import re
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +19,7 @@ import torch
 from temposync_pipeline import cli
 from temposync_pipeline.bases.packed import PackedWeights
 from temposync_pipeline.errors import InvalidInputError
-from temposync_pipeline.export import check_runtime, files, runtimes
+from temposync_pipeline.export import check_runtime, files, runtimes, sessions
 from temposync_pipeline.export.networks import NETWORKS, Network, networks_of, recording, weights_hash
 from temposync_pipeline.export.sessions import SLICE, load_openvino, open_session
 from temposync_pipeline.face.warp import inner_cells
@@ -170,6 +175,40 @@ def test_runtimes_make_the_same_video(exported, monkeypatch, runtime, bfloat16):
     assert (frames_of(pipeline) == frames).all() and (frames_of(copy.deepcopy(pipeline)) == frames).all()
     runtimes.use_runtime(pipeline, "torch")
     assert pipeline.runtime == "torch" and (frames_of(pipeline) == expected).all()
+
+
+def test_no_two_threads_compile_at_once(exported, monkeypatch):
+    """OpenVINO would leave the process in the locale "C"."""
+    core, at_once, overlaps = sessions._core(), threading.Semaphore(1), []
+
+    class Watched:
+        read_model = staticmethod(core.read_model)
+
+        def compile_model(self, *arguments):
+            overlaps.append(not at_once.acquire(blocking=False))
+            time.sleep(0.2)
+            compiled = core.compile_model(*arguments)
+            at_once.release()
+            return compiled
+
+    monkeypatch.setattr(sessions, "_core", Watched)
+    network = next(network for network in NETWORKS if network.name == "decoder")
+    inputs = {"latents": torch.randn(2, 32, 5, 6)}
+    before = locale.setlocale(locale.LC_CTYPE)
+    with ThreadPoolExecutor(2) as threads:
+        runs = [threads.submit(open_session, exported[0] / "openvino" / "decoder.xml", network, inputs, False) for _ in range(2)]
+        assert torch.equal(*(run.result()(inputs)[0] for run in runs))
+    assert overlaps == [False, False] and locale.setlocale(locale.LC_CTYPE) == before
+
+
+def test_an_interrupt_amid_an_export_comes_after_it(tmp_path, monkeypatch):
+    """torch would call it a fault of the network."""
+    trace = files.traced
+    monkeypatch.setattr(files, "traced", lambda *given: (signal.raise_signal(signal.SIGINT), trace(*given))[1])
+    network, module = next(pair for pair in networks_of(whole_pipeline()) if pair[0].name == "decoder")
+    with pytest.raises(KeyboardInterrupt):
+        files.write_network(network, module, {"latents": torch.randn(2, 32, 5, 6)}, tmp_path / "decoder.onnx")
+    assert (tmp_path / "decoder.onnx").stat().st_size
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from temposync_pipeline.models.lip_motion import LipMotion
 
 from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 SECONDS = 20
 
 

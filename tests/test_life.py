@@ -26,6 +26,8 @@ from temposync_pipeline.models.face_aligner import Face
 
 from .tiny_components import picture, spoken, tiny_pipeline, tiny_read_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 SKIN, EYE = 180, 40
 REST = np.zeros(6)
 SURE = np.ones(NUM_LANDMARKS, np.float32)

@@ -18,6 +18,8 @@ from temposync_pipeline.training.lips import Config, RecordingSampler, motion_lo
 from tests.test_viseme_classifier import TINY
 from tests.tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 UPPER_INNER, LOWER_INNER = GROUPS["inner_lips"].start + np.array([16, 15, 14]), GROUPS["inner_lips"].start + np.array([4, 5, 6])
 
 

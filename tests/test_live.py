@@ -8,6 +8,8 @@ from temposync_pipeline.media.sound_stream import SoundStream
 
 from .tiny_components import picture, spoken, tiny_pipeline, tiny_read_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 PHOTO = picture(96, 80)
 SPEECH, RATE = spoken(1.2)
 FRAME = RATE // 25

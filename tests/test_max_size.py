@@ -16,6 +16,8 @@ from temposync_pipeline.pipelines.portrait import fit_photo
 
 from .tiny_components import picture, spoken, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 
 @pytest.fixture(scope="module")
 def pipeline():

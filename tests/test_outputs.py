@@ -22,6 +22,8 @@ from .conftest import hear_interrupts
 from .test_bad_inputs import clip
 from .tiny_components import MEDIA, picture, spoken, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 ROOT = Path(__file__).parent.parent
 # The outputs of each command, by option, and what else it needs.
 OUTPUTS = {
@@ -234,6 +236,7 @@ def test_a_folder_without_the_right_to_write_is_told(folder, command, option):
     assert name.read_bytes() == b"old" and os.listdir(closed) == [name.name]
 
 
+@pytest.mark.torch_only("the bundled networks would be compiled first")
 @pytest.mark.parametrize(("command", "number", "code", "word"), [
     ("dub", signal.SIGTERM, 143, "terminated"), ("batch", signal.SIGINT, 130, "interrupted")])
 def test_a_signal_amid_a_video_leaves_nothing_half(tmp_path, command, number, code, word):

@@ -26,12 +26,12 @@ from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncSchedule
 
 from .tiny_components import picture, spoken, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 
 @pytest.fixture(scope="module")
-def pipeline(runtime) -> TempoSyncPipeline:
-    pipeline = tiny_pipeline()
-    use_runtime(pipeline, runtime)
-    return pipeline
+def pipeline() -> TempoSyncPipeline:
+    return tiny_pipeline()
 
 
 def silence(frames: int = 8) -> Hearing:

@@ -23,6 +23,8 @@ from temposync_pipeline.pipelines.rendering import FaceRenderer
 
 from .tiny_components import picture, spoken, template_face, tiny_read_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 PHOTO = picture(300, 260)
 SPEECH = spoken(0.8)
 

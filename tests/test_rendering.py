@@ -14,6 +14,8 @@ from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRendere
 
 from .tiny_components import picture, spoken, tiny_inner_vae, tiny_motion_vae, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 ARGUMENTS = {"audio": spoken(), "num_inference_steps": 2, "chunk_size": 4}
 # Sharp and large enough for what is painted at twice the crop's resolution.
 PHOTO = np.clip(picture(720, 624) + np.random.default_rng(0).normal(0, 12, (720, 624, 1)), 0, 255).astype(np.uint8)

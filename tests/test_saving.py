@@ -15,6 +15,8 @@ from temposync_pipeline.pipelines.lora import add_lora
 
 from .tiny_components import picture, spoken, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 
 @pytest.mark.parametrize(("before", "after"), [("20KB", None), (None, "20KB"), ("20KB", "40KB")])
 def test_a_checkpoint_saved_over_another_leaves_none_of_its_weights(tmp_path, before, after):

@@ -10,6 +10,8 @@ from temposync_pipeline.pipelines.speech import Speech
 
 from .tiny_components import picture, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 STEPS = 3
 
 

@@ -29,6 +29,8 @@ from temposync_pipeline.provenance.watermark import MovingMark, code, evidence, 
 
 from .tiny_components import MEDIA, picture, spoken, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 IDENTIFIER = 0xC0FFEE42
 
 

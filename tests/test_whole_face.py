@@ -13,7 +13,9 @@ from temposync_pipeline.metrics.protocols import Evaluator
 from temposync_pipeline.metrics.report import markdown, summarise
 from temposync_pipeline.metrics.whole_face import coding_figures, motion_figures, mouth_boxes, seam, steadied, whole_face_figures
 
-from .tiny_components import MEDIA, picture, spoken, tiny_asymtalker_pipeline, tiny_pipeline, tiny_read_pipeline
+from .tiny_components import MEDIA, picture, ready, spoken, tiny_asymtalker_pipeline, tiny_pipeline, tiny_read_pipeline
+
+pytestmark = pytest.mark.makes_videos
 
 
 def face() -> np.ndarray:
@@ -108,6 +110,7 @@ def test_a_model_of_whole_faces_is_measured_with_its_ceiling(talker, monkeypatch
     pipeline = tiny_read_pipeline()
     for layer in (pipeline.vae.decoder.layers[0], pipeline.temporal_vae.encoder.out[-1], pipeline.temporal_vae.decoder.fine[-1]):
         torch.nn.init.normal_(layer.weight, std=3)  # what is decoded shows in the picture
+    ready(pipeline)
     monkeypatch.setattr(pipeline.face_aligner, "track", lambda frames: np.repeat(face()[None], len(frames), 0))
     judge = Evaluator(
         VideoMaker(pipeline), steps=(2, 1), rows=("student", "one_by_one", "passed_on", "vae", "temporal_vae"), guidances=((2, 6.5),))

@@ -1,11 +1,13 @@
 """Real models with tiny configurations, for tests: built in milliseconds, random weights."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import soxr
 import torch
 
+from temposync_pipeline.export.runtimes import use_runtime
 from temposync_pipeline.face.crop import RIGID, TEMPLATE
 from temposync_pipeline.face.landmarks import GROUPS, LEFT_IRIS, NUM_LANDMARKS, RIGHT_IRIS
 from temposync_pipeline.media.audio import load_audio
@@ -21,6 +23,7 @@ from temposync_pipeline.models.viseme_classifier import Hearing, VisemeClassifie
 from temposync_pipeline.pipelines.pipeline_asymtalker import AsymTalkerPipeline
 from temposync_pipeline.pipelines.pipeline_read import ReadPipeline
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
+from temposync_pipeline.pipelines.talking_head import TalkingHeadPipeline
 from temposync_pipeline.schedulers.scheduling_async_flow_match import AsyncFlowMatchScheduler
 from temposync_pipeline.schedulers.scheduling_chunked_flow_match import ChunkedFlowMatchScheduler
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
@@ -92,13 +95,19 @@ def tiny_face_aligner() -> FaceAligner:
     return aligner
 
 
+def ready(pipeline: TalkingHeadPipeline) -> TalkingHeadPipeline:
+    """For tests: without a bar, its networks computed by the runtime that the tests are run for."""
+    pipeline.set_progress_bar_config(disable=True)
+    use_runtime(pipeline, os.environ.get("TEMPOSYNC_RUNTIME", "torch"))
+    return pipeline
+
+
 def tiny_pipeline() -> TempoSyncPipeline:
     torch.manual_seed(3)
     pipeline = TempoSyncPipeline(
         vae=tiny_vae(), denoiser=tiny_denoiser(), identity_encoder=IdentityEncoder(channels=(8, 8, 8)).eval(),
         viseme_classifier=tiny_viseme_classifier(), face_aligner=tiny_face_aligner(), scheduler=TempoSyncScheduler())
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return ready(pipeline)
 
 
 def tiny_whole_face_parts(portrait_channels: int = 0, lips: bool = False) -> dict[str, torch.nn.Module]:
@@ -117,16 +126,14 @@ def tiny_whole_face_parts(portrait_channels: int = 0, lips: bool = False) -> dic
 
 def tiny_read_pipeline(lips: bool = False) -> ReadPipeline:
     pipeline = ReadPipeline(**tiny_whole_face_parts(lips=lips), scheduler=AsyncFlowMatchScheduler(), clip_frames=2)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return ready(pipeline)
 
 
 def tiny_asymtalker_pipeline() -> AsymTalkerPipeline:
     """Chunks of one new latent frame, eight frames of video, after a kernel of two."""
     scheduler = ChunkedFlowMatchScheduler(kernel_frames=2)
     pipeline = AsymTalkerPipeline(**tiny_whole_face_parts(portrait_channels=8), scheduler=scheduler, chunk_frames=3)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return ready(pipeline)
 
 
 def heard(visemes: np.ndarray) -> Hearing:

@@ -16,6 +16,7 @@ from ..checkpoints.schema import read_json
 from ..errors import InvalidInputError
 from ..face.warp import inner_cells
 from ..files import write_whole
+from ..interrupts import interrupts_held
 from .networks import Network, Tensors, fixed_sizes, networks_of, recording, torch_forward, traced, weights_hash
 from .sessions import load_openvino, open_session
 
@@ -53,7 +54,7 @@ def _quiet() -> Iterator[None]:
 
 def write_network(network: Network, module: nn.Module, example: Tensors, path: Path) -> None:
     """Write a network for any size of batch and length; the path's ending, one of `FORMATS`', says how. `example` are inputs of a call."""
-    with _quiet(), torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with interrupts_held(), _quiet(), torch.no_grad(), torch.autocast("cpu", enabled=False):  # torch takes them for faults of the network
         program = traced(network, module, example)
         if path.suffix == ".onnx":
             torch.onnx.export(

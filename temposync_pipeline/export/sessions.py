@@ -16,6 +16,10 @@ from .networks import Network, Tensors
 
 Session = Callable[[Tensors], tuple[torch.Tensor, ...]]
 
+# OpenVINO 2026.4 changes the process's locale while it compiles with a cache and then sets it back: of two threads that do so at once the
+# second sets it back to the first one's "C", and from then on Python reads and writes text in ASCII.
+_compiling = threading.Lock()
+
 # Frames that OpenVINO computes at once in bfloat16: for a known number it makes faster programs, and so one serves all chunks of a video.
 # (Compiled for a known number in float32, the denoiser crashes OpenVINO 2026.4.)
 SLICE = 8
@@ -89,9 +93,10 @@ def _openvino_session(path: Path, network: Network, example: Tensors | None, bfl
         model.reshape({name: [SLICE if axis == 0 and 0 in network.inputs[name] else size for axis, size in enumerate(value.shape)]
                        for name, value in example.items()})
     # Tied to a core that another process keeps busy, its threads would wait for it while others are free.
-    compiled = _core().compile_model(model, "CPU", {
-        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, **_cache()})
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, **_cache()}
+    with _compiling:
+        compiled = _core().compile_model(model, "CPU", settings)
     own = threading.local()  # several threads may call at once
 
     def run(tensors: Tensors) -> tuple[torch.Tensor, ...]:

@@ -320,7 +320,7 @@ def run_benchmark(
     if manifest is not None:
         read_clips(manifest)
     started = time.perf_counter()
-    pipe = load_pipeline(model).to(device)
+    pipe = load_pipeline(model, runtime="torch").to(device)
     load_ms = 1000 * (time.perf_counter() - started)
     pipe.set_progress_bar_config(disable=True)
     frames = max(1, round(recording.duration * pipe.config.fps))
