@@ -22,7 +22,7 @@ from temposync_pipeline.pipelines.speech import Speech
 from temposync_pipeline.provenance.credentials import read_credentials
 from temposync_pipeline.provenance.verify import read_comment
 
-from .tiny_components import picture, spoken, template_face, tiny_motion_vae, tiny_pipeline
+from .tiny_components import picture, ready, spoken, template_face, tiny_motion_vae, tiny_pipeline
 
 pytestmark = pytest.mark.makes_videos
 
@@ -104,6 +104,7 @@ def test_a_still_film_is_the_portrait(write_film):
     """Of a film that never moves comes what the portrait gives: the same denoiser, told the same."""
     pipeline = tiny_pipeline()
     pipeline.vae = tiny_motion_vae()
+    ready(pipeline)
     pipeline.face_aligner.read_again = lambda frame, pose: template_face(frame)[0]
     film = write_film(10 * [scene(0)])
     footage = Footage(film)

@@ -20,7 +20,7 @@ from temposync_pipeline import cli
 from temposync_pipeline.bases.packed import PackedWeights
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.export import check_runtime, files, runtimes, sessions
-from temposync_pipeline.export.networks import NETWORKS, Network, networks_of, recording, weights_hash
+from temposync_pipeline.export.networks import NETWORKS, Network, fixed_sizes, networks_of, recording, sizes_but_frames, weights_hash
 from temposync_pipeline.export.sessions import SLICE, load_openvino, open_session
 from temposync_pipeline.face.warp import inner_cells
 from temposync_pipeline.models.lip_motion import LipMotion
@@ -314,19 +314,31 @@ def test_timing_asks_every_runtime_as_a_video_does(exported, monkeypatch):
     assert packed_for == {layer for network in timed for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)}
 
 
-def test_what_is_timed_is_what_a_video_asks():
+@pytest.mark.parametrize("lips", [6, 0])
+def test_what_is_timed_is_what_a_video_asks(lips):
+    """Of an open mouth in a photo that is not sharp."""
     pipeline = whole_pipeline()
-    with recording(pipeline) as calls, torch.inference_mode():
+    pipeline.register_modules(denoiser=tiny_denoiser(lip_shape_values=lips))
+    with recording(pipeline) as asked, torch.inference_mode():
         frames_of(pipeline)
-        decode_block(pipeline.vae, inner_cells(calls["motion_decoder"]["latents"]), False)  # as of open mouths, which random weights lack
-    names = {module: network.name for network, module in networks_of(pipeline)}
-    timed = {names[module]: inputs for module, inputs in runtimes.calls_of_frames(pipeline, 16)}
-    assert set(timed) == {"decoder", "motion_decoder", "denoiser"}
-    for name, inputs in timed.items():
-        asked = {key: value.shape[1:] for key, value in calls[name].items()}
-        assert {key: value.shape[1:] for key, value in inputs.items()} == asked, name
-    read = tiny_read_pipeline()
-    assert [module for module, _ in runtimes.calls_of_frames(read, 16)] == [read.vae.decoder]
+        decode_block(pipeline.vae, inner_cells(asked["motion_decoder"]["latents"]), False)  # open mouths, which random weights lack
+    networks, timed = {module: network for network, module in networks_of(pipeline)}, []
+    for module, inputs in runtimes.calls_of_frames(pipeline, 16):
+        network = networks[module]
+        timed.append(network.name)
+        assert inputs.keys() == asked[network.name].keys()
+        for sizes in (fixed_sizes, sizes_but_frames):
+            assert sizes(network, inputs) == sizes(network, asked[network.name]), network.name
+        assert {name: value.ndim for name, value in inputs.items()} == {name: value.ndim for name, value in asked[network.name].items()}
+    assert timed == ["denoiser", "denoiser", "decoder", "motion_decoder"]
+
+
+def test_methods_that_move_the_whole_face_are_timed_decoding_it():
+    pipeline = tiny_read_pipeline()
+    with recording(pipeline) as asked, torch.inference_mode():
+        next(pipeline.stream(picture(), spoken()))
+    (module, inputs), = runtimes.calls_of_frames(pipeline, 16)
+    assert module is pipeline.vae.decoder and inputs["latents"].shape[1:] == asked["decoder"]["latents"].shape[1:]
 
 
 def test_runtimes_that_are_not_there(monkeypatch, capsys, tmp_path):

@@ -12,7 +12,7 @@ from temposync_pipeline.face.lip_shape import NUM_LIP_SHAPE
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.models.lip_motion import LipMotion
 
-from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
+from .tiny_components import picture, ready, spoken, tiny_denoiser, tiny_pipeline
 
 pytestmark = pytest.mark.makes_videos
 
@@ -25,8 +25,7 @@ def pipeline() -> TempoSyncPipeline:
     lip_motion = LipMotion(32, channels=16, num_layers=2, kernel_size=3).eval()
     components = tiny_pipeline().components | {"lip_motion": lip_motion, "denoiser": tiny_denoiser(lip_shape_values=NUM_LIP_SHAPE)}
     pipeline = TempoSyncPipeline(**components, viseme_smoothing=1.0, lip_sharpening=0.5)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return ready(pipeline)
 
 
 @pytest.fixture

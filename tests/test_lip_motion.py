@@ -16,7 +16,8 @@ from temposync_pipeline.training.denoising import told_of_lips
 from temposync_pipeline.training.lip_corpus import MAX_FRAMES, Recording, hear, load_recordings, save_recordings
 from temposync_pipeline.training.lips import Config, RecordingSampler, motion_loss, performer_curves, scaled, shut_lips, train
 from tests.test_viseme_classifier import TINY
-from tests.tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
+
+from .tiny_components import picture, ready, spoken, tiny_denoiser, tiny_pipeline
 
 pytestmark = pytest.mark.makes_videos
 
@@ -95,8 +96,7 @@ def speaking() -> TempoSyncPipeline:
     torch.manual_seed(5)
     lip_motion = LipMotion(hidden_channels=32, channels=16, num_layers=1).eval()
     told = TempoSyncPipeline(**pipeline.components | {"lip_motion": lip_motion, "denoiser": tiny_denoiser(lip_shape_values=NUM_LIP_SHAPE)})
-    told.set_progress_bar_config(disable=True)
-    return told
+    return ready(told)
 
 
 def frames(pipeline: TempoSyncPipeline, **changes) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_the_pipeline_tells_the_denoiser_of_the_lips(speaking):
     np.testing.assert_allclose(seen[0], speaking.lip_motion.predict(hearing), atol=1e-5)
     np.testing.assert_allclose(frames(speaking, chunk_size=4), whole, atol=2 / 255)
     without = TempoSyncPipeline(**speaking.components | {"lip_motion": None})
-    without.set_progress_bar_config(disable=True)
+    ready(without)
     latents = [frames(pipeline, output_type="latent") for pipeline in (speaking, without)]
     assert (latents[0] - latents[1]).abs().max() > 1e-3
 

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from temposync_pipeline import FaceError, InvalidInputError, TempoSyncPipeline, cli
-from temposync_pipeline.export.runtimes import use_runtime
+from temposync_pipeline.export.runtimes import CompiledForward, use_runtime
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
 from temposync_pipeline.models.conditioning import (
@@ -42,6 +42,13 @@ def run(pipeline: TempoSyncPipeline, **changes):
     arguments = {"image": picture(200, 300), "audio": spoken(), "num_inference_steps": 2, "output_type": "np",
                  "generator": torch.Generator().manual_seed(7)} | changes
     return pipeline(**arguments)
+
+
+def test_networks_are_computed_by_the_runtime_that_is_asked_for(pipeline, monkeypatch):
+    asked, session = set(), CompiledForward._session
+    monkeypatch.setattr(CompiledForward, "_session", lambda self, inputs: (asked.add(self.network.name), session(self, inputs))[1])
+    run(pipeline)
+    assert asked == (set() if pipeline.runtime == "torch" else {"viseme_classifier", "denoiser", "decoder"})
 
 
 def test_one_frame_per_fortieth_of_a_second_in_the_photos_size(pipeline):

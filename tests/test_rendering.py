@@ -12,7 +12,7 @@ from temposync_pipeline.media.planes import to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRenderer, decode_block
 
-from .tiny_components import picture, spoken, tiny_inner_vae, tiny_motion_vae, tiny_pipeline
+from .tiny_components import picture, ready, spoken, tiny_inner_vae, tiny_motion_vae, tiny_pipeline
 
 pytestmark = pytest.mark.makes_videos
 
@@ -26,7 +26,7 @@ SOFT = cv2.GaussianBlur(PHOTO, (0, 0), 2)
 def pipeline(request):
     pipeline = tiny_pipeline()
     pipeline.register_modules(vae=request.param())
-    return pipeline
+    return ready(pipeline)
 
 
 def generator() -> torch.Generator:
@@ -80,6 +80,7 @@ def test_closed_mouths_are_given_no_colours_and_need_none(monkeypatch):
     """Neither where nothing is hidden nor where the rim of what is hidden nearby ends before colours count."""
     pipeline = tiny_pipeline()
     pipeline.register_modules(vae=tiny_motion_vae())
+    ready(pipeline)
     renderer, vae = pipeline.prepare_portrait(SOFT).renderer, pipeline.vae
     latents = renderer._reference.repeat(3, 1, 1, 1)
     visibility = torch.ones(3, 1, *(LATENT_STRIDE * cells for cells in LATENT_WINDOW[2:]))

@@ -137,6 +137,7 @@ def test_frames_of_a_large_photo_have_its_size():
 def test_what_recoding_the_kernels_buys_has_a_row(talker, monkeypatch):
     pipeline = tiny_asymtalker_pipeline()
     torch.nn.init.normal_(pipeline.vae.decoder.layers[0].weight, std=3)
+    ready(pipeline)
     monkeypatch.setattr(pipeline.face_aligner, "track", lambda frames: np.repeat(face()[None], len(frames), 0))
     judge = Evaluator(VideoMaker(pipeline), steps=(1,), rows=("student", "one_by_one", "passed_on"))
     rows = judge.self_driven(talker, talker)[0]["rows"]

@@ -112,7 +112,8 @@ def live(
         first = next(pieces)
         pieces, rate = chain([first], pieces), first[1]
     to_mono([], rate)
-    pipe = load_pipeline(model, device, runtime)
+    # "auto" is measured for many frames: of pieces of a few, OpenVINO computes eight.
+    pipe = load_pipeline(model, device, "torch" if runtime == "auto" else runtime)
     import torch
 
     session = pipe.session(

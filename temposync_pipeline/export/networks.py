@@ -31,7 +31,7 @@ class Network:
 
     name: of its files. path: of its module from the pipeline on. inputs: arguments of its forward that are used, and which of their
     dimensions may have any size. outputs: names of the tensors it returns. pack: makes of these what its forward returns.
-    per_frame: whether the first of those dimensions counts frames, of which a video has many.
+    per_frame: whether the first of those dimensions counts frames, of which a video has many. single: inputs that hold one of a kind.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Network:
     outputs: tuple[str, ...]
     pack: Callable[[tuple[torch.Tensor, ...]], Any] = first
     per_frame: bool = False
+    single: tuple[str, ...] = ()
 
     def module(self, pipeline: Any) -> nn.Module | None:
         """Its module; None where the pipeline has none."""
@@ -49,12 +50,14 @@ class Network:
         return found
 
     def named(self, forward: Callable, arguments: tuple, keywords: Mapping[str, Any]) -> Tensors | None:
-        """The inputs of a call by name; None where it has others than `inputs`, or is given no tensor for one of them."""
+        """The inputs of a call by name; None where it has others than `inputs`, is given no tensor for one of them, or several for one of
+        `single`."""
         given = signature(forward).bind(*arguments, **keywords).arguments
         if any(value is not None and not isinstance(value, bool) and name not in self.inputs for name, value in given.items()):
             return None
         tensors = {name: given.get(name) for name in self.inputs}
-        return tensors if all(isinstance(value, torch.Tensor) for value in tensors.values()) else None
+        known = all(isinstance(value, torch.Tensor) for value in tensors.values()) and all(len(tensors[name]) == 1 for name in self.single)
+        return tensors if known else None
 
     def tensors_of(self, output: Any) -> tuple[torch.Tensor, ...]:
         """What `pack` was given, of what a forward returned."""
@@ -83,7 +86,9 @@ NETWORKS = (
         {"sample": (0,), "timestep": (), "reference": (0,), "context": (0,), "visemes": (0,), "identity": (0,), "lips": (0,)},
         ("raw",), _denoised, per_frame=True),
     Network("decoder", "vae.decoder", {"latents": (0, 2, 3)}, ("pixels",), per_frame=True),
-    Network("motion_decoder", "vae.motion_decoder", {"latents": (0,), "reference": ()}, ("flow", "hidden"), tuple, per_frame=True),
+    # In a film every frame is its own reference: that is left to torch.
+    Network("motion_decoder", "vae.motion_decoder", {"latents": (0,), "reference": ()}, ("flow", "hidden"), tuple, per_frame=True,
+            single=("reference",)),
 )
 
 

@@ -28,7 +28,8 @@ from .. import __version__
 from ..bases.packed import PackedWeights
 from ..checkpoints import checkpoint_folder
 from ..checkpoints.schema import read_json
-from ..face.crop import LATENT_WINDOW
+from ..face.crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..face.warp import inner_cells
 from ..files import cache_folder, make_cache_folder, unfinished, write_whole
 from ..models.precision import inference_autocast
@@ -168,7 +169,7 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
     path = cache_folder() / "fastest.json"
     hashes = [forward._hash[:8] for forward in forwards[ready[-1]]]
     machine = platform.processor() or platform.machine()
-    setting = [f"temposync {__version__}", machine, torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
+    setting = [f"temposync {__version__}", f"over {1 - WORTH_IT}", machine, torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
     setting += [f"{name} {version(name)}" for name in ready]
     try:
         known = read_json(path)
@@ -196,7 +197,7 @@ def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward
     for name, compiled in forwards.items():
         asked = {forward.module: forward for forward in compiled}
         for _ in range(rounds):
-            with packed.in_use(), inference_autocast(calls[0][1]["latents"], pipeline.use_bfloat16):
+            with packed.in_use(), inference_autocast(calls[-1][1]["latents"], pipeline.use_bfloat16):
                 started = time.perf_counter()
                 for module, inputs in calls:
                     asked.get(module, torch_forward(module))(**inputs)
@@ -207,24 +208,23 @@ def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward
 def calls_of_frames(pipeline: Any, frames: int) -> list[tuple[nn.Module, Tensors]]:
     """The networks that so many frames of a video take, of `COMPILED`, each as often as they take it, and inputs for it: random numbers.
 
-    Four steps take the denoiser twice a frame, and colours are decoded of the inside of the mouth (`face.warp`) where the photo moves.
+    Four steps take the denoiser twice a frame, and where the photo moves colours are decoded of the inside of the mouth (`face.warp`): if
+    it is open, and the photo not so sharp that another network paints it.  Methods that move the whole face decode all of it.
     """
     vae, generator = pipeline.vae, torch.Generator().manual_seed(0)
 
     def some(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    latents = some(frames, vae.config.latent_channels, *LATENT_WINDOW[2:]).contiguous(memory_format=torch.channels_last)
-    calls = [(vae.decoder, {"latents": inner_cells(latents) if vae.knows_motion else latents})]
+    denoiser, channels = getattr(pipeline, "denoiser", None), vae.config.latent_channels
+    if denoiser is None:
+        cells = CROP_SIZE // LATENT_STRIDE
+        return [(vae.decoder, {"latents": some(frames, channels, cells, cells).contiguous(memory_format=torch.channels_last)})]
+    latents, config = some(frames, channels, *LATENT_WINDOW[2:]).contiguous(memory_format=torch.channels_last), denoiser.config
+    given = {"sample": latents, "timestep": some(1)[0], "reference": latents, "context": latents,
+             "visemes": some(frames, config.viseme_window, config.num_visemes).softmax(-1),
+             "identity": some(frames, config.identity_channels), "lips": some(frames, NUM_LIP_SHAPE)}
+    calls = 2 * [(denoiser, given)] + [(vae.decoder, {"latents": inner_cells(latents) if vae.knows_motion else latents})]
     if vae.knows_motion:
         calls.append((vae.motion_decoder, {"latents": latents, "reference": latents[:1]}))
-    denoiser = getattr(pipeline, "denoiser", None)
-    if denoiser is not None:
-        config = denoiser.config
-        given = {"sample": latents, "timestep": some(1)[0], "reference": latents, "context": latents,
-                 "visemes": some(frames, config.viseme_window, config.num_visemes).softmax(-1),
-                 "identity": some(frames, config.identity_channels)}
-        if config.lip_shape_values:
-            given["lips"] = some(frames, config.lip_shape_values)
-        calls += 2 * [(denoiser, given)]
     return calls

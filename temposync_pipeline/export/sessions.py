@@ -17,7 +17,8 @@ from .networks import Network, Tensors
 Session = Callable[[Tensors], tuple[torch.Tensor, ...]]
 
 # OpenVINO 2026.4 changes the process's locale while it compiles with a cache and then sets it back: of two threads that do so at once the
-# second sets it back to the first one's "C", and from then on Python reads and writes text in ASCII.
+# second sets it back to the first one's "C", and from then on Python reads and writes text in ASCII. While one compiles, others may see
+# "C".
 _compiling = threading.Lock()
 
 # Frames that OpenVINO computes at once in bfloat16: for a known number it makes faster programs, and so one serves all chunks of a video.

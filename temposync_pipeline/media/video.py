@@ -34,8 +34,8 @@ AAC_RATES = {96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_
 _BT709 = 1
 # What covers are stored as: each frame is a picture.
 _PICTURES = ("mjpeg", "png", "bmp", "tiff", "webp")
-# Seconds of sound that are encoded together, where frames are no longer: what a piece costs besides its samples was a tenth of a video's
-# time on Python's lock.
+# Seconds of sound that are encoded together: what a piece costs besides its samples, once a frame, was a tenth of a video's time on
+# Python's lock.
 SOUND_PIECE = Fraction(2, 5)
 # The longer side of a picture that x264 takes, pixels.
 MOST_ENCODED = 16_384
@@ -113,7 +113,7 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Encode one frame, uint8 RGB [H, W, 3], and the sound up to its end."""
+        """Encode one frame, uint8 RGB [H, W, 3], and now and then the sound up to its end."""
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame is uint8 [H, W, 3], found {frame.dtype} {list(frame.shape)}")
         if self._size not in (None, frame.shape[:2]):
@@ -214,13 +214,15 @@ class _SoundTrack:
 
     def write_until(self, seconds: Fraction) -> None:
         """Encode what is left of the sound before this moment."""
-        end, pieces = int(seconds * self.rate) - self._written, []
-        while self._pending is not None and end > 0:
-            pieces.append(self._pending[:, :end])
-            end -= pieces[-1].shape[1]
-            rest = self._pending[:, pieces[-1].shape[1]:]
-            self._pending = rest if rest.shape[1] else next(self._chunks, (None, 0))[0]
-        self._encode(pieces)
+        end, most = int(seconds * self.rate), max(1, int(SOUND_PIECE * self.rate))
+        while self._pending is not None and self._written < end:
+            pieces, left = [], min(most, end - self._written)
+            while self._pending is not None and left:
+                pieces.append(self._pending[:, :left])
+                left -= pieces[-1].shape[1]
+                rest = self._pending[:, pieces[-1].shape[1]:]
+                self._pending = rest if rest.shape[1] else next(self._chunks, (None, 0))[0]
+            self._encode(pieces)
 
     def finish(self, frame_duration: Fraction) -> None:
         """Encode what is left of the sound if that is no longer than a frame, and flush."""

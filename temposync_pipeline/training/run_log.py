@@ -20,7 +20,7 @@ class RunLog:
         self.path = folder / "log.csv"
         self.rows = []
         if step and self.path.exists():
-            with open(self.path, newline="") as file:
+            with open(self.path, newline="", encoding="utf-8") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
 
     def add(self, row: dict[str, float]) -> None:
@@ -28,7 +28,7 @@ class RunLog:
         self.rows = [earlier for earlier in self.rows if int(earlier["step"]) < row["step"]]
         self.rows.append({key: f"{value:.6g}" for key, value in row.items()})
         staged = self.path.with_suffix(".staged")
-        with open(staged, "w", newline="") as file:
+        with open(staged, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for each in self.rows for key in each)), restval="")
             writer.writeheader()
             writer.writerows(self.rows)
