@@ -51,6 +51,15 @@ def run(*arguments):
     return end.value.code or 0
 
 
+@pytest.mark.parametrize("given, taken", [("auto", "torch"), ("onnxruntime", "onnxruntime")])
+def test_auto_is_torch_for_few_frames_at_a_time(folder, monkeypatch, given, taken):
+    asked = []
+    monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, runtime: asked.append(runtime) or tiny_pipeline())
+    files = ("--image", folder / "portrait.png", "--audio", folder / "speech.wav", "--output", folder / "out.mp4")
+    assert run(*files, "--runtime", given) == 0
+    assert asked == [taken]
+
+
 def decoded(file):
     """Frames uint8 [T, H, W, 3] and samples [N]."""
     pictures, sound = [], [np.zeros(0, np.float32)]

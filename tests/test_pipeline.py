@@ -8,7 +8,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from temposync_pipeline import FaceError, InvalidInputError, TempoSyncPipeline, cli
-from temposync_pipeline.export.runtimes import CompiledForward, use_runtime
 from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.video import read_video
 from temposync_pipeline.models.conditioning import (
@@ -24,7 +23,7 @@ from temposync_pipeline.models.viseme_classifier import Hearing
 from temposync_pipeline.pipelines.latent_video import LatentVideo
 from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncScheduler
 
-from .tiny_components import picture, spoken, tiny_pipeline
+from .tiny_components import picture, ready, spoken, tiny_pipeline
 
 pytestmark = pytest.mark.makes_videos
 
@@ -42,13 +41,6 @@ def run(pipeline: TempoSyncPipeline, **changes):
     arguments = {"image": picture(200, 300), "audio": spoken(), "num_inference_steps": 2, "output_type": "np",
                  "generator": torch.Generator().manual_seed(7)} | changes
     return pipeline(**arguments)
-
-
-def test_networks_are_computed_by_the_runtime_that_is_asked_for(pipeline, monkeypatch):
-    asked, session = set(), CompiledForward._session
-    monkeypatch.setattr(CompiledForward, "_session", lambda self, inputs: (asked.add(self.network.name), session(self, inputs))[1])
-    run(pipeline)
-    assert asked == (set() if pipeline.runtime == "torch" else {"viseme_classifier", "denoiser", "decoder"})
 
 
 def test_one_frame_per_fortieth_of_a_second_in_the_photos_size(pipeline):
@@ -267,9 +259,7 @@ def test_save_pretrained_round_trip_gives_identical_frames(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     loaded = TempoSyncPipeline.from_pretrained(tmp_path)
     loaded.register_modules(face_aligner=pipeline.face_aligner)  # random weights find no face
-    loaded.set_progress_bar_config(disable=True)
-    use_runtime(loaded, pipeline.runtime)
-    assert np.array_equal(run(pipeline).frames, run(loaded).frames)
+    assert np.array_equal(run(pipeline).frames, run(ready(loaded)).frames)
     assert not list(tmp_path.rglob("*.bin"))
 
 

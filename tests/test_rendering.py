@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from temposync_pipeline.export.runtimes import CompiledForward
 from temposync_pipeline.face.crop import LATENT_STRIDE, LATENT_WINDOW
 from temposync_pipeline.face.warp import inner_cells, inner_pixels
 from temposync_pipeline.media.planes import to_planes
@@ -36,6 +37,16 @@ def generator() -> torch.Generator:
 def test_the_checkpoint_says_which_way_frames_are_made(pipeline):
     assert isinstance(pipeline.prepare_portrait(PHOTO).renderer, MotionRenderer)
     assert isinstance(tiny_pipeline().prepare_portrait(PHOTO).renderer, ColourRenderer)
+
+
+@pytest.mark.parametrize("knows_motion", [True, False])
+def test_networks_are_computed_by_the_runtime_that_is_asked_for(pipeline, monkeypatch, knows_motion):
+    asked, session = set(), CompiledForward._session
+    monkeypatch.setattr(CompiledForward, "_session", lambda self, inputs: (asked.add(self.network.name), session(self, inputs))[1])
+    used = pipeline if knows_motion else tiny_pipeline()
+    list(used.stream(SOFT, generator=generator(), **ARGUMENTS))
+    expected = {"viseme_classifier", "denoiser", "motion_decoder" if knows_motion else "decoder"}
+    assert asked == set() if used.runtime == "torch" else expected <= asked
 
 
 def test_only_sharp_photos_get_painted_mouths(pipeline):

@@ -54,7 +54,8 @@ def _quiet() -> Iterator[None]:
 
 def write_network(network: Network, module: nn.Module, example: Tensors, path: Path) -> None:
     """Write a network for any size of batch and length; the path's ending, one of `FORMATS`', says how. `example` are inputs of a call."""
-    with interrupts_held(), _quiet(), torch.no_grad(), torch.autocast("cpu", enabled=False):  # torch takes them for faults of the network
+    # Interrupts are held: amid its work torch takes them for faults of the network.
+    with interrupts_held(), _quiet(), torch.no_grad(), torch.autocast("cpu", enabled=False):
         program = traced(network, module, example)
         if path.suffix == ".onnx":
             torch.onnx.export(
