@@ -68,7 +68,7 @@ def test_the_true_velocity_leads_to_the_data_in_one_step_and_in_many():
     scheduler, point = ChunkedFlowMatchScheduler(kernel_frames=2), torch.randn(1, 4, 5, 2, 2)
 
     class Exact(torch.nn.Module):
-        def forward(self, sample, timestep, reference, speech):
+        def forward(self, sample, timestep, reference, speech, *given):
             level = timestep[:, None, :, None, None]
             return type("Output", (), {"sample": torch.where(level > 0, (sample - point) / level.clamp(min=1e-6), torch.zeros(()))})
 

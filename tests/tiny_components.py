@@ -110,6 +110,30 @@ def tiny_pipeline() -> TempoSyncPipeline:
     return ready(pipeline)
 
 
+def asking_all(pipeline: TalkingHeadPipeline) -> TalkingHeadPipeline:
+    """With a face aligner whose networks are asked, too, whatever they say."""
+    aligner = pipeline.face_aligner
+
+    def detect(image: np.ndarray, *_: object) -> list[Face]:
+        aligner.detector(torch.zeros(1, 3, 64, 96))
+        aligner.landmark_network(torch.randn(1, 3, 64, 64))
+        return template_face(image)
+
+    aligner.detect = detect
+    return pipeline
+
+
+def whole_pipeline() -> TempoSyncPipeline:
+    """With every network that the method knows; torch computes them."""
+    torch.manual_seed(6)
+    parts = tiny_pipeline().components | {
+        "vae": tiny_inner_vae(), "denoiser": tiny_denoiser(lip_shape_values=6), "face_aligner": tiny_face_aligner(),
+        "lip_motion": LipMotion(hidden_channels=32, channels=8, num_layers=1).eval()}
+    pipeline = TempoSyncPipeline(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return asking_all(pipeline)
+
+
 def tiny_whole_face_parts(portrait_channels: int = 0, lips: bool = False) -> dict[str, torch.nn.Module]:
     """What the methods need that move the whole face; output layers that start at zero are random here, so that faces move."""
     torch.manual_seed(5)

@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
 from ..checkpoints.schema import read_json
 from ..errors import InvalidInputError
+from ..face.inner_mouth import BLOCK, SCALE, block_of_window, cells_around
 from ..face.warp import inner_cells
 from ..files import write_whole
 from ..interrupts import interrupts_held
-from .networks import Network, Tensors, fixed_sizes, networks_of, recording, torch_forward, traced, weights_hash
+from ..models.autoencoder_temposync import AutoencoderTempoSync
+from .networks import Network, Tensors, fixed_sizes, networks_of, recording, traced, weights_hash
 from .sessions import load_openvino, open_session
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
@@ -77,7 +80,7 @@ def relative_error(network: Network, module: nn.Module, example: Tensors, path: 
     differences, largest = torch.zeros(len(network.outputs)), torch.full((len(network.outputs),), 1e-6)
     # The example, and half of its batch: what is fixed by mistake shows. A face at rest has a flow of nearly nothing in that half.
     for inputs in (example, _halved(network, example)):
-        expected = network.tensors_of(torch_forward(module)(**inputs))
+        expected = network.tensors_of(network.torch_forward(module)(**inputs))
         for index, (value, wanted) in enumerate(zip(session(inputs), expected, strict=True)):
             if value.shape != wanted.shape:
                 raise InvalidInputError(f"{path.name}: {list(value.shape)} where torch has {list(wanted.shape)}")
@@ -99,18 +102,18 @@ def export_pipeline(pipeline: Any, image: Any, audio: Any, form: str, folder: Pa
         form: one of `FORMATS`. folder: is made; its `export.json` says which weights the files hold.
 
     Raises:
-        InvalidInputError: a library is missing, a pipeline of another method, or a file does not compute what torch does.
+        InvalidInputError: a library is missing, or a file does not compute what torch does.
     """
     check_format(form)
-    if not hasattr(pipeline, "denoiser"):
-        raise InvalidInputError(f"{type(pipeline).__name__}: its networks cannot be exported yet")
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, dict[str, Any]] = {}
     with torch.inference_mode(False), recording(pipeline) as calls:
         next(pipeline.stream(image, audio, generator=torch.Generator().manual_seed(0)))
-        if pipeline.vae.knows_motion:  # only open mouths have been decoded, if any; a trace of one would hold for no others
+        if "motion_decoder" in calls:  # only open mouths have been decoded, if any; a trace of one would hold for no others
             calls.pop("decoder", None)
             pipeline.vae.decode(inner_cells(calls["motion_decoder"]["latents"]))
+            if pipeline.vae.knows_inner_mouth:
+                _paint_mouths(pipeline.vae, calls)
     for network, module in networks_of(pipeline):
         if network.name not in calls:
             raise InvalidInputError(f"{network.name}: not used for this picture and sound, so there is nothing to check it with")
@@ -122,6 +125,15 @@ def export_pipeline(pipeline: Any, image: Any, audio: Any, form: str, folder: Pa
         written[network.name] = {"weights": weights_hash(module), "fixed": fixed_sizes(network, example), "relative_error": error}
     write_whole(folder / INDEX, json.dumps({"format": form, "networks": written}, indent=2) + "\n")
     return {name: entry["relative_error"] for name, entry in written.items()}
+
+
+def _paint_mouths(vae: AutoencoderTempoSync, calls: dict[str, Tensors]) -> None:
+    """Ask for the inside of the mouths of a video, whether or not its photo is sharp enough for it."""
+    motion = calls["motion_decoder"]
+    picture = calls["encoder"]["pixels"][:1, :, BLOCK.y0:BLOCK.y1, BLOCK.x0:BLOCK.x1]
+    seen = vae.seen_mouth(interpolate(picture, scale_factor=SCALE, mode="bicubic"))
+    hidden = block_of_window(1 - vae.motion(**motion)[1])
+    vae.inner_mouth(cells_around(motion["latents"]), cells_around(motion["reference"]), hidden, seen)
 
 
 def exported_file(folder: Path, network: Network, weights: str, fixed: list[list[int]] | None = None) -> Path | None:

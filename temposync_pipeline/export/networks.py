@@ -1,14 +1,16 @@
 """Which networks make a video, and what other runtimes have to know of them.
 
-A network is a module that takes tensors by name and returns tensors; what lies between the networks (normalising latents, sampling, moving
-the photo's pixels) is the pipeline's.
+A network is a method of a module that takes tensors by name and returns tensors; what lies between the networks (normalising latents,
+sampling, moving the photo's pixels) is the pipeline's.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from inspect import getfile, signature
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,10 @@ def first(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
 class Network:
     """A network of a pipeline.
 
-    name: of its files. path: of its module from the pipeline on. inputs: arguments of its forward that are used, and which of their
-    dimensions may have any size. outputs: names of the tensors it returns. pack: makes of these what its forward returns.
+    name: of its files. path: of its module from the pipeline on. inputs: arguments that are used, and which of their dimensions may have
+    any size. outputs: names of the tensors it returns. pack: makes of these what is returned. method: of the module.
     per_frame: whether the first of those dimensions counts frames, of which a video has many. single: inputs that hold one of a kind.
+    asked_by: an attribute of pipelines that ask it, neither None nor False; "" = all that have it.
     """
 
     name: str
@@ -41,23 +44,32 @@ class Network:
     pack: Callable[[tuple[torch.Tensor, ...]], Any] = first
     per_frame: bool = False
     single: tuple[str, ...] = ()
+    method: str = "forward"
+    asked_by: str = ""
 
     def module(self, pipeline: Any) -> nn.Module | None:
-        """Its module; None where the pipeline has none."""
-        found = pipeline
+        """Its module; None where the pipeline has none, or does not ask it."""
+        found = pipeline if not self.asked_by or getattr(pipeline, self.asked_by, None) else None
         for part in self.path.split("."):
             found = getattr(found, part, None)
         return found
 
+    def torch_forward(self, module: nn.Module) -> Callable:
+        """The module's own method, also where another runtime's has taken its place."""
+        return getattr(type(module), self.method).__get__(module)
+
     def named(self, forward: Callable, arguments: tuple, keywords: Mapping[str, Any]) -> Tensors | None:
-        """The inputs of a call by name; None where it has others than `inputs`, is given no tensor for one of them, or several for one of
-        `single`."""
+        """The inputs of a call by name, what autocast has made bfloat16 in float32; None where it has others than `inputs`, is given no
+        tensor for one of them, or several for one of `single`."""
         given = signature(forward).bind(*arguments, **keywords).arguments
         if any(value is not None and not isinstance(value, bool) and name not in self.inputs for name, value in given.items()):
             return None
         tensors = {name: given.get(name) for name in self.inputs}
         known = all(isinstance(value, torch.Tensor) for value in tensors.values()) and all(len(tensors[name]) == 1 for name in self.single)
-        return tensors if known else None
+        if not known:
+            return None
+        made = torch.bfloat16 if torch.is_autocast_enabled("cpu") else None
+        return {name: value.float() if value.dtype == made else value for name, value in tensors.items()}
 
     def tensors_of(self, output: Any) -> tuple[torch.Tensor, ...]:
         """What `pack` was given, of what a forward returned."""
@@ -68,6 +80,12 @@ class Network:
 
 def _denoised(values: tuple[torch.Tensor, ...]) -> TempoSyncDenoiserOutput:
     return TempoSyncDenoiserOutput(sample=values[0])
+
+
+def _moved(values: tuple[torch.Tensor, ...]) -> Any:
+    from ..models.transformer_talking_head import TalkingHeadOutput  # imports much of diffusers
+
+    return TalkingHeadOutput(sample=values[0])
 
 
 def _heard(values: tuple[torch.Tensor, ...]) -> VisemeOutput:
@@ -88,7 +106,18 @@ NETWORKS = (
     Network("decoder", "vae.decoder", {"latents": (0, 2, 3)}, ("pixels",), per_frame=True),
     # In a film every frame is its own reference: that is left to torch.
     Network("motion_decoder", "vae.motion_decoder", {"latents": (0,), "reference": ()}, ("flow", "hidden"), tuple, per_frame=True,
-            single=("reference",)),
+            single=("reference",), asked_by="denoiser"),
+    Network("seen_mouth", "vae.inner_decoder", {"picture": (0,)}, ("to_middle", "to_fine"), tuple, method="seen", asked_by="denoiser"),
+    Network(
+        "inner_decoder", "vae.inner_decoder", {"latents": (0,), "reference": (), "hidden": (0,), "to_middle": (), "to_fine": ()},
+        ("pixels",), per_frame=True, single=("reference", "to_middle", "to_fine"), asked_by="denoiser"),
+    Network("speech_encoder", "speech_autoencoder", {"features": (0, 1)}, ("codes",), method="encode_normalised"),
+    Network(
+        "transformer", "transformer",
+        {"sample": (0,), "timestep": (0,), "reference": (0,), "speech": (0,), "given_reference": (0,), "given_speech": (0,)},
+        ("velocity",), _moved),
+    Network("temporal_encoder", "temporal_vae.encoder", {"residual": (0, 1), "reference": (0,)}, ("coded",), asked_by="recodes_kernels"),
+    Network("temporal_decoder", "temporal_vae.decoder", {"latents": (0, 1), "reference": (0,)}, ("residual",)),
 )
 
 
@@ -100,11 +129,6 @@ def networks_of(pipeline: Any) -> Iterator[tuple[Network, nn.Module]]:
             yield network, module
 
 
-def torch_forward(module: nn.Module) -> Callable:
-    """A module's own forward, also where another runtime's has taken its place."""
-    return type(module).forward.__get__(module)
-
-
 class TensorsOnly(nn.Module):
     """A network that takes its inputs in order and returns a tuple of tensors."""
 
@@ -113,7 +137,7 @@ class TensorsOnly(nn.Module):
         self.network, self.module = network, module
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.network.tensors_of(torch_forward(self.module)(**dict(zip(self.network.inputs, inputs))))
+        return self.network.tensors_of(self.network.torch_forward(self.module)(**dict(zip(self.network.inputs, inputs))))
 
 
 def traced(network: Network, module: nn.Module, example: Tensors) -> torch.export.ExportedProgram:
@@ -122,8 +146,8 @@ def traced(network: Network, module: nn.Module, example: Tensors) -> torch.expor
     for name, dimensions in network.inputs.items():
         value = example[name].detach().clone()
         for dimension in dimensions:
-            if value.shape[dimension] == 1:  # a size of 1 would be taken for the only one
-                value = value.repeat_interleave(2, dimension)
+            if value.shape[dimension] < 3:  # a size of 1, also where it is all but one of 2, would be taken for the only one
+                value = value.repeat_interleave(3, dimension)
         inputs.append(value)
         shapes.append(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC))
     return torch.export.export(TensorsOnly(network, module).eval(), tuple(inputs), dynamic_shapes=(tuple(shapes),), strict=False)
@@ -151,24 +175,31 @@ def weights_hash(module: nn.Module) -> str:
 
 @contextmanager
 def recording(pipeline: Any) -> Iterator[dict[str, Tensors]]:
-    """Within the block, keep the inputs of each network's first call of the most that it was given at once, by the network's name."""
+    """Within the block, keep the inputs of each network's last call of the most that it was given at once, by the network's name."""
     calls: dict[str, Tensors] = {}
-    handles = []
-    for network, module in networks_of(pipeline):
-
-        def keep(called: nn.Module, arguments: tuple, keywords: dict, network: Network = network) -> None:
-            inputs = network.named(torch_forward(called), arguments, keywords)
-            if inputs is not None and _batch(network, inputs) > _batch(network, calls.get(network.name, {})):
-                calls[network.name] = {name: value.detach().clone() for name, value in inputs.items()}
-
-        handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
+    watched = [(network, module, vars(module).get(network.method)) for network, module in networks_of(pipeline)]
+    for network, module, _ in watched:
+        setattr(module, network.method, partial(_kept, calls, network, module, getattr(module, network.method)))
     try:
         yield calls
     finally:
-        for handle in handles:
-            handle.remove()
+        for network, module, before in watched:
+            vars(module).pop(network.method)
+            if before is not None:
+                setattr(module, network.method, before)
 
 
-def _batch(network: Network, inputs: Tensors) -> int:
-    """How many of a kind the inputs hold; none hold 0."""
-    return max((len(value) if 0 in network.inputs[name] else 1 for name, value in inputs.items()), default=0)
+def _kept(
+    calls: dict[str, Tensors], network: Network, module: nn.Module, forward: Callable, *arguments: Any, **keywords: Any
+) -> Any:
+    """What a forward returns; its inputs are kept in `calls`."""
+    inputs = network.named(network.torch_forward(module), arguments, keywords)
+    if inputs is not None and _size(network, inputs) >= _size(network, calls.get(network.name, {})):
+        calls[network.name] = {name: value.detach().clone() for name, value in inputs.items()}
+    return forward(*arguments, **keywords)
+
+
+def _size(network: Network, inputs: Tensors) -> int:
+    """How much the inputs hold, by the dimensions that may have any size; none hold 0."""
+    sizes = (prod(value.shape[axis] for axis in network.inputs[name]) for name, value in inputs.items())
+    return max(sizes, default=0)

@@ -35,19 +35,19 @@ from ..files import cache_folder, make_cache_folder, unfinished, write_whole
 from ..models.precision import inference_autocast
 from . import RUNTIMES, check_runtime, installed_runtimes
 from .files import FORMATS, exported_file, write_network
-from .networks import Network, Tensors, fixed_sizes, networks_of, sizes_but_frames, torch_forward, weights_hash
+from .networks import Network, Tensors, fixed_sizes, networks_of, sizes_but_frames, weights_hash
 from .sessions import Session, open_session
 
 logger = logging.getLogger(__name__)
 
 # Those of whose time a video is made; the others run once a video.
-COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder")
+COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder", "inner_decoder", "transformer", "temporal_decoder")
 # By which part of torch's time another must be faster to be chosen: it takes more memory, and the rest of a video is made by torch anyhow.
 WORTH_IT = 0.1
 
 
 class CompiledForward:
-    """Takes the place of a network's forward: another runtime's, for float32 tensors on the CPU that need no gradients, else torch's.
+    """Takes the place of a network's forward: another runtime's, for float32 on the CPU that needs no gradients, else torch's.
 
     Args:
         network, module: what it computes. runtime: one of `RUNTIMES`.
@@ -66,9 +66,9 @@ class CompiledForward:
         vars(self).update(state, _sessions={}, _lock=threading.Lock())
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        forward = torch_forward(self.module)
+        forward = self.network.torch_forward(self.module)
         inputs = None if torch.is_grad_enabled() else self.network.named(forward, arguments, keywords)
-        if inputs is None or any(value.device.type != "cpu" or value.dtype != torch.float32 for value in inputs.values()):
+        if inputs is None or any(value.device.type != "cpu" or value.dtype not in (torch.float32, torch.bool) for value in inputs.values()):
             return forward(*arguments, **keywords)
         return self.network.pack(self._session(inputs)(inputs))
 
@@ -138,10 +138,10 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
     if not all(forward.is_ready() for forward in forwards):
         logger.warning("%s is used for the first time: it compiles the networks, once, which can take more than a minute", runtime)
     for forward in forwards:
-        forward.module.forward = forward
+        setattr(forward.module, forward.network.method, forward)
     if runtime == "torch":
-        for _, module in networks_of(pipeline):
-            vars(module).pop("forward", None)
+        for network, module in networks_of(pipeline):
+            vars(module).pop(network.method, None)
     pipeline.runtime = runtime
 
 
@@ -200,7 +200,7 @@ def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward
             with packed.in_use(), inference_autocast(calls[-1][1]["latents"], pipeline.use_bfloat16):
                 started = time.perf_counter()
                 for module, inputs in calls:
-                    asked.get(module, torch_forward(module))(**inputs)
+                    asked.get(module, type(module).forward.__get__(module))(**inputs)
                 times[name] = min(times.get(name, float("inf")), time.perf_counter() - started)
     return times
 

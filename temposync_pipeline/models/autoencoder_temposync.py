@@ -134,13 +134,14 @@ class InnerMouthDecoder(nn.Module):
         return self.picture_to_middle(features), self.picture_to_fine(features)
 
     def forward(
-        self, latents: torch.Tensor, reference: torch.Tensor, hidden: torch.Tensor, seen: tuple[torch.Tensor, torch.Tensor]
+        self, latents: torch.Tensor, reference: torch.Tensor, hidden: torch.Tensor, to_middle: torch.Tensor, to_fine: torch.Tensor
     ) -> torch.Tensor:
-        """Pixels [R·k, 3, 32h, 32w]; latents [R·k, C, h + 2, w + 2], reference [R, C, h + 2, w + 2], hidden [R·k, 1, 16h, 16w]."""
+        """Pixels [R·k, 3, 32h, 32w]; latents [R·k, C, h + 2, w + 2], reference [R, C, h + 2, w + 2], hidden [R·k, 1, 16h, 16w], and what
+        `seen` returns."""
         frames, edge = latents.shape[0] // reference.shape[0], self.MARGIN
         each = reference.repeat_interleave(frames, 0)
-        # A single reference's is broadcast.
-        to_middle, to_fine = (part.repeat_interleave(frames, 0) if len(reference) > 1 else part for part in seen)
+        if len(reference) > 1:  # a single reference's is broadcast
+            to_middle, to_fine = (part.repeat_interleave(frames, 0) for part in (to_middle, to_fine))
         x = self.coarsest(torch.cat([latents - each, each], 1).contiguous(memory_format=torch.channels_last))
         x = self.to_middle(self.coarse(x[..., edge:-edge, edge:-edge]))
         x = self.middle(x + self.hidden_to_middle(hidden) + to_middle)
@@ -283,7 +284,7 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
             hidden: 1 - visibility of the frames (`motion`), [R·k, 1, 16h, 16w], of the block.
             seen: `seen_mouth` of the references.
         """
-        return self.inner_decoder(latents, reference, hidden, seen)
+        return self.inner_decoder(latents, reference, hidden, *seen)
 
     def forward(self, pixels: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
         """`sample`: reconstruction of `pixels`, same shape."""

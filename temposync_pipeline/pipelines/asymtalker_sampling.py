@@ -42,9 +42,10 @@ def denoise_chunk(
         return torch.cat([torch.zeros_like(kernel), draw_noise().to(kernel)], 2)
 
     sample, frames = torch.cat([kernel, draw_noise().to(kernel)], 2), codes.shape[1]
+    given = torch.ones(len(kernel), dtype=torch.bool, device=kernel.device)
     for step, (level, following) in enumerate(zip(levels, levels[1:])):
         now, then = (scheduler.frame_levels(each.expand(len(kernel)), frames) for each in (level, following))
-        velocity = transformer(sample.to(portrait.dtype), now, portrait, codes).sample.float()
+        velocity = transformer(sample.to(portrait.dtype), now, portrait, codes, given, given).sample.float()
         fresh = noise() if following > 0 else torch.zeros_like(sample)
         sample, clean = scheduler.step(velocity, now, sample, then, fresh, return_dict=False)
         if report is not None:

@@ -131,7 +131,7 @@ def paint(vae: AutoencoderTempoSync, inner: nn.Module, batch: Batch, latents: to
         displacement = F.interpolate(block_of_window(flow, 0.5), scale_factor=2 * SCALE, mode="bilinear") * SCALE
         around = warp(batch.reference.repeat_interleave(len(latents) // len(batch.reference), 0), displacement)
     seen = inner.seen(batch.reference)
-    painted = inner(cells_around(latents), cells_around(batch.reference_latents), hidden, seen)
+    painted = inner(cells_around(latents), cells_around(batch.reference_latents), hidden, *seen)
     return Painted(painted.float(), mask.float(), around.float())
 
 
