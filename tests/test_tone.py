@@ -9,7 +9,7 @@ import pytest
 from temposync_pipeline.face.blend import Blender
 from temposync_pipeline.face.crop import CROP_SIZE, crop_face
 from temposync_pipeline.face.mouth_box import HEIGHT, LEFT, TOP, WIDTH
-from temposync_pipeline.face.tone import LUMA, SKIN, known_crop, read_tone
+from temposync_pipeline.face.tone import LUMA, SKIN, known_crop, read_tone, without_green
 from temposync_pipeline.media.image import load_image
 
 PORTRAITS = ("portrait_man", "portrait_man_2", "portrait_woman")
@@ -131,3 +131,20 @@ def test_what_is_brought_near_comes_back():
         tone = read_tone(crop)
         back = tone.to_photo(tone.to_known(crop).astype(np.float32))
         assert np.percentile(np.abs(back - crop), 90) <= 4
+
+
+@pytest.mark.parametrize("teeth", [(147, 155, 133), (160, 155, 128)], ids=["mint", "olive"])
+def test_teeth_are_not_green(teeth):
+    """They become as red as they are yellow, and no lighter."""
+    colours = np.full((4, 5, 3), teeth, np.float32)
+    changed = without_green(colours)
+    assert np.allclose(changed @ LUMA, colours @ LUMA, atol=1e-3)
+    red, blue = changed[0, 0, 0] - changed[0, 0] @ LUMA, changed[0, 0, 2] - changed[0, 0] @ LUMA
+    assert red == pytest.approx(-blue, abs=0.1) and (changed[..., 0] > changed[..., 1]).all() and (changed[..., 1] > changed[..., 2]).all()
+
+
+@pytest.mark.parametrize("colour", [(190, 90, 100), (215, 203, 199), (224, 172, 140), (30, 20, 20), (0, 0, 0), (120, 120, 120)],
+                         ids=["lips", "ivory", "skin", "gap", "black", "grey"])
+def test_what_is_not_green_is_left_alone(colour):
+    colours = np.full((4, 5, 3), colour, np.float32)
+    np.testing.assert_array_equal(without_green(colours), colours)

@@ -86,6 +86,16 @@ def test_a_black_and_white_photo_stays_so():
     assert np.ptp(frame, axis=-1).max() == 0 and not np.array_equal(frame, photo)
 
 
+@pytest.mark.parametrize("fine", [False, True])
+def test_a_mouth_has_no_green_teeth(fine):
+    photo, matrix = portrait(300)
+    flow, visibility = still()
+    colours = np.full((2 * 64, 2 * 96, 3) if fine else (112, 128, 3), (147, 155, 133), np.float32)
+    frame = PhotoWarp(photo, matrix, fine).patch(flow, 0 * visibility, colours).onto(photo)
+    changed = frame[(frame != photo).any(-1)].astype(int)
+    assert len(changed) > 500 and (changed[:, 0] >= changed[:, 1]).mean() > 0.9
+
+
 def test_a_mouth_outside_the_photo_changes_nothing():
     photo, matrix = portrait(300)
     matrix[:, 2] += 2000

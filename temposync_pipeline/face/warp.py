@@ -13,7 +13,7 @@ from .blend import MAX_TONE_SHIFT
 from .crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
 from .inner_mouth import BLOCK, SCALE
 from .mouth_box import HEIGHT, LEFT, TOP, WIDTH, WINDOW, MouthBox, Patch, Rectangle, window_of
-from .tone import read_tone
+from .tone import LUMA, read_tone, without_green
 
 # Top, left, height, width in latent cells of the block outside which nothing is ever hidden: the inside of the mouth, and a cell around
 # it, since a block decoded alone is wrong at its edges.  Decoding no other colours halves the decoder's time.
@@ -57,6 +57,11 @@ def inner_pixels(block: np.ndarray) -> np.ndarray:
 def _window_of_block(block: np.ndarray, stride: int = 1) -> np.ndarray:
     top, left = _BLOCK_TOP // stride, _BLOCK_LEFT // stride
     return block[top:top + HEIGHT // stride, left:left + WIDTH // stride]
+
+
+def _seen_from(block: Rectangle, part: Rectangle) -> Rectangle:
+    """A part of the window in a block's own rows and columns."""
+    return Rectangle(part.y0 - block.y0, part.y1 - block.y0, part.x0 - block.x0, part.x1 - block.x0)
 
 
 def _inner_mask(block: Rectangle, edge: int, feather: int) -> np.ndarray:
@@ -106,7 +111,7 @@ class PhotoWarp:
         self.box = MouthBox(photo.shape[:2], matrix)
         crop = crop_face(photo, matrix)
         self._tone = read_tone(crop)
-        self._crop = window_of(crop)
+        self._crop = window_of(self._tone.to_known(crop))
         self._fine, self._block, self._edge = fine, _FINE if fine else _INNER, FINE_EDGE if fine else INNER_EDGE
         self._inner_mask = _inner_mask(self._block, self._edge, FINE_FEATHER if fine else INNER_FEATHER)
         reach = cv2.resize(window_of(mouth_mask()), (WIDTH // FLOW_STRIDE, HEIGHT // FLOW_STRIDE), interpolation=cv2.INTER_AREA)
@@ -155,24 +160,24 @@ class PhotoWarp:
 
     def _toned(self, colours: np.ndarray, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle) -> tuple[np.ndarray, Rectangle]:
         """The decoder's colours, around what is hidden in the photo's tone; float32 [HEIGHT, WIDTH, 3], and of which part of the window."""
-        colours = self._tone.to_photo(colours.astype(np.float32))
-        toned = np.zeros((HEIGHT, WIDTH, 3), np.float32)
-        _INNER.of(toned)[:] = colours
         near = covered.grown(TONE_MARGIN).within(_INNER.grown(-INNER_EDGE))
-        inner = near.of(toned)
-        detail = inner - cv2.GaussianBlur(inner, (0, 0), SOFTNESS)
+        inner = _seen_from(_INNER, near).of(colours).astype(np.float32)
+        luma = inner @ LUMA
+        detail = luma - cv2.GaussianBlur(luma, (0, 0), SOFTNESS)
         difference = tone_difference(inner, self._truth(flow, near), near.of(hidden))
-        inner[:] = self._tone.keep(inner + difference + SHARPENING * detail)
+        toned = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+        _INNER.of(toned)[:] = self._tone.to_photo(colours)
+        near.of(toned)[:] = self._tone.to_photo(without_green(inner + difference + SHARPENING * detail[..., None]))
         return toned, WINDOW
 
     def _toned_fine(self, colours: np.ndarray, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle) -> tuple[np.ndarray, Rectangle]:
         """What was painted, in the photo's tone, float32 [h, w, 3]; tone is compared at the crop's resolution."""
         near = covered.grown(TONE_MARGIN).within(_FINE)
-        inside = Rectangle(near.y0 - _FINE.y0, near.y1 - _FINE.y0, near.x0 - _FINE.x0, near.x1 - _FINE.x0)
-        fine = self._tone.to_photo(Rectangle(*(SCALE * limit for limit in inside)).of(colours).astype(np.float32))
+        fine = Rectangle(*(SCALE * limit for limit in _seen_from(_FINE, near))).of(colours).astype(np.float32)
         coarse = cv2.resize(fine, (near.x1 - near.x0, near.y1 - near.y0), interpolation=cv2.INTER_AREA)
         difference = tone_difference(coarse, self._truth(flow, near), near.of(hidden))
-        return self._tone.keep(fine + cv2.resize(difference, fine.shape[1::-1], interpolation=cv2.INTER_LINEAR)), near
+        fine += cv2.resize(difference, fine.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return self._tone.to_photo(without_green(fine)), near
 
     def _fill(
         self, pixels: np.ndarray, rectangle: Rectangle, covered: Rectangle, hidden: np.ndarray, colours: np.ndarray, of: Rectangle
