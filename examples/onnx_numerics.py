@@ -17,7 +17,8 @@ import onnxruntime
 
 # Sizes of what may have any: frames in a batch, then rows and columns of latents, or frames of sound.
 BATCH = 2
-SIZES = {"decoder": (7, 8), "encoder": (256, 256), "face_detector": (256, 256), "lip_motion": (25,), "viseme_classifier": (16_000,)}
+SIZES = {"decoder": (7, 8), "encoder": (256, 256), "face_detector": (256, 256), "lip_motion": (25,), "viseme_classifier": (16_000,),
+         "speech_encoder": (17,), "temporal_encoder": (16,), "temporal_decoder": (3,)}
 
 
 def open_network(path: Path) -> onnxruntime.InferenceSession:
@@ -32,7 +33,8 @@ def random_inputs(name: str, network: onnxruntime.InferenceSession) -> dict[str,
     for given in network.get_inputs():
         free = iter((BATCH, *SIZES.get(name, ())))
         shape = [size if isinstance(size, int) else next(free) for size in given.shape]
-        inputs[given.name] = generator.normal(size=shape).astype(np.float32)
+        # Whether conditions are given: they are.
+        inputs[given.name] = np.ones(shape, bool) if given.type == "tensor(bool)" else generator.normal(size=shape).astype(np.float32)
     return inputs
 
 

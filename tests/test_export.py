@@ -26,7 +26,7 @@ from temposync_pipeline.pipelines import rendering
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 from temposync_pipeline.pipelines.rendering import decode_block
 
-from .tiny_components import picture, spoken, tiny_denoiser, tiny_read_pipeline, whole_pipeline
+from .tiny_components import picture, spoken, tiny_asymtalker_pipeline, tiny_denoiser, tiny_read_pipeline, whole_pipeline
 
 FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}
 
@@ -182,6 +182,8 @@ def test_gradients_and_other_formats_stay_with_torch(exported):
     assert pipeline.vae.decoder(latents).requires_grad
     with torch.no_grad():
         assert pipeline.vae.decoder.double()(latents.double()).dtype == torch.float64
+        with torch.autocast("cpu", torch.bfloat16):
+            assert pipeline.vae.decoder.bfloat16()(latents.bfloat16()).dtype == pipeline.vae.decoder(latents).dtype == torch.bfloat16
 
 
 @pytest.fixture
@@ -271,12 +273,19 @@ def test_what_is_timed_is_what_a_video_asks(lips):
     assert timed == ["denoiser", "denoiser", "decoder", "motion_decoder"]
 
 
-def test_methods_that_move_the_whole_face_are_timed_decoding_it():
-    pipeline = tiny_read_pipeline()
+@pytest.mark.parametrize("make", [tiny_read_pipeline, lambda: tiny_read_pipeline(lips=True), tiny_asymtalker_pipeline])
+def test_of_methods_that_move_the_whole_face_a_clip_is_timed(make):
+    pipeline, timed = make(), []
     with recording(pipeline) as asked, torch.inference_mode():
-        next(pipeline.stream(picture(), spoken()))
-    (module, inputs), = runtimes.calls_of_frames(pipeline, 16)
-    assert module is pipeline.vae.decoder and inputs["latents"].shape[1:] == asked["decoder"]["latents"].shape[1:]
+        pipeline(picture(), spoken(0.3), generator=torch.Generator().manual_seed(0))
+    networks = {module: network for network, module in networks_of(pipeline)}
+    for module, inputs in runtimes.calls_of_frames(pipeline, 16):
+        network = networks[module]
+        timed.append(network.name)
+        assert inputs.keys() == asked[network.name].keys() and fixed_sizes(network, inputs) == fixed_sizes(network, asked[network.name])
+        with torch.inference_mode():
+            module(**inputs)
+    assert timed == ["transformer"] * pipeline.default_steps + ["temporal_decoder"] * 2 + ["decoder"]
 
 
 def test_runtimes_that_are_not_there(monkeypatch, capsys, tmp_path):
@@ -305,13 +314,35 @@ def test_the_environment_names_the_runtime(monkeypatch, capsys, make_speech):
         assert "runtime 'tpu': expected auto, torch, openvino or onnxruntime" in capsys.readouterr().err, command
 
 
-def test_the_first_use_is_said_to_take_long(exported, caplog):
+def test_the_first_use_is_said_to_take_long(exported, caplog, monkeypatch):
+    monkeypatch.setattr(runtimes, "COMPILED", ("decoder",))
     runtimes.use_runtime(whole_pipeline(), "openvino", exported[0])
     runtimes.use_runtime(whole_pipeline(), "torch")
     assert not caplog.records
     runtimes.use_runtime(whole_pipeline(), "onnxruntime")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert caplog.records[0].getMessage().startswith("onnxruntime is used for the first time: it compiles the networks")
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO")
+def test_what_only_sharp_photos_ask_is_compiled_with_the_rest(monkeypatch, caplog):
+    """Else a pipeline for other photos would wait for it for ever."""
+    monkeypatch.setattr(runtimes, "COMPILED", ("decoder", "inner_decoder"))
+    for _ in range(2):
+        pipeline = whole_pipeline()
+        runtimes.use_runtime(pipeline, "openvino")
+        with torch.inference_mode():
+            decode_block(pipeline.vae, torch.randn(2, 32, 5, 6), False)
+        assert pipeline._can_overlap()
+    assert [record.levelname for record in caplog.records if record.levelname == "WARNING"] == ["WARNING"]  # that it takes long
+
+
+def test_hooks_of_others_stay(exported):
+    """accelerate, too, puts a forward in a module's own."""
+    pipeline = whole_pipeline()
+    pipeline.vae.decoder.forward = hooked = lambda latents: latents
+    runtimes.use_runtime(pipeline, "torch")
+    assert pipeline.vae.decoder.forward is hooked
 
 
 def test_networks_are_compiled_while_no_other_computes(exported, monkeypatch):

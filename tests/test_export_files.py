@@ -11,6 +11,7 @@ import torch
 from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.export import files, runtimes
 from temposync_pipeline.export.networks import Network, networks_of
+from temposync_pipeline.export.sessions import open_session
 
 from .tiny_components import asking_all, picture, spoken, tiny_asymtalker_pipeline, tiny_read_pipeline, whole_pipeline
 
@@ -22,6 +23,19 @@ def nothing_compiled(tmp_path, monkeypatch):
 
 READ = {"viseme_classifier", "lip_motion", "face_detector", "face_landmarks", "encoder", "decoder", "speech_encoder", "transformer",
         "temporal_decoder"}
+
+
+@torch.no_grad()
+def check_lengths(pipeline, folder: Path) -> None:
+    """Others than in the examples."""
+    reference = torch.randn(1, 32, 16, 16)
+    lengths = {"speech_encoder": {"features": torch.randn(1, 41, 53)},
+               "temporal_encoder": {"residual": torch.randn(1, 40, 32, 16, 16), "reference": reference},
+               "temporal_decoder": {"latents": torch.randn(1, 7, 8, 8, 8), "reference": reference}}
+    for network, module in networks_of(pipeline):
+        if (inputs := lengths.get(network.name)) is not None:
+            made = open_session(next(folder.glob(f"{network.name}.[ox]*")), network, inputs, bfloat16=False)(inputs)
+            assert torch.allclose(made[0], network.torch_forward(module)(**inputs), atol=1e-4)
 
 
 @pytest.mark.parametrize("make, form, runtime, names", [
@@ -43,6 +57,7 @@ def test_methods_that_move_the_whole_face_are_exported_and_make_the_same_video(t
     assert np.ptp(expected, axis=0).max() > 0.05  # something moves
     errors = files.export_pipeline(pipeline, picture(), spoken(), form, tmp_path / form)
     assert set(errors) == names and max(errors.values()) < 1e-4
+    check_lengths(pipeline, tmp_path / form)
     monkeypatch.setattr(runtimes, "write_network", None)  # all is there
     runtimes.use_runtime(pipeline, runtime, tmp_path)
     made = frames()

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..face.crop import LATENT_STRIDE
+from ..face.inner_mouth import INNER_CELLS, SCALE
 from ..models.denoiser_temposync import TempoSyncDenoiserOutput
 from ..models.viseme_classifier import VisemeOutput
 
@@ -32,9 +34,10 @@ class Network:
     """A network of a pipeline.
 
     name: of its files. path: of its module from the pipeline on. inputs: arguments that are used, and which of their dimensions may have
-    any size. outputs: names of the tensors it returns. pack: makes of these what is returned. method: of the module.
-    per_frame: whether the first of those dimensions counts frames, of which a video has many. single: inputs that hold one of a kind.
-    asked_by: an attribute of pipelines that ask it, neither None nor False; "" = all that have it.
+    any size. outputs: names of the tensors it returns. pack: makes of these what is returned.
+    per_frame: whether the first dimension of `inputs` that may have any size counts frames, of which a video has many.
+    single: inputs that hold one of a kind. method: of the module. asked_by: an attribute of pipelines that ask it, neither None nor False;
+    "" = all that have it. example: inputs of a call, for what few videos ask: it is got ready with the others.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Network:
     single: tuple[str, ...] = ()
     method: str = "forward"
     asked_by: str = ""
+    example: Callable[[nn.Module], Tensors] | None = None
 
     def module(self, pipeline: Any) -> nn.Module | None:
         """Its module; None where the pipeline has none, or does not ask it."""
@@ -58,18 +62,21 @@ class Network:
         """The module's own method, also where another runtime's has taken its place."""
         return getattr(type(module), self.method).__get__(module)
 
-    def named(self, forward: Callable, arguments: tuple, keywords: Mapping[str, Any]) -> Tensors | None:
-        """The inputs of a call by name, what autocast has made bfloat16 in float32; None where it has others than `inputs`, is given no
-        tensor for one of them, or several for one of `single`."""
-        given = signature(forward).bind(*arguments, **keywords).arguments
+    def named(self, module: nn.Module, arguments: tuple, keywords: Mapping[str, Any]) -> Tensors | None:
+        """The inputs of a call by name, what autocast has made bfloat16 in float32.
+
+        None where it has others than `inputs`, is given no tensor for one of them, or several for one of `single`, or where the weights are
+        not float32.
+        """
+        given = signature(self.torch_forward(module)).bind(*arguments, **keywords).arguments
         if any(value is not None and not isinstance(value, bool) and name not in self.inputs for name, value in given.items()):
             return None
         tensors = {name: given.get(name) for name in self.inputs}
         known = all(isinstance(value, torch.Tensor) for value in tensors.values()) and all(len(tensors[name]) == 1 for name in self.single)
-        if not known:
+        if not known or any(weight.dtype != torch.float32 for weight in module.parameters()):
             return None
-        made = torch.bfloat16 if torch.is_autocast_enabled("cpu") else None
-        return {name: value.float() if value.dtype == made else value for name, value in tensors.items()}
+        lowered = torch.bfloat16 if torch.is_autocast_enabled("cpu") else None
+        return {name: value.float() if value.dtype == lowered else value for name, value in tensors.items()}
 
     def tensors_of(self, output: Any) -> tuple[torch.Tensor, ...]:
         """What `pack` was given, of what a forward returned."""
@@ -92,6 +99,16 @@ def _heard(values: tuple[torch.Tensor, ...]) -> VisemeOutput:
     return VisemeOutput(logits=values[0], hidden=values[1])
 
 
+@torch.no_grad()
+def _some_mouths(decoder: nn.Module) -> Tensors:
+    """What `InnerMouthDecoder` takes: sharp photos alone ask it."""
+    rows, columns = INNER_CELLS.y1 - INNER_CELLS.y0, INNER_CELLS.x1 - INNER_CELLS.x0
+    latents = torch.zeros(3, decoder.coarsest[0].in_channels // 2, rows + 2, columns + 2)
+    to_middle, to_fine = decoder.seen(torch.zeros(1, 3, *(SCALE * LATENT_STRIDE * cells for cells in (rows, columns))))
+    return {"latents": latents, "reference": latents[:1], "hidden": torch.zeros(3, 1, LATENT_STRIDE * rows, LATENT_STRIDE * columns),
+            "to_middle": to_middle, "to_fine": to_fine}
+
+
 NETWORKS = (
     Network("viseme_classifier", "viseme_classifier", {"input_values": (0, 1)}, ("logits", "hidden"), _heard),
     Network("lip_motion", "lip_motion", {"hidden": (0, 1), "loudness": (0, 1), "visemes": (0, 1)}, ("shapes",)),
@@ -110,7 +127,7 @@ NETWORKS = (
     Network("seen_mouth", "vae.inner_decoder", {"picture": (0,)}, ("to_middle", "to_fine"), tuple, method="seen", asked_by="denoiser"),
     Network(
         "inner_decoder", "vae.inner_decoder", {"latents": (0,), "reference": (), "hidden": (0,), "to_middle": (), "to_fine": ()},
-        ("pixels",), per_frame=True, single=("reference", "to_middle", "to_fine"), asked_by="denoiser"),
+        ("pixels",), per_frame=True, single=("reference", "to_middle", "to_fine"), asked_by="denoiser", example=_some_mouths),
     Network("speech_encoder", "speech_autoencoder", {"features": (0, 1)}, ("codes",), method="encode_normalised"),
     Network(
         "transformer", "transformer",
@@ -178,13 +195,16 @@ def recording(pipeline: Any) -> Iterator[dict[str, Tensors]]:
     """Within the block, keep the inputs of each network's last call of the most that it was given at once, by the network's name."""
     calls: dict[str, Tensors] = {}
     watched = [(network, module, vars(module).get(network.method)) for network, module in networks_of(pipeline)]
-    for network, module, _ in watched:
-        setattr(module, network.method, partial(_kept, calls, network, module, getattr(module, network.method)))
+    for network, module, own in watched:
+        keeping = partial(_kept, calls, network, module, getattr(module, network.method))
+        if hasattr(own, "is_ready"):  # of another runtime
+            vars(keeping)["is_ready"] = own.is_ready
+        setattr(module, network.method, keeping)
     try:
         yield calls
     finally:
         for network, module, before in watched:
-            vars(module).pop(network.method)
+            vars(module).pop(network.method, None)
             if before is not None:
                 setattr(module, network.method, before)
 
@@ -192,8 +212,8 @@ def recording(pipeline: Any) -> Iterator[dict[str, Tensors]]:
 def _kept(
     calls: dict[str, Tensors], network: Network, module: nn.Module, forward: Callable, *arguments: Any, **keywords: Any
 ) -> Any:
-    """What a forward returns; its inputs are kept in `calls`."""
-    inputs = network.named(network.torch_forward(module), arguments, keywords)
+    """What a forward returns; its inputs are kept in `calls` unless larger ones are."""
+    inputs = network.named(module, arguments, keywords)
     if inputs is not None and _size(network, inputs) >= _size(network, calls.get(network.name, {})):
         calls[network.name] = {name: value.detach().clone() for name, value in inputs.items()}
     return forward(*arguments, **keywords)

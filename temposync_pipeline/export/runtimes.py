@@ -13,9 +13,9 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -40,7 +40,7 @@ from .sessions import Session, open_session
 
 logger = logging.getLogger(__name__)
 
-# Those of whose time a video is made; the others run once a video.
+# Those of whose time a video is made, all by their forward; the others run once a video, or take little of it.
 COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder", "inner_decoder", "transformer", "temporal_decoder")
 # By which part of torch's time another must be faster to be chosen: it takes more memory, and the rest of a video is made by torch anyhow.
 WORTH_IT = 0.1
@@ -66,10 +66,9 @@ class CompiledForward:
         vars(self).update(state, _sessions={}, _lock=threading.Lock())
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        forward = self.network.torch_forward(self.module)
-        inputs = None if torch.is_grad_enabled() else self.network.named(forward, arguments, keywords)
+        inputs = None if torch.is_grad_enabled() else self.network.named(self.module, arguments, keywords)
         if inputs is None or any(value.device.type != "cpu" or value.dtype not in (torch.float32, torch.bool) for value in inputs.values()):
-            return forward(*arguments, **keywords)
+            return self.network.torch_forward(self.module)(*arguments, **keywords)
         return self.network.pack(self._session(inputs)(inputs))
 
     @cached_property
@@ -113,6 +112,12 @@ class CompiledForward:
                     temporary.with_suffix(suffix).unlink(missing_ok=True)
         return path
 
+    def prepare(self) -> None:
+        """Write the file of a network that few videos ask, if there is none: it could otherwise be waited for in the middle of one."""
+        if self.network.example is not None and not self.is_ready():
+            inputs = self.network.example(self.module)
+            self._file(inputs, fixed_sizes(self.network, inputs))
+
     def is_ready(self) -> bool:
         """Whether a file of the network is at hand, in the checkpoint or in the cache."""
         if self._exported_file() is not None:
@@ -137,11 +142,12 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
     forwards = _forwards(pipeline, runtime, checkpoint)
     if not all(forward.is_ready() for forward in forwards):
         logger.warning("%s is used for the first time: it compiles the networks, once, which can take more than a minute", runtime)
+    for network, module in networks_of(pipeline):
+        if isinstance(vars(module).get(network.method), CompiledForward):
+            vars(module).pop(network.method)
     for forward in forwards:
+        forward.prepare()
         setattr(forward.module, forward.network.method, forward)
-    if runtime == "torch":
-        for network, module in networks_of(pipeline):
-            vars(module).pop(network.method, None)
     pipeline.runtime = runtime
 
 
@@ -209,18 +215,14 @@ def calls_of_frames(pipeline: Any, frames: int) -> list[tuple[nn.Module, Tensors
     """The networks that so many frames of a video take, of `COMPILED`, each as often as they take it, and inputs for it: random numbers.
 
     Four steps take the denoiser twice a frame, and where the photo moves colours are decoded of the inside of the mouth (`face.warp`): if
-    it is open, and the photo not so sharp that another network paints it.  Methods that move the whole face decode all of it.
+    it is open, and the photo not so sharp that another network paints it.  Of methods that move the whole face: those of a clip.
     """
-    vae, generator = pipeline.vae, torch.Generator().manual_seed(0)
-
-    def some(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
-    denoiser, channels = getattr(pipeline, "denoiser", None), vae.config.latent_channels
+    vae, denoiser = pipeline.vae, getattr(pipeline, "denoiser", None)
+    some = partial(torch.randn, generator=torch.Generator().manual_seed(0))
     if denoiser is None:
-        cells = CROP_SIZE // LATENT_STRIDE
-        return [(vae.decoder, {"latents": some(frames, channels, cells, cells).contiguous(memory_format=torch.channels_last)})]
-    latents, config = some(frames, channels, *LATENT_WINDOW[2:]).contiguous(memory_format=torch.channels_last), denoiser.config
+        return _calls_of_a_clip(pipeline, some)
+    latents = some(frames, vae.config.latent_channels, *LATENT_WINDOW[2:]).contiguous(memory_format=torch.channels_last)
+    config = denoiser.config
     given = {"sample": latents, "timestep": some(1)[0], "reference": latents, "context": latents,
              "visemes": some(frames, config.viseme_window, config.num_visemes).softmax(-1),
              "identity": some(frames, config.identity_channels), "lips": some(frames, NUM_LIP_SHAPE)}
@@ -228,3 +230,18 @@ def calls_of_frames(pipeline: Any, frames: int) -> list[tuple[nn.Module, Tensors
     if vae.knows_motion:
         calls.append((vae.motion_decoder, {"latents": latents, "reference": latents[:1]}))
     return calls
+
+
+def _calls_of_a_clip(pipeline: Any, some: Callable[..., torch.Tensor]) -> list[tuple[nn.Module, Tensors]]:
+    """Those of `calls_of_frames` for one clip of a `WholeFacePipeline`, or one chunk."""
+    config, speech = pipeline.transformer.config, pipeline.speech_autoencoder.config
+    count, cells, size = pipeline.latent_frames_together, CROP_SIZE // LATENT_STRIDE, config.sample_size
+    reference, given = some(1, config.reference_channels, cells, cells), torch.ones(1, dtype=torch.bool)
+    latents = some(1, count, config.latent_channels, size, size)
+    told = {"sample": latents.transpose(1, 2), "timestep": some(1, count).sigmoid(),
+            "reference": some(1, config.portrait_channels, count, size, size) if config.portrait_channels else reference,
+            "speech": some(1, count, speech.tokens, config.speech_channels + config.lip_channels),
+            "given_reference": given, "given_speech": given}
+    decoded = [(pipeline.temporal_vae.decoder, {"latents": part, "reference": reference}) for part in (latents[:, :2], latents)]
+    pictures = some(8 * (count - 1), config.reference_channels, cells, cells).contiguous(memory_format=torch.channels_last)
+    return pipeline.default_steps * [(pipeline.transformer, told)] + decoded + [(pipeline.vae.decoder, {"latents": pictures})]

@@ -2,7 +2,8 @@
 
 The networks learned from portraits in white light and full contrast: of a sepia photo they make a mouth with greenish teeth and pink lips,
 of a faded one a black hole.  So the crop is brought near to what they know before it is encoded, and what they generate is brought
-back the same way.  A photo that is like theirs, of whatever skin, is left alone to the bit.
+back the same way.  A photo that is like theirs, of whatever skin, is left alone to the bit.  What they say of teeth is corrected in
+every photo (`without_green`).
 """
 
 from dataclasses import dataclass

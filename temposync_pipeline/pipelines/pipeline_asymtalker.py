@@ -128,6 +128,10 @@ class AsymTalkerPipeline(WholeFacePipeline):
         """
         return self._noise_source(self.new_frames, generator, latents)
 
+    @property
+    def latent_frames_together(self) -> int:
+        return self.config.chunk_frames
+
     def joints(self, frames: int) -> np.ndarray:
         return np.arange(FRAMES * self.new_frames, frames, FRAMES * self.new_frames)
 

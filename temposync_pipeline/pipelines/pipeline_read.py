@@ -146,6 +146,10 @@ class ReadPipeline(WholeFacePipeline):
         """
         return self._noise_source(self.config.clip_frames, generator, latents)
 
+    @property
+    def latent_frames_together(self) -> int:
+        return self.config.clip_frames
+
     def joints(self, frames: int) -> np.ndarray:
         length = FRAMES * (self.config.clip_frames - 1)
         return np.arange(length + 1, frames, length)

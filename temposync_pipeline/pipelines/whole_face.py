@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 class WholeFacePipeline(TalkingHeadPipeline):
     """Base of the pipelines with a temporal autoencoder: a method adds its constructor's signature, from which diffusers knows what to
-    load, its `SETTINGS` beside those here, `__call__`, `_frames` and `joints`.
+    load, its `SETTINGS` beside those here, `__call__`, `_frames`, `latent_frames_together` and `joints`.
 
     Args:
         vae: picture autoencoder. temporal_vae: codes its latents over time. speech_autoencoder, transformer, viseme_classifier,
@@ -66,6 +66,11 @@ class WholeFacePipeline(TalkingHeadPipeline):
         if blink_rate or head_motion:
             raise InvalidInputError("this model moves lids and head by itself: it has no blink_rate and no head_motion")
         return super()._sampling(*arguments, **options)
+
+    @property
+    def latent_frames_together(self) -> int:
+        """Latent frames that the transformer is given at once."""
+        raise NotImplementedError
 
     def joints(self, frames: int) -> np.ndarray:
         """Of so many video frames, those with which what is made together begins, but for the first of all."""
