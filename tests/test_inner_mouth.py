@@ -109,6 +109,20 @@ def test_the_stage_trains_the_painter_alone_and_resumes(tmp_path, perceptual):
     assert all(torch.equal(trained.state_dict()[name], weight) for name, weight in before.state_dict().items())
 
 
+@torch.no_grad()
+def test_a_painter_that_knows_no_places_is_taught_them_and_paints_the_same_at_first(tmp_path):
+    known = tiny_inner_vae()
+    settings = {name: value for name, value in known.config.items() if not name.startswith("_")}
+    vae = AutoencoderTempoSync(**settings | {"inner_placed": None}).eval()
+    vae.load_state_dict(known.state_dict(), strict=False)
+    vae.save_pretrained(tmp_path)
+    taught = inner_mouth.build(inner_mouth.Config(init=str(tmp_path)))
+    latents, hidden, picture = torch.randn(2, 32, 6, 8), torch.rand(2, 1, 64, 96), torch.randn(1, 3, 128, 192)
+    painted = [each.inner_mouth(latents, latents[:1], hidden, each.seen_mouth(picture)) for each in (vae, taught, known)]
+    assert torch.allclose(painted[0], painted[1], atol=1e-5) and not torch.allclose(painted[0], painted[2], atol=0.1)
+    assert taught.inner_decoder.place_fine.requires_grad and not taught.decoder.layers[0].weight.requires_grad
+
+
 def test_frames_are_painted_alike_alone_and_together():
     vae = tiny_inner_vae()
     latents, hidden, seen = torch.randn(3, 32, 6, 8), torch.rand(3, 1, 64, 96), vae.seen_mouth(torch.randn(1, 3, 128, 192))

@@ -49,11 +49,14 @@ def tiny_motion_vae() -> AutoencoderTempoSync:
 
 
 def tiny_inner_vae() -> AutoencoderTempoSync:
-    """`tiny_motion_vae` that also paints the inside of the mouth."""
+    """`tiny_motion_vae` that also paints the inside of the mouth; what starts at zero is random here."""
     vae = tiny_motion_vae()
     settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
-    painting = AutoencoderTempoSync(**settings | {"inner_channels": (8, 8, 8, 8), "inner_blocks": (1, 0, 0, 0)}).eval()
+    painting = AutoencoderTempoSync(**settings | {
+        "inner_channels": (8, 8, 8, 8), "inner_blocks": (1, 0, 0, 0), "inner_placed": (4, 6)}).eval()
     painting.load_state_dict(vae.state_dict(), strict=False)
+    for places in (painting.inner_decoder.place_middle, painting.inner_decoder.place_fine):
+        torch.nn.init.normal_(places)
     return painting
 
 

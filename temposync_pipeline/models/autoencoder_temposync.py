@@ -107,12 +107,15 @@ class InnerMouthDecoder(nn.Module):
 
     A denoiser's latents say how far the mouth is open and roughly how bright it is where, seldom what a tooth looks like: that comes from
     what the network knows of teeth, and from the reference picture, pixel for pixel, where that shows them: upper teeth are fixed to the
-    head, and crops are aligned to it.
+    head, and crops are aligned to it.  Convolutions do not know where in the block they are: what is usual at each place is learnt beside
+    them, for a block of `placed` rows and columns of cells.
     """
 
     MARGIN = 1  # latent cells around the block that it looks at
 
-    def __init__(self, channels: tuple[int, ...], blocks: tuple[int, ...], latent_channels: int):
+    def __init__(
+        self, channels: tuple[int, ...], blocks: tuple[int, ...], latent_channels: int, placed: tuple[int, int] | None = None
+    ):
         super().__init__()
         coarsest, coarse, middle, fine = channels
         self.coarsest = nn.Sequential(Conv2d(2 * latent_channels, coarsest, 3, padding=1), *_stage(coarsest, blocks[0]))
@@ -127,6 +130,10 @@ class InnerMouthDecoder(nn.Module):
         self.picture = nn.Sequential(nn.PixelUnshuffle(4), Conv2d(48, 2 * fine, 3, padding=1), ResidualBlock(2 * fine), nn.SiLU())
         self.picture_to_fine = Conv2d(2 * fine, 2 * fine, 3, padding=1)
         self.picture_to_middle = Conv2d(2 * fine, middle, 4, stride=2, padding=1)
+        if placed is not None:
+            self.place_middle = nn.Parameter(torch.zeros(middle, *(4 * cells for cells in placed)))
+            self.place_fine = nn.Parameter(torch.zeros(fine, *(8 * cells for cells in placed)))
+        self.knows_places = placed is not None
 
     def seen(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the network knows of references [R, 3, 32h, 32w] once for all their frames: [R, c, 4h, 4w] and [R, 2c, 8h, 8w]."""
@@ -144,10 +151,12 @@ class InnerMouthDecoder(nn.Module):
             to_middle, to_fine = (part.repeat_interleave(frames, 0) for part in (to_middle, to_fine))
         x = self.coarsest(torch.cat([latents - each, each], 1).contiguous(memory_format=torch.channels_last))
         x = self.to_middle(self.coarse(x[..., edge:-edge, edge:-edge]))
-        x = self.middle(x + self.hidden_to_middle(hidden) + to_middle)
+        x = x + self.hidden_to_middle(hidden) + to_middle
+        x = self.middle(x + self.place_middle.to(x.dtype) if self.knows_places else x)
         # Part of the reference's pixels is let through as the frame wants it.
         kept, gate = to_fine.chunk(2, 1)
         x = self.to_fine(x) + self.hidden_to_fine(hidden)
+        x = x + self.place_fine.to(x.dtype) if self.knows_places else x
         return self.fine(x + kept * (x + gate).sigmoid())
 
 
@@ -164,6 +173,8 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         latents_mean, latents_std: per channel; None means 0 and 1.
         motion_channels, motion_blocks: widths and residual blocks of `motion` at strides 16, 8, 4; None = an autoencoder without it.
         inner_channels, inner_blocks: widths and residual blocks of `inner_mouth` at strides 16, 8, 4, 2; None = an autoencoder without it.
+        inner_placed: rows and columns of cells of the only block that `inner_mouth` then paints, each place of which it knows; None = of
+            any block.
     """
 
     _group_offload_block_modules = ["encoder", "decoder"]
@@ -182,6 +193,7 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         motion_blocks: tuple[int, int, int] = (3, 2, 1),
         inner_channels: tuple[int, int, int, int] | None = None,
         inner_blocks: tuple[int, int, int, int] = (1, 2, 2, 2),
+        inner_placed: tuple[int, int] | None = None,
     ):
         super().__init__()
         check_moments(latents_mean, latents_std, latent_channels)
@@ -190,7 +202,7 @@ class AutoencoderTempoSync(ModelMixin, ConfigMixin):
         if motion_channels is not None:
             self.motion_decoder = MotionDecoder(tuple(motion_channels), tuple(motion_blocks), latent_channels)
         if inner_channels is not None:
-            self.inner_decoder = InnerMouthDecoder(tuple(inner_channels), tuple(inner_blocks), latent_channels)
+            self.inner_decoder = InnerMouthDecoder(tuple(inner_channels), tuple(inner_blocks), latent_channels, inner_placed)
 
     @property
     def stride(self) -> int:

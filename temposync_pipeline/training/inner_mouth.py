@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..data.denoised_latents import LATENT_LEVELS, VOICE_ALONE
 from ..data.inner_mouths import FILMED, OWN_TEETH, SOFT, InnerMouths
 from ..errors import InvalidInputError
-from ..face.inner_mouth import SCALE, block_of_window, cells_around
+from ..face.inner_mouth import INNER_CELLS, SCALE, block_of_window, cells_around
 from ..face.warp import HIDDEN_FROM, HIDDEN_TO, LIP_RIM
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from .adversarial import PatchDiscriminator, hinge_terms
@@ -223,16 +223,19 @@ def train(config: Config) -> dict[str, float]:
 
 
 def build(config: Config) -> AutoencoderTempoSync:
-    """The autoencoder of `init`, with a new painter of mouths where it has none, which alone is to be trained."""
+    """The autoencoder of `init`, whose painter of mouths alone is to be trained: a new one where it has none, else the same, which is
+    taught the block's places if it did not know them."""
     if not config.init:
         raise InvalidInputError("inner_mouth builds on an autoencoder that knows motion: give its checkpoint with --init")
     vae = AutoencoderTempoSync.from_pretrained(config.init)
     if not vae.knows_motion:
         raise InvalidInputError("this autoencoder does not know what a frame hides: train the stage decoder first")
-    if not vae.knows_inner_mouth:
+    if not vae.knows_inner_mouth or vae.config.inner_placed is None:
         weights = vae.state_dict()
         settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
-        vae = AutoencoderTempoSync(**settings | {"inner_channels": config.inner_channels, "inner_blocks": config.inner_blocks})
+        widths = {} if vae.knows_inner_mouth else {"inner_channels": config.inner_channels, "inner_blocks": config.inner_blocks}
+        placed = INNER_CELLS.y1 - INNER_CELLS.y0, INNER_CELLS.x1 - INNER_CELLS.x0
+        vae = AutoencoderTempoSync(**settings | widths | {"inner_placed": placed})
         vae.load_state_dict(weights, strict=False)
     vae.to(memory_format=torch.channels_last).requires_grad_(False)
     vae.inner_decoder.requires_grad_(True)
