@@ -5,6 +5,7 @@ import json
 import locale
 import os
 import re
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -335,6 +336,30 @@ def test_what_only_sharp_photos_ask_is_compiled_with_the_rest(monkeypatch, caplo
             decode_block(pipeline.vae, torch.randn(2, 32, 5, 6), False)
         assert pipeline._can_overlap()
     assert [record.levelname for record in caplog.records if record.levelname == "WARNING"] == ["WARNING"]  # that it takes long
+
+
+@pytest.mark.parametrize("runtime, damaged", [("openvino", "decoder.bin"), ("openvino", "decoder.xml"), ("onnxruntime", "decoder.onnx")])
+def test_torch_computes_what_is_damaged(exported, tmp_path, monkeypatch, caplog, runtime, damaged):
+    monkeypatch.setattr(runtimes, "COMPILED", ("decoder",))
+    folder = tmp_path / FORMATS[runtime]
+    shutil.copytree(exported[0] / FORMATS[runtime], folder)
+    (folder / damaged).write_bytes((folder / damaged).read_bytes()[:300])
+    pipeline, latents = whole_pipeline(), torch.randn(2, 32, 5, 6)
+    runtimes.use_runtime(pipeline, runtime, tmp_path)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert torch.equal(pipeline.vae.decoder(latents), type(pipeline.vae.decoder).forward(pipeline.vae.decoder, latents))
+    (record,) = (record for record in caplog.records if record.levelname == "WARNING")
+    assert f"{FORMATS[runtime]}/decoder" in record.getMessage() and "temposync export writes it anew" in record.getMessage()
+
+
+def test_half_precision_stays_with_torch(caplog):
+    pytest.importorskip("openvino")
+    pipeline = whole_pipeline().to(torch.bfloat16)
+    runtimes.use_runtime(pipeline, "openvino")
+    with torch.inference_mode():
+        assert pipeline.vae.decoder(torch.randn(2, 32, 5, 6).bfloat16()).dtype == torch.bfloat16
+    assert not [record for record in caplog.records if record.name.startswith("temposync")]
 
 
 def test_hooks_of_others_stay(exported):

@@ -89,11 +89,14 @@ def test_a_file_that_computes_something_else_is_an_error(tmp_path, monkeypatch):
         next(altered.parameters()).data.mul_(1.5)
         write(network, altered, example, path)
 
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / files.INDEX).write_text("{}")  # of files that were there before
     lip_motion = [(network, module) for network, module in networks_of(whole_pipeline()) if network.name == "lip_motion"]
     monkeypatch.setattr(files, "write_network", wrong)
     monkeypatch.setattr(files, "networks_of", lambda pipeline: lip_motion)
     with pytest.raises(InvalidInputError, match="lip_motion.xml: computes something else than torch"):
         files.export_pipeline(whole_pipeline(), picture(), spoken(), "openvino", tmp_path / "wrong")
+    assert not (tmp_path / "wrong" / files.INDEX).exists()
 
 
 def test_an_interrupt_amid_an_export_comes_after_it(tmp_path, monkeypatch):

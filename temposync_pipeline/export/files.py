@@ -70,7 +70,10 @@ def write_network(network: Network, module: nn.Module, example: Tensors, path: P
         for ports, names in ((model.inputs, network.inputs), (model.outputs, network.outputs)):
             for port, name in zip(ports, names, strict=True):
                 port.get_tensor().set_names({name})
-        openvino.save_model(model, path, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:  # a full disk, say
+            raise InvalidInputError(f"{path}: cannot be written ({error})") from error
 
 
 @torch.no_grad()
@@ -114,6 +117,7 @@ def export_pipeline(pipeline: Any, image: Any, audio: Any, form: str, folder: Pa
             pipeline.vae.decode(inner_cells(calls["motion_decoder"]["latents"]))
             if pipeline.vae.knows_inner_mouth:
                 _paint_mouths(pipeline.vae, calls)
+    (folder / INDEX).unlink(missing_ok=True)  # it would speak for files that are being written
     for network, module in networks_of(pipeline):
         if network.name not in calls:
             raise InvalidInputError(f"{network.name}: not used for this picture and sound, so there is nothing to check it with")

@@ -62,6 +62,10 @@ class Network:
         """The module's own method, also where another runtime's has taken its place."""
         return getattr(type(module), self.method).__get__(module)
 
+    def is_exact(self, module: nn.Module) -> bool:
+        """Whether its weights are float32: a file would not hold others."""
+        return all(weight.dtype == torch.float32 for weight in module.parameters())
+
     def named(self, module: nn.Module, arguments: tuple, keywords: Mapping[str, Any]) -> Tensors | None:
         """The inputs of a call by name, what autocast has made bfloat16 in float32.
 
@@ -73,7 +77,7 @@ class Network:
             return None
         tensors = {name: given.get(name) for name in self.inputs}
         known = all(isinstance(value, torch.Tensor) for value in tensors.values()) and all(len(tensors[name]) == 1 for name in self.single)
-        if not known or any(weight.dtype != torch.float32 for weight in module.parameters()):
+        if not known or not self.is_exact(module):
             return None
         lowered = torch.bfloat16 if torch.is_autocast_enabled("cpu") else None
         return {name: value.float() if value.dtype == lowered else value for name, value in tensors.items()}

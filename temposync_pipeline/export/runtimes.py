@@ -56,7 +56,7 @@ class CompiledForward:
 
     def __init__(self, network: Network, module: nn.Module, runtime: str, exported: Sequence[Path]):
         self.network, self.module, self.runtime, self.exported = network, module, runtime, exported
-        self._sessions: dict[tuple, Session] = {}
+        self._sessions: dict[tuple, Session | None] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,7 +69,8 @@ class CompiledForward:
         inputs = None if torch.is_grad_enabled() else self.network.named(self.module, arguments, keywords)
         if inputs is None or any(value.device.type != "cpu" or value.dtype not in (torch.float32, torch.bool) for value in inputs.values()):
             return self.network.torch_forward(self.module)(*arguments, **keywords)
-        return self.network.pack(self._session(inputs)(inputs))
+        session = self._session(inputs)
+        return self.network.torch_forward(self.module)(*arguments, **keywords) if session is None else self.network.pack(session(inputs))
 
     @cached_property
     def _hash(self) -> str:
@@ -80,14 +81,22 @@ class CompiledForward:
         found = (exported_file(folder, self.network, self._hash, fixed) for folder in self.exported if folder.is_dir())
         return next((path for path in found if path is not None), None)
 
-    def _session(self, inputs: Tensors) -> Session:
-        """For tensors of these shapes, in the precision that torch would use."""
+    def _session(self, inputs: Tensors) -> Session | None:
+        """For tensors of these shapes, in the precision that torch would use; None where the file cannot be read."""
         fixed = fixed_sizes(self.network, inputs)
         key = str(fixed + sizes_but_frames(self.network, inputs)), torch.is_autocast_enabled("cpu")
         with self._lock:
             if key not in self._sessions:
-                self._sessions[key] = open_session(self._file(inputs, fixed), self.network, inputs, bfloat16=key[1])
+                self._sessions[key] = self._opened(self._file(inputs, fixed), inputs, key[1])
             return self._sessions[key]
+
+    def _opened(self, path: Path, inputs: Tensors, bfloat16: bool) -> Session | None:
+        try:
+            return open_session(path, self.network, inputs, bfloat16)
+        except Exception as error:  # each runtime has its own for a damaged file
+            reason = " ".join(str(error).split())[:200]
+            logger.warning("%s: cannot be used, torch computes this network; temposync export writes it anew (%s)", path, reason)
+            return None
 
     def _file(self, inputs: Tensors, fixed: list[list[int]]) -> Path:
         """The network's file for these shapes, written now where there is none."""
@@ -114,7 +123,7 @@ class CompiledForward:
 
     def prepare(self) -> None:
         """Write the file of a network that few videos ask, if there is none: it could otherwise be waited for in the middle of one."""
-        if self.network.example is not None and not self.is_ready():
+        if self.network.example is not None and self.network.is_exact(self.module) and not self.is_ready():
             inputs = self.network.example(self.module)
             self._file(inputs, fixed_sizes(self.network, inputs))
 
@@ -140,7 +149,7 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
     if runtime == "auto":
         runtime = _fastest(pipeline, checkpoint)
     forwards = _forwards(pipeline, runtime, checkpoint)
-    if not all(forward.is_ready() for forward in forwards):
+    if not all(forward.is_ready() for forward in forwards if forward.network.is_exact(forward.module)):
         logger.warning("%s is used for the first time: it compiles the networks, once, which can take more than a minute", runtime)
     for network, module in networks_of(pipeline):
         if isinstance(vars(module).get(network.method), CompiledForward):
