@@ -77,10 +77,10 @@ class Tone:
 
 
 def without_green(colours: np.ndarray) -> np.ndarray:
-    """Decoded insides of mouths, float32 [h, w, 3], with teeth no greener than they are in white light; luma stays.
+    """Decoded insides of mouths, float32 [h, w, 3] in 0..255, with teeth no greener than they are in white light; luma stays.
 
     A denoiser's teeth are as yellow as those in videos and as little red as those in photos: together that is olive or mint.  Real ones
-    are as much redder than grey as they are less blue, or more: of 31 photos of smiles by 0.01 of their luma, the middle one.
+    are as much redder than grey as they are less blue, or more: of 31 London smiles by 0.01 of their luma, the middle one.
     """
     luma = colours @ LUMA
     red, blue = colours[..., 0] - luma, colours[..., 2] - luma

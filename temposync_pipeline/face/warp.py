@@ -86,7 +86,7 @@ def _with_rim(hidden: np.ndarray) -> np.ndarray:
 
 def tone_difference(colours: np.ndarray, truth: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """How much lighter than `colours` the photo is, float32 [h, w, 3] in levels: smooth, measured where it shows the face, and carried on
-    into what it hides; pictures float32 [h, w, 3] in the colours of one of them, `hidden` [h, w] in [0, 1]."""
+    into what it hides; pictures [h, w, 3] in 0..255, both toned alike, `hidden` [h, w] in [0, 1]."""
     size = max(1, hidden.shape[1] // TONE_CELL), max(1, hidden.shape[0] // TONE_CELL)
     shown = (1 - hidden)[..., None]
     difference = np.clip(truth - colours, -MAX_TONE_SHIFT, MAX_TONE_SHIFT) * shown
