@@ -17,7 +17,7 @@ from temposync_pipeline.cli import main
 from temposync_pipeline.face.crop import align_matrix
 from temposync_pipeline.media.gif import stream_gif
 from temposync_pipeline.media.image import load_image
-from temposync_pipeline.media.planes import luma_of, to_planes
+from temposync_pipeline.media.planes import arrays_of, luma_of, to_planes
 from temposync_pipeline.media.video import VideoWriter, read_tags
 from temposync_pipeline.models.face_aligner import FaceAligner
 from temposync_pipeline.pipelines.pipeline_output import TempoSyncPipelineOutput
@@ -165,7 +165,21 @@ def test_scores_without_a_mark_are_those_of_chance():
     assert read_crop(np.full((300, 300), 90, np.uint8), np.eye(2, 3)).score < FOUND_SCORE
 
 
-def test_files_are_marked_unless_told_otherwise_and_frames_never_are(tmp_path):
+@pytest.fixture
+def handed_over(monkeypatch) -> dict[str, list[list[np.ndarray]]]:
+    """Planes of each file's frames as its encoder gets them: what that makes of them depends on how many threads it may start."""
+    planes: dict[str, list[list[np.ndarray]]] = {}
+    write = VideoWriter.write_planes
+
+    def keep(writer: VideoWriter, frame: av.VideoFrame, *times: Fraction) -> None:
+        planes.setdefault(writer.path.name, []).append([plane.copy() for plane in arrays_of(frame)])
+        write(writer, frame, *times)
+
+    monkeypatch.setattr(VideoWriter, "write_planes", keep)
+    return planes
+
+
+def test_files_are_marked_unless_told_otherwise_and_frames_never_are(tmp_path, handed_over):
     pipeline = tiny_pipeline()
     output = pipeline(picture(300, 260), spoken(), num_inference_steps=1, output_type="np")
     assert output.origin.model == "custom"
@@ -174,8 +188,11 @@ def test_files_are_marked_unless_told_otherwise_and_frames_never_are(tmp_path):
     with VideoWriter(tmp_path / "frames.mp4", audio_path=spoken()) as writer:
         for frame in output.frames:
             writer.write(np.rint(255 * frame).astype(np.uint8))
-    marked, plain, frames = (np.stack(read_frames(tmp_path / name)) for name in ("marked.mp4", "plain.mp4", "frames.mp4"))
-    assert np.array_equal(plain, frames) and not np.array_equal(marked, plain)
+    lumas, *chromas = ([np.stack([frame[plane] for frame in handed_over[name]]) for name in ("marked.mp4", "plain.mp4", "frames.mp4")]
+                       for plane in range(3))
+    assert all(np.array_equal(plain, frames) for _, plain, frames in (lumas, *chromas))
+    assert not np.array_equal(*lumas[:2]) and all(np.array_equal(*chroma[:2]) for chroma in chromas)
+    marked = read_frames(tmp_path / "marked.mp4")
     bits = scores(evidence(luma_crop(luma_of(marked[0]), output.origin.matrix)))
     assert ((bits > 0) == (payload_bits(model_identifier("custom", "")) > 0)).all()
     output.save(tmp_path / "marked.gif")
