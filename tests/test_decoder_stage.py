@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from temposync_pipeline.data.motion_pairs import LEFT, TOP, MotionPairs, PairWriter, held_out_person, true_motion
+from temposync_pipeline.data.denoised_latents import ENCODED, LATENT_LEVELS, MUCH_NOISE, NUM_WAYS, VOICE_ALONE
+from temposync_pipeline.data.motion_pairs import LEFT, TOP, MotionPairs, PairWriter, as_filmed, held_out_person, true_motion
 from temposync_pipeline.data.retarget import retarget
 from temposync_pipeline.face.lip_shape import rest_shape
 from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
@@ -40,8 +41,13 @@ def folder(spoken, tmp_path_factory):
     photograph, shape, frames, shapes = spoken
     folder = tmp_path_factory.mktemp("pairs")
     writer = PairWriter(normalised_vae())
-    writer.add(photograph, frames, 0, [true_motion(shape, points) for points in shapes])
+    truth = [true_motion(shape, points) for points in shapes]
+    writer.add(photograph, frames, 0, truth)
     writer.add(frames[0], frames[::2], 1)
+    # As if a denoiser had made latents of its own of the same voice.
+    still, ways = writer.references[0][1], np.stack([frame[1] for frame in writer.frames[:len(frames)]])
+    ways[:, VOICE_ALONE] = still + 0.6 * (ways[:, ENCODED].astype(float) - still)
+    writer.add(photograph, frames, 0, truth, (still, ways))
     for split in ("train", "val"):
         writer.pairs().save(folder / split)
     return folder
@@ -61,14 +67,35 @@ def test_the_true_motion_makes_the_frame_out_of_the_photograph(spoken):
 
 def test_pairs_survive_the_disk(folder):
     pairs = MotionPairs.load(folder / "train")
-    assert pairs.references.shape == (2, 160, 192, 3) and pairs.frames.shape == (9, 160, 192, 3)
-    assert pairs.owners.tolist() == [0] * 6 + [1] * 3 and pairs.kinds.tolist() == [0] * 6 + [1] * 3
-    assert not pairs.flow[6:].any() and pairs.flow[:6].any() and pairs.latents.shape == (9, 32, 10, 12)
+    assert pairs.references.shape == (3, 160, 192, 3) and pairs.frames.shape == (15, 160, 192, 3)
+    assert pairs.owners.tolist() == [0] * 6 + [1] * 3 + [2] * 6 and pairs.kinds.tolist() == [0] * 6 + [1] * 3 + [0] * 6
+    assert not pairs.flow[6:9].any() and pairs.flow[:6].any() and pairs.latents.shape == (15, NUM_WAYS, 32, 10, 12)
+    # Where no denoiser was asked, the encoder's stand in all places.
+    assert (pairs.latents[:9] == pairs.latents[:9, :1]).all() and (pairs.latents[9:, VOICE_ALONE] != pairs.latents[9:, ENCODED]).any()
+
+
+def test_real_pairs_come_only_in_ways_that_keep_to_the_true_frame_and_only_the_encoders_are_changed(folder):
+    pairs = MotionPairs.load(folder / "train")
+    pairs.latents = np.array(pairs.latents)
+    pairs.latents[:] = np.arange(NUM_WAYS)[:, None, None, None]  # which way
+    sampler = decoder.PairSampler(pairs, decoder.Config(batch_size=64, ways={ENCODED: 0.5, VOICE_ALONE: 0.5}, kinds={0: 0.5, 1: 0.5}))
+    batch = sampler.draw()
+    ways = (LATENT_LEVELS * batch.latents[:, 0, 0, 0]).round().int()
+    assert set(ways[batch.is_known].tolist()) == {ENCODED, VOICE_ALONE} and set(ways[~batch.is_known].tolist()) == {ENCODED, MUCH_NOISE}
+    changed = (decoder.as_generated(batch, sampler.config) != batch.latents).flatten(1).any(1)
+    assert torch.equal(changed, batch.is_encoded) and torch.equal(batch.is_encoded, ways == ENCODED)
+
+
+def test_photographs_are_made_darker_and_softer_as_films_are():
+    rng, picture = np.random.default_rng(0), np.random.default_rng(1).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    filmed = [as_filmed(picture, rng) for _ in range(8)]
+    assert all(crop.shape == picture.shape and crop.dtype == np.uint8 and crop.std() < picture.std() for crop in filmed)
+    assert min(crop.mean() for crop in filmed) < 0.7 * picture.mean()
 
 
 def test_composing_with_the_truth_is_the_frame(folder):
     pairs = MotionPairs.load(folder / "train")
-    batch = decoder.make_batch(pairs, np.array([0]), np.arange(3, 4))
+    batch = decoder.make_batch(pairs, np.array([0]), np.arange(3, 4), np.array([ENCODED]))
     flow = decoder.full_flow(batch.flow, torch.ones(1, 1, 160, 192))
     composed = decoder.compose(batch.references, batch.frames, flow, 1 - batch.hidden)
     assert (composed - batch.frames).abs().mean() < 0.01 < (batch.references - batch.frames).abs().mean()
@@ -82,7 +109,9 @@ def test_the_stage_learns_the_motion_keeps_the_colours_and_resumes(folder, tmp_p
     first = decoder.train(decoder.Config(max_steps=1, **settings))
     later = decoder.train(decoder.Config(max_steps=40, resume=True, **settings))
     assert load_checkpoint(tmp_path / "run" / "checkpoint")["step"] == 40
-    assert later["flow_error"] < 0.9 * first["flow_error"]
+    for way in ("", "_of_voice"):
+        assert later["flow_error" + way] < 0.9 * first["flow_error" + way]
+        assert abs(later["flow_size" + way] - 1) < abs(first["flow_size" + way] - 1)
     trained, before = AutoencoderTempoSync.from_pretrained(tmp_path / "run" / "vae"), tiny_vae()
     assert trained.knows_motion
     assert all(torch.equal(trained.state_dict()[name], weight) for name, weight in before.state_dict().items())

@@ -1,4 +1,4 @@
-"""What a denoiser makes of true frames: the mush that a painter of teeth is given in the product."""
+"""What a denoiser makes of true frames: what decoders are given in the product."""
 
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from ..pipelines.pipeline_temposync import TempoSyncPipeline
 
 # How a frame's latents came about; the last knows nothing of the frame but its voice.
-ENCODED, MUCH_NOISE, MORE_NOISE, VOICE_ALONE = range(4)
+NUM_WAYS = 4
+ENCODED, MUCH_NOISE, MORE_NOISE, VOICE_ALONE = range(NUM_WAYS)
 LATENT_LEVELS = 24  # of int8 a unit of normalised latents
+# Int8 of a reference crop, [C, 10, 12], and of each frame in every way, [T, 4, C, 10, 12].
+Latents = tuple[np.ndarray, np.ndarray]
 
 
 class Voice:
@@ -27,20 +30,24 @@ class Voice:
 
     @torch.inference_mode()
     def latents(
-        self, reference: np.ndarray, crops: np.ndarray, start: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Latents int8 of a reference crop, [C, 10, 12], and four ways of crops from the clip's frame `start` on, [T, 4, C, 10, 12]."""
+        self, reference: np.ndarray, crops: np.ndarray, frames: np.ndarray, rng: np.random.Generator, lips: np.ndarray | None = None
+    ) -> Latents:
+        """Of a reference crop [256, 256, 3] and of crops [T, 256, 256, 3] that speak like these frames [T] of the clip.
+
+        `lips` are the frames' true shapes, [T, 6] in units of `face.lip_shape.TYPICAL_MOTION`; without them the denoiser is told those
+        that are heard.
+        """
         pipe, count = self.pipe, len(crops)
         encoded = encode_crops(pipe.vae, np.concatenate([reference[None], crops, mask_mouth(reference)[None]])).float()
         context, identity = latent_window(encoded[-1:]), pipe.identity_encoder(encoded[:1].to(pipe.identity_encoder.dtype))
         window = latent_window(encoded[:-1])
         still = window[:1].expand(count, -1, -1, -1)
         config, scheduler = pipe.denoiser.config, pipe.scheduler
-        frames = np.clip(np.arange(start, start + count), 0, len(self.speech) - 1)
+        frames = np.clip(frames, 0, len(self.speech) - 1)
         given = {
             "reference": still, "context": context.expand(count, -1, -1, -1), "identity": identity.float().expand(count, -1),
             "visemes": torch.from_numpy(viseme_windows(self.speech.visemes, config.viseme_window)[frames].copy()),
-            "lips": torch.from_numpy(self.speech.lips[frames].copy())}
+            "lips": torch.from_numpy((self.speech.lips[frames] if lips is None else lips).astype(np.float32))}
         residual = (window[1:] - still) / config.residual_scale
         scheduler.set_timesteps(4)
         sigmas = scheduler.sigmas.tolist()
@@ -58,8 +65,8 @@ class Voice:
             samples = scheduler.pred_original(raw.float(), noisy, sigma)
         alone, more, much = samples.split(count)
         ways = [residual, much, more, alone]
-        return _as_int8(window[0]), _as_int8(torch.stack([still + config.residual_scale * way for way in ways], 1))
+        return as_int8(window[0]), as_int8(torch.stack([still + config.residual_scale * way for way in ways], 1))
 
 
-def _as_int8(latents: torch.Tensor) -> np.ndarray:
+def as_int8(latents: torch.Tensor) -> np.ndarray:
     return (latents.float() * LATENT_LEVELS).round().clamp(-127, 127).to(torch.int8).numpy()

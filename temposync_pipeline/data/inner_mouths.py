@@ -79,7 +79,7 @@ class Writer:
 
     def add(self, take: Take, kind: int, person: str, voice: Voice, start: int, rng: np.random.Generator) -> None:
         reference_crop, reference, crops, blocks = take
-        still, latents = voice.latents(reference_crop, crops, start, rng)
+        still, latents = voice.latents(reference_crop, crops, start + np.arange(len(crops)), rng)
         quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
         pictures = [np.ascontiguousarray(picture[..., ::-1]) for picture in (reference, *blocks)]
         self.jpeg += [cv2.imencode(".jpg", picture, quality)[1].ravel() for picture in pictures]

@@ -1,13 +1,15 @@
 """Stage `decoder`: what `AutoencoderTempoSync.motion` says, where in the portrait a frame's pixels come from.
 
 Reads `DATA/{train,val}` (`temposync_pipeline.data.motion_pairs`).  Encoder and colours stay as they are: latents, and so everything
-trained on them, keep their meaning.  Of photographs made to speak the warp is known and supervised; of real pairs the composed picture is
-compared with the true one, and hiding a pixel has a small price, so that the photograph is used wherever it can be.
+trained on them, keep their meaning.  Of photographs made to speak the warp is known and supervised, also where the latents are those that
+the denoiser makes of the voice; of real pairs the composed picture is compared with the true one, and hiding a pixel has a small price, so
+that the photograph is used wherever it can be.
 
     temposync train decoder --init temposync-tiny --data PAIRS --output runs/decoder
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..data.denoised_latents import ENCODED, LATENT_LEVELS, MORE_NOISE, MUCH_NOISE, NUM_WAYS, VOICE_ALONE
 from ..data.motion_pairs import HEIGHT, LEFT, TOP, WIDTH, MotionPairs
 from ..face.crop import mouth_mask
 from ..models.autoencoder_temposync import AutoencoderTempoSync
@@ -35,7 +38,9 @@ class Config(LoopConfig):
     motion_blocks: tuple[int, int, int] = (3, 2, 1)
     # Share of a batch's references by their kind: photographs made to speak, clips, two photographs of a person.
     kinds: dict[int, float] = field(default_factory=lambda: {0: 0.7, 1: 0.2, 2: 0.1})
-    # The product's latents are a denoiser's, not an encoder's: a little noisy, and their motion a little too small or too large.
+    # Share of each way that latents come about (`data.denoised_latents`); of real pairs only those that keep to the true frame.
+    ways: dict[int, float] = field(default_factory=lambda: {ENCODED: 0.25, MUCH_NOISE: 0.2, MORE_NOISE: 0.2, VOICE_ALONE: 0.35})
+    # The encoder's are made a little noisy, and their motion a little too small or too large, as a denoiser's are.
     latent_noise: float = 0.08
     amplitudes: tuple[float, float] = (0.85, 1.1)
     flow_weight: float = 0.1
@@ -53,6 +58,7 @@ class Batch(NamedTuple):
     reference_latents: torch.Tensor
     frames: torch.Tensor
     latents: torch.Tensor
+    is_encoded: torch.Tensor  # bool [B], whether the latents are the encoder's
     is_known: torch.Tensor  # bool [B], whether flow and hidden are
     flow: torch.Tensor
     hidden: torch.Tensor  # float32 [B, 1, 160, 192]
@@ -71,17 +77,21 @@ class PairSampler:
         self.references_of = {kind: np.flatnonzero(kind_of == kind) for kind in present}
         shares = np.array([config.kinds[kind] for kind in present])
         self.kinds, self.shares = present, shares / shares.sum()
+        ways = np.array([config.ways.get(way, 0.0) for way in range(NUM_WAYS)])
+        self.way_shares = ways / ways.sum()
 
     def draw(self) -> Batch:
         count = self.config.frames_per_reference
         kinds = self.rng.choice(self.kinds, max(1, self.config.batch_size // count), p=self.shares)
         references = np.array([self.rng.choice(self.references_of[kind]) for kind in kinds])
         frames = np.concatenate([self.rng.choice(self.frames_of[reference], count) for reference in references])
-        return make_batch(self.pairs, references, frames)
+        ways = self.rng.choice(NUM_WAYS, len(frames), p=self.way_shares)
+        strays = np.isin(ways, (MORE_NOISE, VOICE_ALONE)) & (self.pairs.kinds[frames] != 0)
+        return make_batch(self.pairs, references, frames, np.where(strays, MUCH_NOISE, ways))
 
 
-def make_batch(pairs: MotionPairs, references: np.ndarray, frames: np.ndarray) -> Batch:
-    """The pairs of these indices; of `frames`, equally many belong to each reference, one after the other."""
+def make_batch(pairs: MotionPairs, references: np.ndarray, frames: np.ndarray, ways: np.ndarray) -> Batch:
+    """The pairs of these indices; of `frames`, equally many belong to each reference, one after the other, and each comes its own way."""
     def pictures(array: np.ndarray, indices: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array[indices]).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -89,18 +99,19 @@ def make_batch(pairs: MotionPairs, references: np.ndarray, frames: np.ndarray) -
         return torch.from_numpy(array[indices]).float()
 
     return Batch(
-        pictures(pairs.references, references), floats(pairs.reference_latents, references), pictures(pairs.frames, frames),
-        floats(pairs.latents, frames), torch.from_numpy(pairs.kinds[frames] == 0), floats(pairs.flow, frames),
+        pictures(pairs.references, references), floats(pairs.reference_latents, references) / LATENT_LEVELS,
+        pictures(pairs.frames, frames), torch.from_numpy(pairs.latents[frames, ways]).float() / LATENT_LEVELS,
+        torch.from_numpy(ways == ENCODED), torch.from_numpy(pairs.kinds[frames] == 0), floats(pairs.flow, frames),
         floats(pairs.hidden, frames)[:, None] / 255)
 
 
 def as_generated(batch: Batch, config: Config) -> torch.Tensor:
-    """The frames' latents as a denoiser would make them, see `Config`."""
+    """The frames' latents, the encoder's among them as a denoiser would make them, see `Config`."""
     count = len(batch.latents) // len(batch.references)
     reference = batch.reference_latents.repeat_interleave(count, 0)
     amplitude = torch.empty(len(batch.latents), 1, 1, 1).uniform_(*config.amplitudes)
     noisy = batch.latents + config.latent_noise * torch.rand(len(batch.latents), 1, 1, 1) * torch.randn_like(batch.latents)
-    return reference + amplitude * (noisy - reference)
+    return torch.where(batch.is_encoded[:, None, None, None], reference + amplitude * (noisy - reference), batch.latents)
 
 
 def block_mask() -> torch.Tensor:
@@ -182,15 +193,28 @@ def build(config: Config) -> AutoencoderTempoSync:
     return vae
 
 
-@torch.inference_mode()
-def motion_figures(vae: AutoencoderTempoSync, pairs: MotionPairs, count: int = 96) -> dict[str, float]:
-    """Of held-out frames: PSNR (dB) at the mouth of composed pictures and of the decoder's colours alone; and where the truth is known,
-    the error of the flow in pixels of what is shown, and the share of pixels that are wrongly hidden or shown."""
+def motion_figures(vae: AutoencoderTempoSync, pairs: MotionPairs, count: int = 192) -> dict[str, float]:
+    """Of held-out frames: PSNR (dB) at the mouth of composed pictures and of the decoder's colours alone, encoded from the answer; and
+    where the truth is known, encoded and as the denoiser makes them of the voice: the error of the flow in pixels of what is shown, how
+    large it is beside the true one, and the share of pixels that are wrongly hidden or shown."""
     chosen = np.linspace(0, len(pairs.owners) - 1, min(len(pairs.owners), count)).astype(int)
-    mask = block_mask().to(vae.device)
-    small_mask, values = F.avg_pool2d(mask, 2), {"psnr_composed": [], "psnr_colours": [], "flow_error": [], "wrongly_hidden": []}
+    known = chosen[np.asarray(pairs.kinds[chosen]) == 0]
+    figures = picture_figures(vae, pairs, chosen)
+    for name, way in (("", ENCODED), ("_of_voice", VOICE_ALONE)):
+        figures |= {figure + name: value for figure, value in flow_figures(vae, pairs, known, way).items()}
+    return figures
+
+
+def _held_out(pairs: MotionPairs, chosen: np.ndarray, way: int, device: torch.device) -> Iterator[Batch]:
     for indices in np.array_split(chosen, -(-len(chosen) // 8)):
-        batch = Batch(*(part.to(vae.device) for part in make_batch(pairs, np.asarray(pairs.owners[indices]), indices)))
+        batch = make_batch(pairs, np.asarray(pairs.owners[indices]), indices, np.full(len(indices), way))
+        yield Batch(*(part.to(device) for part in batch))
+
+
+@torch.inference_mode()
+def picture_figures(vae: AutoencoderTempoSync, pairs: MotionPairs, chosen: np.ndarray) -> dict[str, float]:
+    mask, values = block_mask().to(vae.device), {"psnr_composed": [], "psnr_colours": []}
+    for batch in _held_out(pairs, chosen, ENCODED, vae.device):
         latents = batch.latents.to(vae.dtype)
         flow, visibility = vae.motion(latents, batch.reference_latents.to(vae.dtype))
         colours = vae.decode(latents).sample.float()
@@ -198,11 +222,24 @@ def motion_figures(vae: AutoencoderTempoSync, pairs: MotionPairs, count: int = 9
         for name, pictures in (("psnr_composed", composed), ("psnr_colours", colours)):
             error = ((pictures.clamp(-1, 1) - batch.frames) / 2).square().mean(1, keepdim=True)
             values[name] += (-10 * _mean(error, mask).log10()).tolist()
-        known = batch.is_known
-        distance = (flow * small_mask - batch.flow).square().sum(1, keepdim=True).sqrt()
-        values["flow_error"] += _mean(distance, (1 - F.avg_pool2d(batch.hidden, 2)) * small_mask)[known].tolist()
-        values["wrongly_hidden"] += _mean(((visibility < 0.5) != (batch.hidden > 0.5)).float(), mask)[known].tolist()
-    return {name: float(np.mean(found)) for name, found in values.items() if found}
+    return {name: float(np.mean(found)) for name, found in values.items()}
+
+
+@torch.inference_mode()
+def flow_figures(vae: AutoencoderTempoSync, pairs: MotionPairs, chosen: np.ndarray, way: int) -> dict[str, float]:
+    """Of frames whose truth is known, `chosen` [n]; none of none."""
+    mask, errors, wrong, along, true = block_mask().to(vae.device), [], [], 0.0, 0.0
+    small_mask = F.avg_pool2d(mask, 2)
+    for batch in _held_out(pairs, chosen, way, vae.device) if len(chosen) else ():
+        flow, visibility = vae.motion(batch.latents.to(vae.dtype), batch.reference_latents.to(vae.dtype))
+        shown = (1 - F.avg_pool2d(batch.hidden, 2)) * small_mask
+        flow = flow * small_mask
+        errors += _mean((flow - batch.flow).square().sum(1, keepdim=True).sqrt(), shown).tolist()
+        wrong += _mean(((visibility < 0.5) != (batch.hidden > 0.5)).float(), mask).tolist()
+        along += float((flow * batch.flow * shown).sum())
+        true += float((batch.flow.square() * shown).sum())
+    return {"flow_error": float(np.mean(errors)), "wrongly_hidden": float(np.mean(wrong)), "flow_size": along / max(true, 1e-6)} \
+        if errors else {}
 
 
 def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
