@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..face.crop import LATENT_STRIDE
-from ..face.inner_mouth import INNER_CELLS, SCALE
+from ..face.inner_mouth import INNER_SHAPE, SCALE
 from ..models.denoiser_temposync import TempoSyncDenoiserOutput
 from ..models.viseme_classifier import VisemeOutput
 
@@ -106,7 +106,7 @@ def _heard(values: tuple[torch.Tensor, ...]) -> VisemeOutput:
 @torch.no_grad()
 def _some_mouths(decoder: nn.Module) -> Tensors:
     """What `InnerMouthDecoder` takes: sharp photos alone ask it."""
-    rows, columns = INNER_CELLS.y1 - INNER_CELLS.y0, INNER_CELLS.x1 - INNER_CELLS.x0
+    rows, columns = INNER_SHAPE
     latents = torch.zeros(3, decoder.coarsest[0].in_channels // 2, rows + 2, columns + 2)
     to_middle, to_fine = decoder.seen(torch.zeros(1, 3, *(SCALE * LATENT_STRIDE * cells for cells in (rows, columns))))
     return {"latents": latents, "reference": latents[:1], "hidden": torch.zeros(3, 1, LATENT_STRIDE * rows, LATENT_STRIDE * columns),

@@ -32,6 +32,7 @@ from ..face.crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW
 from ..face.lip_shape import NUM_LIP_SHAPE
 from ..face.warp import inner_cells
 from ..files import cache_folder, make_cache_folder, unfinished, write_whole
+from ..models.autoencoder_temporal import FRAMES
 from ..models.precision import inference_autocast
 from . import RUNTIMES, check_runtime, installed_runtimes
 from .files import FORMATS, exported_file, write_network
@@ -252,5 +253,5 @@ def _calls_of_a_clip(pipeline: Any, some: Callable[..., torch.Tensor]) -> list[t
             "speech": some(1, count, speech.tokens, config.speech_channels + config.lip_channels),
             "given_reference": given, "given_speech": given}
     decoded = [(pipeline.temporal_vae.decoder, {"latents": part, "reference": reference}) for part in (latents[:, :2], latents)]
-    pictures = some(8 * (count - 1), config.reference_channels, cells, cells).contiguous(memory_format=torch.channels_last)
+    pictures = some(FRAMES * (count - 1), config.reference_channels, cells, cells).contiguous(memory_format=torch.channels_last)
     return pipeline.default_steps * [(pipeline.transformer, told)] + decoded + [(pipeline.vae.decoder, {"latents": pictures})]

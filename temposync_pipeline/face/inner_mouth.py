@@ -10,6 +10,7 @@ from .tone import LUMA
 SCALE = 2  # pixels painted a crop pixel, along each side
 # Rows and columns of latent cells: of 14 videos nothing hidden lay outside crop rows 150 to 200 and columns 92 to 160.
 INNER_CELLS = Rectangle(9, 13, 5, 11)
+INNER_SHAPE = INNER_CELLS.y1 - INNER_CELLS.y0, INNER_CELLS.x1 - INNER_CELLS.x0
 BLOCK = Rectangle(*(LATENT_STRIDE * limit for limit in INNER_CELLS))  # in crop pixels
 
 # Photo pixels a crop pixel from which on detail is looked for at all: as many as are painted (in a dark frame of a film with 1.7 of them,

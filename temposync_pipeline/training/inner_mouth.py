@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..data.denoised_latents import LATENT_LEVELS, VOICE_ALONE
 from ..data.inner_mouths import FILMED, OWN_TEETH, SOFT, InnerMouths
 from ..errors import InvalidInputError
-from ..face.inner_mouth import INNER_CELLS, SCALE, block_of_window, cells_around
+from ..face.inner_mouth import INNER_SHAPE, SCALE, block_of_window, cells_around
 from ..face.warp import HIDDEN_FROM, HIDDEN_TO, LIP_RIM
 from ..models.autoencoder_temposync import AutoencoderTempoSync
 from .adversarial import PatchDiscriminator, hinge_terms
@@ -234,8 +234,7 @@ def build(config: Config) -> AutoencoderTempoSync:
         weights = vae.state_dict()
         settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
         widths = {} if vae.knows_inner_mouth else {"inner_channels": config.inner_channels, "inner_blocks": config.inner_blocks}
-        placed = INNER_CELLS.y1 - INNER_CELLS.y0, INNER_CELLS.x1 - INNER_CELLS.x0
-        vae = AutoencoderTempoSync(**settings | widths | {"inner_placed": placed})
+        vae = AutoencoderTempoSync(**settings | widths | {"inner_placed": INNER_SHAPE})
         vae.load_state_dict(weights, strict=False)
     vae.to(memory_format=torch.channels_last).requires_grad_(False)
     vae.inner_decoder.requires_grad_(True)
