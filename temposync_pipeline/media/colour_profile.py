@@ -39,7 +39,7 @@ def to_srgb(image: Image.Image, name: str) -> Image.Image:
             image = _apply(profile, image)
         except (OSError, TypeError, ValueError) as cause:
             logger.warning("%s: its colour profile cannot be used and is ignored (%s)", name, cause)
-    image = image.convert("RGB")
+    image = image if image.mode == "RGB" and alpha is None else image.convert("RGB")
     if alpha is not None:
         image.putalpha(alpha)
     return image

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ..errors import InvalidImageError
 from ..files import check_is_file
@@ -99,7 +99,9 @@ def _check_size(name: str, width: int, height: int) -> None:
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     _check_size(name, *image.size)
-    image = ImageOps.exif_transpose(image)
+    # A large photo is not copied for nothing.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit or floating point grey
         array = np.asarray(image)
         grey = _from_array(array if image.mode == "F" else array.clip(0, 65535).astype(np.uint16), name)
@@ -109,7 +111,7 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     image = to_srgb(image, name)
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_array(array: np.ndarray, name: str = "image array") -> np.ndarray:
