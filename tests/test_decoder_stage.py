@@ -101,6 +101,25 @@ def test_composing_with_the_truth_is_the_frame(folder):
     assert (composed - batch.frames).abs().mean() < 0.01 < (batch.references - batch.frames).abs().mean()
 
 
+def test_colours_agree_where_the_flow_is_theirs_and_what_is_hidden_does_not_count():
+    vae, mask = tiny_vae(), torch.zeros(1, 1, 160, 192)
+    mask[..., 48:112, 64:128] = 1
+    reference = torch.randn(1, 32, 10, 12, generator=torch.Generator().manual_seed(0))
+    latents = reference.roll(1, -1)  # a cell to the right
+    flow = torch.zeros(1, 2, 160, 192, requires_grad=True)
+    shown = torch.zeros(1, 1, 160, 192, requires_grad=True)
+    apart, together = (decoder.agreement(vae, latents, reference, flow + torch.tensor([x, 0.0])[:, None, None], shown, mask)
+                       for x in (0, -16))
+    assert together < 1e-4 < 0.1 * apart
+    apart.backward()
+    assert flow.grad.abs().sum() > 0 and shown.grad is None
+    half = torch.zeros(1, 1, 160, 192)
+    half[..., :96] = 1
+    moved = torch.where(half.bool(), 0.0, -16.0) * torch.tensor([1.0, 0.0])[:, None, None]
+    assert decoder.agreement(vae, latents, reference, moved, half, mask) < 1e-4 < 0.1 * decoder.agreement(
+        vae, latents, reference, moved, 1 - half, mask)
+
+
 def test_the_stage_learns_the_motion_keeps_the_colours_and_resumes(folder, tmp_path):
     normalised_vae().save_pretrained(tmp_path / "init")
     settings = {"data": str(folder), "output": str(tmp_path / "run"), "init": str(tmp_path / "init"), "batch_size": 4,

@@ -2,8 +2,8 @@
 
 Reads `DATA/{train,val}` (`temposync_pipeline.data.motion_pairs`).  Encoder and colours stay as they are: latents, and so everything
 trained on them, keep their meaning.  Of photographs made to speak the warp is known and supervised, also where the latents are those that
-the denoiser makes of the voice; of real pairs the composed picture is compared with the true one, and hiding a pixel has a small price, so
-that the photograph is used wherever it can be.
+the denoiser makes of the voice; there it has to agree with the motion that their colours show, too.  Of real pairs the composed picture is
+compared with the true one, and hiding a pixel has a small price, so that the photograph is used wherever it can be.
 
     temposync train decoder --init temposync-tiny --data PAIRS --output runs/decoder
 """
@@ -49,6 +49,8 @@ class Config(LoopConfig):
     # Price of hiding a pixel that the photograph may show, in units of half a picture's range: 5 levels.
     hiding_price: float = 0.04
     smoothness_weight: float = 0.02
+    # Of how the reference's colours, moved, differ from the frame's where the denoiser made these.
+    agreement_weight: float = 2.0
 
 
 class Batch(NamedTuple):
@@ -144,6 +146,20 @@ def known_terms(flow: torch.Tensor, logit: torch.Tensor, batch: Batch, mask: tor
     return {"flow": (distance * shown).sum() / shown.sum().clamp(min=1), "hidden": entropy.sum() / count}
 
 
+def agreement(
+    vae: AutoencoderTempoSync, latents: torch.Tensor, reference: torch.Tensor, flow: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """How far the colours of references [n, C, 10, 12], moved by the full `flow`, are from those of `latents` where nothing is `hidden`.
+
+    A denoiser's lips do not move quite as it was told; the photograph's shall move as its do.
+    """
+    with torch.no_grad():
+        before, after = vae.decode(torch.cat([reference, latents])).sample.float().chunk(2)
+    distance = ((warp(before, flow) - after).square().mean(1, keepdim=True) + 1e-4).sqrt() - 1e-2
+    shown = mask * (1 - hidden.detach())
+    return (distance * shown).sum() / shown.sum()
+
+
 def train(config: Config) -> dict[str, float]:
     accelerator = make_accelerator(config)
     vae = build(config)
@@ -171,9 +187,14 @@ def train(config: Config) -> dict[str, float]:
                       "price": hidden.mean()}
         else:
             terms |= {"picture": flow.new_zeros(()), "price": flow.new_zeros(())}
+        made = batch.is_known & ~batch.is_encoded
+        terms["agreement"] = agreement(
+            vae, latents[made], batch.reference_latents.repeat_interleave(len(latents) // len(batch.references), 0)[made],
+            full_flow(flow[made], mask), logit[made].sigmoid(), mask) if made.any() else flow.new_zeros(())
         terms["rough"] = (flow.diff(dim=-1).diff(dim=-1).abs().mean() + flow.diff(dim=-2).diff(dim=-2).abs().mean())
         loss = (config.flow_weight * terms["flow"] + config.hidden_weight * terms["hidden"] + terms["picture"]
-                + config.hiding_price * terms["price"] + config.smoothness_weight * terms["rough"])
+                + config.hiding_price * terms["price"] + config.smoothness_weight * terms["rough"]
+                + config.agreement_weight * terms["agreement"])
         return {"loss": loss} | terms
 
     return train_loop(config, accelerator, vae, ema, compute_losses, lambda model: motion_figures(model, held_out),
