@@ -5,7 +5,8 @@
 DATA holds `portraits/*.jpg` and talkers' clips (`.../<talker>/<name>.mpg`), LABELS their landmarks (examples/label_faces.py), and LONDON
 photographs `<person>_neutral.jpg` and `<person>_smiling.jpg`, whose landmarks the checkpoint's aligner finds.  Three kinds of pairs:
 
-* photographs made to speak (`data.retarget`), whose warp is the true answer; some darker and softer than they are, as films are;
+* photographs made to speak (`data.retarget`), whose warp is the true answer; some of them as films show people, darker and softer, and
+  amid speech;
 * frames of one clip, which show how skin really moves, and how a head;
 * the same person neutral and smiling: teeth and cheeks that only another photograph can show.
 
@@ -30,6 +31,7 @@ from tqdm import tqdm
 
 from ..errors import InvalidInputError
 from ..face.crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW, align_matrix, crop_face, transform_points
+from ..face.landmarks import lip_opening
 from ..media.image import load_image
 from ..models.conditioning import encode_crops, latent_window
 from ..models.face_aligner import FaceAligner
@@ -50,6 +52,8 @@ FLOW_STRIDE = 2
 TOP, LEFT, HEIGHT, WIDTH = (LATENT_STRIDE * cells for cells in LATENT_WINDOW)
 # Consecutive frames of a driver that a photograph takes at a time, and frames of a clip.
 TAKE_FRAMES, CLIP_FRAMES = 4, 12
+# Of takes whose photograph has its mouth open, as far as speech opens it.
+SHARE_AMID_SPEECH, PARTED = 0.5, 0.06
 # Of takes that are made darker and softer: how much, and the quality of JPEG.
 SHARE_FILMED, BRIGHTNESS, SOFTNESS, QUALITY = 0.5, (0.35, 1.1), (1.0, 2.2), (40, 95)
 
@@ -158,6 +162,17 @@ class Voices:
         return self._of(clip.id).latents(reference, crops, frames, rng, self.lips[clip.id][frames])
 
 
+def amid_speech(portrait: Portrait, drivers: Drivers, rng: np.random.Generator) -> Portrait:
+    """The photograph with the mouth of somebody who speaks, open."""
+    clip, source = drivers.draw(rng)
+    is_open = np.flatnonzero(lip_opening(source.landmarks) > PARTED)
+    if not len(is_open):
+        return portrait
+    frame = slice(start := int(rng.choice(is_open)), start + 1)
+    crops, shapes = retarget(portrait.crop, portrait.landmarks, source.landmarks[frame], source.crops[frame], drivers.rests[clip.talker])
+    return Portrait(portrait.name, crops[0], shapes[0])
+
+
 def as_filmed(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A crop uint8 [256, 256, 3] darker and softer than it is, and with the marks of compression."""
     small = round(CROP_SIZE / rng.uniform(*SOFTNESS))
@@ -175,10 +190,11 @@ def add_speaking(
         for _ in range(takes):
             clip, source = drivers.draw(rng)
             frames = int(rng.integers(len(source.crops) - TAKE_FRAMES + 1)) + np.arange(TAKE_FRAMES)
-            reference = as_filmed(portrait.crop, rng) if rng.random() < SHARE_FILMED else portrait.crop
-            crops, shapes = retarget(reference, portrait.landmarks, source.landmarks[frames], source.crops[frames],
+            photo = amid_speech(portrait, drivers, rng) if rng.random() < SHARE_AMID_SPEECH else portrait
+            reference = as_filmed(photo.crop, rng) if rng.random() < SHARE_FILMED else photo.crop
+            crops, shapes = retarget(reference, photo.landmarks, source.landmarks[frames], source.crops[frames],
                                      drivers.rests[clip.talker])
-            truth = [true_motion(portrait.landmarks, shape) for shape in shapes]
+            truth = [true_motion(photo.landmarks, shape) for shape in shapes]
             writer.add(reference, crops, 0, truth, voices.latents(clip, reference, crops, frames, rng))
 
 
