@@ -12,6 +12,7 @@ import pytest
 
 from temposync_pipeline.data.aligner_data import load_portraits
 from temposync_pipeline.data.arrays import read_arrays
+from temposync_pipeline.data.denoised_latents import NUM_WAYS
 from temposync_pipeline.data.inner_mouths import InnerMouths, portrait_faces
 from temposync_pipeline.data.motion_pairs import MotionPairs
 from temposync_pipeline.data.speaking_portraits import SpeakingPortrait
@@ -116,12 +117,14 @@ def test_crops_that_are_none_are_told(tmp_path, split):
 
 def test_pairs_that_do_not_fit_together_are_told(tmp_path):
     pairs = MotionPairs(
-        np.zeros((2, 160, 192, 3), np.uint8), np.zeros((2, 4, 10, 12), np.float16), np.zeros((3, 160, 192, 3), np.uint8),
-        np.zeros((3, 4, 10, 12), np.float16), np.array([0, 1, 1], np.int32), np.zeros(3, np.uint8), np.zeros((3, 2, 80, 96), np.float16),
-        np.zeros((3, 160, 192), np.uint8))
+        np.zeros((2, 160, 192, 3), np.uint8), np.zeros((2, 4, 10, 12), np.int8), np.zeros((3, 160, 192, 3), np.uint8),
+        np.zeros((3, NUM_WAYS, 4, 10, 12), np.int8), np.array([0, 1, 1], np.int32), np.zeros(3, np.uint8),
+        np.zeros((3, 2, 80, 96), np.float16), np.zeros((3, 160, 192), np.uint8))
     pairs.save(tmp_path)
     assert np.array_equal(MotionPairs.load(tmp_path).owners, [0, 1, 1])
-    for name, array, said in (("kinds", np.zeros(2, np.uint8), "2 entries, expected 3"), ("flow", pairs.flow[:, :1], r"float16 \[3, 1"),
+    for name, array, said in (("kinds", np.zeros(2, np.uint8), "2 entries, expected 3"),
+                              ("latents", np.zeros((3, 4, 10, 12), np.float16), r"float16 \[3, 4, 10, 12\], expected int8"),
+                              ("flow", pairs.flow[:, :1], r"float16 \[3, 1"),
                               ("owners", np.array([0, 1, 2], np.int32), "numbers outside the limits of 0 to 1")):
         pairs.save(tmp_path)
         np.save(tmp_path / f"{name}.npy", array)

@@ -1,13 +1,17 @@
 """The stage `decoder` and its pairs, on drawn faces."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from temposync_pipeline.data.denoised_latents import ENCODED, LATENT_LEVELS, MUCH_NOISE, NUM_WAYS, VOICE_ALONE
-from temposync_pipeline.data.motion_pairs import LEFT, TOP, MotionPairs, PairWriter, as_filmed, held_out_person, true_motion
+from temposync_pipeline.data.motion_pairs import LEFT, TOP, MotionPairs, PairWriter, amid_speech, as_filmed, held_out_person, true_motion
 from temposync_pipeline.data.retarget import retarget
+from temposync_pipeline.data.speaking_portraits import Portrait
+from temposync_pipeline.face.landmarks import lip_opening
 from temposync_pipeline.face.lip_shape import rest_shape
 from temposync_pipeline.models.autoencoder_temposync import AutoencoderTempoSync
 from temposync_pipeline.training import decoder
@@ -48,6 +52,7 @@ def folder(spoken, tmp_path_factory):
     still, ways = writer.references[0][1], np.stack([frame[1] for frame in writer.frames[:len(frames)]])
     ways[:, VOICE_ALONE] = still + 0.6 * (ways[:, ENCODED].astype(float) - still)
     writer.add(photograph, frames, 0, truth, (still, ways))
+    writer.add(photograph, frames[-1:], 2)
     for split in ("train", "val"):
         writer.pairs().save(folder / split)
     return folder
@@ -67,23 +72,37 @@ def test_the_true_motion_makes_the_frame_out_of_the_photograph(spoken):
 
 def test_pairs_survive_the_disk(folder):
     pairs = MotionPairs.load(folder / "train")
-    assert pairs.references.shape == (3, 160, 192, 3) and pairs.frames.shape == (15, 160, 192, 3)
-    assert pairs.owners.tolist() == [0] * 6 + [1] * 3 + [2] * 6 and pairs.kinds.tolist() == [0] * 6 + [1] * 3 + [0] * 6
-    assert not pairs.flow[6:9].any() and pairs.flow[:6].any() and pairs.latents.shape == (15, NUM_WAYS, 32, 10, 12)
+    assert pairs.references.shape == (4, 160, 192, 3) and pairs.frames.shape == (16, 160, 192, 3)
+    assert pairs.owners.tolist() == [0] * 6 + [1] * 3 + [2] * 6 + [3] and pairs.kinds.tolist() == [0] * 6 + [1] * 3 + [0] * 6 + [2]
+    assert not pairs.flow[6:9].any() and pairs.flow[:6].any() and pairs.latents.shape == (16, NUM_WAYS, 32, 10, 12)
     # Where no denoiser was asked, the encoder's stand in all places.
-    assert (pairs.latents[:9] == pairs.latents[:9, :1]).all() and (pairs.latents[9:, VOICE_ALONE] != pairs.latents[9:, ENCODED]).any()
+    assert (pairs.latents[:9] == pairs.latents[:9, :1]).all() and (pairs.latents[9:15, VOICE_ALONE] != pairs.latents[9:15, ENCODED]).any()
 
 
 def test_real_pairs_come_only_in_ways_that_keep_to_the_true_frame_and_only_the_encoders_are_changed(folder):
     pairs = MotionPairs.load(folder / "train")
     pairs.latents = np.array(pairs.latents)
     pairs.latents[:] = np.arange(NUM_WAYS)[:, None, None, None]  # which way
-    sampler = decoder.PairSampler(pairs, decoder.Config(batch_size=64, ways={ENCODED: 0.5, VOICE_ALONE: 0.5}, kinds={0: 0.5, 1: 0.5}))
+    sampler, photographs = (decoder.PairSampler(pairs, decoder.Config(batch_size=64, ways=(0.5, 0, 0, 0.5), kinds=kinds))
+                            for kinds in ({0: 0.5, 1: 0.5}, {2: 1.0}))
+    assert photographs.draw().is_encoded.all()
     batch = sampler.draw()
     ways = (LATENT_LEVELS * batch.latents[:, 0, 0, 0]).round().int()
     assert set(ways[batch.is_known].tolist()) == {ENCODED, VOICE_ALONE} and set(ways[~batch.is_known].tolist()) == {ENCODED, MUCH_NOISE}
     changed = (decoder.as_generated(batch, sampler.config) != batch.latents).flatten(1).any(1)
     assert torch.equal(changed, batch.is_encoded) and torch.equal(batch.is_encoded, ways == ENCODED)
+
+
+def test_a_photograph_amid_speech_has_its_mouth_open(spoken):
+    photograph, shape, *_ = spoken
+    driver = np.stack([face(gap, 56 - 0.3 * gap, 215 + gap / 2) for gap in GAPS])
+    source = SimpleNamespace(landmarks=driver, crops=np.stack([draw(points, TONGUE) for points in driver]))
+    drivers = SimpleNamespace(draw=lambda rng: (SimpleNamespace(talker="t"), source), rests={"t": rest_shape(driver)})
+    closed = Portrait("p.jpg", photograph, shape)
+    opened = amid_speech(closed, drivers, np.random.default_rng(0))
+    assert lip_opening(opened.landmarks) > lip_opening(shape) + 0.03 and (opened.crop != photograph).any()
+    source.landmarks, source.crops = driver[:1], source.crops[:1]  # who never opens it
+    assert amid_speech(closed, drivers, np.random.default_rng(0)) is closed
 
 
 def test_photographs_are_made_darker_and_softer_as_films_are():

@@ -5,6 +5,7 @@ import pytest
 
 from temposync_pipeline.data.denoised_latents import ENCODED, MUCH_NOISE, NUM_WAYS, VOICE_ALONE, Voice, as_int8
 from temposync_pipeline.data.manifest import Clip
+from temposync_pipeline.media.video import VideoWriter
 from temposync_pipeline.models.conditioning import encode_crops, latent_window
 
 from .tiny_components import whole_pipeline
@@ -20,8 +21,11 @@ def pipe():
 
 
 @pytest.fixture
-def voice(pipe, make_speech) -> Voice:
-    return Voice(pipe, Clip("talker_clip", "talker", make_speech("speech.wav"), "train"))
+def voice(pipe, make_speech, tmp_path) -> Voice:
+    with VideoWriter(tmp_path / "clip.mp4", audio_path=make_speech("speech.wav")) as writer:
+        for _ in range(25):
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+    return Voice(pipe, Clip("talker_clip", "talker", tmp_path / "clip.mp4", "train"))
 
 
 @pytest.fixture(scope="module")

@@ -157,3 +157,13 @@ def test_damaged_jpeg_never_raises_anything_else(tmp_path, picture):
             load_image(path)
         except InvalidImageError:
             pass
+
+
+def test_a_users_picture_is_neither_changed_nor_shared():
+    picture = Image.fromarray(np.arange(48 * 40 * 3, dtype=np.uint8).reshape(48, 40, 3))
+    keyed = picture.copy()
+    keyed.info["transparency"] = (0, 1, 2)
+    for mine in (picture, keyed):
+        before = mine.tobytes(), mine.mode, dict(mine.info)
+        load_image(mine)[:] = 0
+        assert (mine.tobytes(), mine.mode, mine.info) == before

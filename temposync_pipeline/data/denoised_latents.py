@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..face.crop import mask_mouth
-from ..media.audio import load_audio
+from ..media.video import load_soundtrack
 from ..models.conditioning import encode_crops, latent_window, viseme_windows
 from ..models.precision import inference_autocast
 from .manifest import Clip
@@ -14,7 +14,7 @@ from .manifest import Clip
 if TYPE_CHECKING:
     from ..pipelines.pipeline_temposync import TempoSyncPipeline
 
-# How a frame's latents came about; the last knows nothing of the frame but its voice.
+# How a frame's latents came about; the last knows nothing of the frame but its voice, and its lips' shape where that is told.
 NUM_WAYS = 4
 ENCODED, MUCH_NOISE, MORE_NOISE, VOICE_ALONE = range(NUM_WAYS)
 LATENT_LEVELS = 24  # of int8 a unit of normalised latents
@@ -26,7 +26,7 @@ class Voice:
     """What a pipeline hears in a driver's clip, and what its denoiser makes of frames with that voice."""
 
     def __init__(self, pipe: "TempoSyncPipeline", clip: Clip):
-        self.pipe, self.speech = pipe, pipe._hear(load_audio(clip.video))
+        self.pipe, self.speech = pipe, pipe._hear(load_soundtrack(clip.video))
 
     @torch.inference_mode()
     def latents(

@@ -41,7 +41,7 @@ from .denoised_latents import NUM_WAYS, Latents, Voice, as_int8
 from .lip_tracks import lip_tracks
 from .manifest import Clip, build_manifest
 from .mouth_warp import REGION, MouthOpening, source_places
-from .retarget import closed_lips_source, interior_share, retarget
+from .retarget import PARTED, closed_lips_source, interior_share, retarget
 from .speaking_portraits import Drivers, Portrait, has_balanced_light, load_portraits
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ FLOW_STRIDE = 2
 TOP, LEFT, HEIGHT, WIDTH = (LATENT_STRIDE * cells for cells in LATENT_WINDOW)
 # Consecutive frames of a driver that a photograph takes at a time, and frames of a clip.
 TAKE_FRAMES, CLIP_FRAMES = 4, 12
-# Of takes whose photograph has its mouth open, as far as speech opens it.
-SHARE_AMID_SPEECH, PARTED = 0.5, 0.06
-# Of takes that are made darker and softer: how much, and the quality of JPEG.
+# Of takes whose photograph has the mouth of somebody who speaks, open where the clip drawn opens it so far (`PARTED`).
+SHARE_AMID_SPEECH = 0.4
+# Of takes that are made darker, mostly, and softer: how much, and the quality of JPEG.
 SHARE_FILMED, BRIGHTNESS, SOFTNESS, QUALITY = 0.5, (0.35, 1.1), (1.0, 2.2), (40, 95)
 
 
@@ -163,7 +163,7 @@ class Voices:
 
 
 def amid_speech(portrait: Portrait, drivers: Drivers, rng: np.random.Generator) -> Portrait:
-    """The photograph with the mouth of somebody who speaks, open."""
+    """The photograph with the mouth of somebody who speaks, open; as it is where the clip that is drawn shows none."""
     clip, source = drivers.draw(rng)
     is_open = np.flatnonzero(lip_opening(source.landmarks) > PARTED)
     if not len(is_open):
@@ -174,7 +174,7 @@ def amid_speech(portrait: Portrait, drivers: Drivers, rng: np.random.Generator) 
 
 
 def as_filmed(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A crop uint8 [256, 256, 3] darker and softer than it is, and with the marks of compression."""
+    """A crop uint8 [256, 256, 3] darker than it is, mostly, softer, and with the marks of compression."""
     small = round(CROP_SIZE / rng.uniform(*SOFTNESS))
     soft = cv2.resize(cv2.resize(crop, (small, small), interpolation=cv2.INTER_AREA), (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_CUBIC)
     dark = np.clip(soft * rng.uniform(*BRIGHTNESS), 0, 255).astype(np.uint8)
@@ -185,7 +185,7 @@ def as_filmed(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def add_speaking(
     writer: PairWriter, portraits: list[Portrait], drivers: Drivers, voices: Voices, takes: int, rng: np.random.Generator
 ) -> None:
-    """Of each photograph some takes, each after another clip."""
+    """Of each photograph some takes, each after a clip drawn anew."""
     for portrait in tqdm(portraits, desc="photographs"):
         for _ in range(takes):
             clip, source = drivers.draw(rng)
@@ -237,7 +237,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, help="folder of neutral and smiling photographs")
     parser.add_argument("--model", default="temposync-tiny", help="checkpoint whose networks are used")
-    parser.add_argument("--takes", type=int, default=2, help="stretches a photograph, each of another clip")
+    parser.add_argument("--takes", type=int, default=4, help="stretches a photograph, each of a clip drawn anew")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)

@@ -23,7 +23,7 @@ _NEUTRAL_WIDTH, _PORTRAIT_WIDTH, _WIDTH_KEPT = 0.80, 0.98, 0.35
 # Where a parted mouth closes, from the upper lip (0) to the lower (1), and how far the chin rises, in gaps between the lips.
 _CLOSING_HEIGHT, _CHIN_RISE = 0.55, 0.4
 # Lip opening from which on a mouth, open more and more above `CLOSED_OPENING`, counts as open in full.
-_PARTED = 0.06
+PARTED = 0.06
 
 
 def close_mouth(landmarks: np.ndarray) -> np.ndarray:
@@ -33,7 +33,7 @@ def close_mouth(landmarks: np.ndarray) -> np.ndarray:
     longer stretched, and the chin rises.  How much of all this happens grows with `lip_opening` of the input.
     """
     closed = landmarks.astype(np.float64)
-    amount = float(smoothstep(lip_opening(closed), CLOSED_OPENING, _PARTED))
+    amount = float(smoothstep(lip_opening(closed), CLOSED_OPENING, PARTED))
     outer, inner = closed[OUTER].copy(), closed[INNER].copy()
     upper, lower = inner[UPPER], inner[LOWER]
     scale, width, gap = interocular_distance(closed), np.ptp(outer[[0, 10], 0]), lower[5, 1] - upper[5, 1]
@@ -110,7 +110,7 @@ def closed_lips_source(portrait_landmarks: np.ndarray) -> np.ndarray:
 
 
 def _was_open(portrait_landmarks: np.ndarray) -> float:
-    return float(smoothstep(lip_opening(portrait_landmarks), CLOSED_OPENING, _PARTED))
+    return float(smoothstep(lip_opening(portrait_landmarks), CLOSED_OPENING, PARTED))
 
 
 def _inside(opening: MouthOpening) -> np.ndarray:

@@ -22,7 +22,7 @@ _ROWS = 256
 
 
 def to_srgb(image: Image.Image, name: str) -> Image.Image:
-    """The picture as RGB (RGBA where it has an alpha channel) in sRGB.
+    """The picture as RGB (RGBA where it has an alpha channel) in sRGB; itself where it is that already.
 
     Colours are converted relative to the white point, with black mapped to black. A profile that cannot be used, being damaged, made
     for another kind of picture or larger than 8 MB, is ignored and logs a warning; a picture without one counts as sRGB, unless its EXIF

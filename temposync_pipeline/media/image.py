@@ -99,6 +99,7 @@ def _check_size(name: str, width: int, height: int) -> None:
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     _check_size(name, *image.size)
+    image.load()
     # A large photo is not copied for nothing.
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)

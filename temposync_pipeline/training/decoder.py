@@ -39,7 +39,7 @@ class Config(LoopConfig):
     # Share of a batch's references by their kind: photographs made to speak, clips, two photographs of a person.
     kinds: dict[int, float] = field(default_factory=lambda: {0: 0.7, 1: 0.2, 2: 0.1})
     # Share of each way that latents come about (`data.denoised_latents`); of real pairs only those that keep to the true frame.
-    ways: dict[int, float] = field(default_factory=lambda: {ENCODED: 0.25, MUCH_NOISE: 0.2, MORE_NOISE: 0.2, VOICE_ALONE: 0.35})
+    ways: tuple[float, float, float, float] = (0.25, 0.2, 0.2, 0.35)
     # The encoder's are made a little noisy, and their motion a little too small or too large, as a denoiser's are.
     latent_noise: float = 0.08
     amplitudes: tuple[float, float] = (0.85, 1.1)
@@ -54,7 +54,8 @@ class Config(LoopConfig):
 
 
 class Batch(NamedTuple):
-    """R references and R·k frames of `MotionPairs` as tensors: pictures float32 [B, 3, 160, 192] in [-1, 1], the rest as stored."""
+    """R references and R·k frames of `MotionPairs` as tensors: pictures float32 [B, 3, 160, 192] in [-1, 1], normalised latents
+    [B, C, 10, 12], each frame's of one way, the rest as stored."""
 
     references: torch.Tensor
     reference_latents: torch.Tensor
@@ -79,17 +80,17 @@ class PairSampler:
         self.references_of = {kind: np.flatnonzero(kind_of == kind) for kind in present}
         shares = np.array([config.kinds[kind] for kind in present])
         self.kinds, self.shares = present, shares / shares.sum()
-        ways = np.array([config.ways.get(way, 0.0) for way in range(NUM_WAYS)])
-        self.way_shares = ways / ways.sum()
 
     def draw(self) -> Batch:
         count = self.config.frames_per_reference
         kinds = self.rng.choice(self.kinds, max(1, self.config.batch_size // count), p=self.shares)
         references = np.array([self.rng.choice(self.references_of[kind]) for kind in kinds])
         frames = np.concatenate([self.rng.choice(self.frames_of[reference], count) for reference in references])
-        ways = self.rng.choice(NUM_WAYS, len(frames), p=self.way_shares)
-        strays = np.isin(ways, (MORE_NOISE, VOICE_ALONE)) & (self.pairs.kinds[frames] != 0)
-        return make_batch(self.pairs, references, frames, np.where(strays, MUCH_NOISE, ways))
+        ways = self.rng.choice(NUM_WAYS, len(frames), p=np.array(self.config.ways) / sum(self.config.ways))
+        kind = self.pairs.kinds[frames]
+        ways[np.isin(ways, (MORE_NOISE, VOICE_ALONE)) & (kind == 1)] = MUCH_NOISE
+        ways[kind == 2] = ENCODED  # nobody spoke between two photographs
+        return make_batch(self.pairs, references, frames, ways)
 
 
 def make_batch(pairs: MotionPairs, references: np.ndarray, frames: np.ndarray, ways: np.ndarray) -> Batch:
@@ -149,7 +150,8 @@ def known_terms(flow: torch.Tensor, logit: torch.Tensor, batch: Batch, mask: tor
 def agreement(
     vae: AutoencoderTempoSync, latents: torch.Tensor, reference: torch.Tensor, flow: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """How far the colours of references [n, C, 10, 12], moved by the full `flow`, are from those of `latents` where nothing is `hidden`.
+    """How far the colours of references [n, C, 10, 12], moved by the full `flow` [n, 2, 160, 192], are from those of `latents` where
+    nothing is `hidden` [n, 1, 160, 192]; in halves of a picture's range.
 
     A denoiser's lips do not move quite as it was told; the photograph's shall move as its do.
     """
@@ -157,7 +159,7 @@ def agreement(
         before, after = vae.decode(torch.cat([reference, latents])).sample.float().chunk(2)
     distance = ((warp(before, flow) - after).square().mean(1, keepdim=True) + 1e-4).sqrt() - 1e-2
     shown = mask * (1 - hidden.detach())
-    return (distance * shown).sum() / shown.sum()
+    return (distance * shown).sum() / shown.sum().clamp(min=1)
 
 
 def train(config: Config) -> dict[str, float]:
@@ -214,7 +216,7 @@ def build(config: Config) -> AutoencoderTempoSync:
     return vae
 
 
-def motion_figures(vae: AutoencoderTempoSync, pairs: MotionPairs, count: int = 192) -> dict[str, float]:
+def motion_figures(vae: AutoencoderTempoSync, pairs: MotionPairs, count: int = 96) -> dict[str, float]:
     """Of held-out frames: PSNR (dB) at the mouth of composed pictures and of the decoder's colours alone, encoded from the answer; and
     where the truth is known, encoded and as the denoiser makes them of the voice: the error of the flow in pixels of what is shown, how
     large it is beside the true one, and the share of pixels that are wrongly hidden or shown."""

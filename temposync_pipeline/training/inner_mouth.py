@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..data.denoised_latents import LATENT_LEVELS, VOICE_ALONE
+from ..data.denoised_latents import LATENT_LEVELS, NUM_WAYS, VOICE_ALONE
 from ..data.inner_mouths import FILMED, OWN_TEETH, SOFT, InnerMouths
 from ..errors import InvalidInputError
 from ..face.inner_mouth import INNER_SHAPE, SCALE, block_of_window, cells_around
@@ -91,7 +91,7 @@ class TakeSampler:
     def draw(self) -> Batch:
         kinds = self.rng.choice(list(self.takes_of), self.config.batch_size, p=self.shares)
         takes = np.array([self.rng.choice(self.takes_of[kind]) for kind in kinds])
-        return self.batch(takes, self.rng.choice(4, len(takes), p=np.array(self.config.ways) / sum(self.config.ways)))
+        return self.batch(takes, self.rng.choice(NUM_WAYS, len(takes), p=np.array(self.config.ways) / sum(self.config.ways)))
 
     def batch(self, takes: np.ndarray, ways: np.ndarray) -> Batch:
         """These takes with latents of these ways."""
