@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 from temposync_pipeline.errors import InvalidInputError, InvalidVideoError
+from temposync_pipeline.media import video
 from temposync_pipeline.media.audio import decode_audio, load_audio
+from temposync_pipeline.media.planes import StillPlanes
 from temposync_pipeline.media.video import VideoWriter, read_video, stream_video
 
 from .conftest import tone
@@ -164,3 +166,16 @@ def test_sides_that_cannot_be_encoded_are_told(tmp_path):
         with open(tmp_path / "live", "wb") as file, pytest.raises(InvalidVideoError, match=said), LiveVideoWriter(file, width, height):
             pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["live", "widest.mp4"]
+
+
+@pytest.mark.parametrize("large", [1, 10**9])
+def test_a_large_frame_that_is_changed_after_it_was_given_is_encoded_as_it_was(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(video, "LARGE_FRAME", large)
+    photo = np.full((96, 128, 3), 90, np.uint8)
+    planes, patches = StillPlanes(photo), [np.full((40, 48, 3), level, np.uint8) for level in (20, 220, 60, 180, 100, 140, 30, 200)]
+    with VideoWriter(tmp_path / "video.mp4") as writer:
+        for patch in patches:
+            writer.write_planes(planes.with_change(24, 32, patch))
+        assert writer._video.codec_context.thread_type.name == ("FRAME" if large == 1 else "SLICE")
+    frames, _ = read_video(tmp_path / "video.mp4")
+    assert [abs(int(frame[44, 56].mean()) - int(patch.mean())) < 6 for frame, patch in zip(frames, patches, strict=True)] == [True] * 8
