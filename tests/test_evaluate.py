@@ -155,6 +155,18 @@ def test_every_row_of_a_perfect_puppet_says_what_it_should(clips):
     assert set(example.strips) == {"real", "student_4", "still", "shuffled_audio"}
 
 
+def test_openings_by_what_is_heard_are_measured_in_the_photo_too(clips):
+    def predict(samples, num_frames, fps):
+        return np.eye(15)[np.where(samples[::640][:num_frames] < 0.1, 0, 10)]
+
+    judge = evaluator(rows=("student", "in_photo"))
+    assert "opening_sil" not in judge.self_driven(*clips)[0]["rows"]["in_photo"]
+    judge.listener.classifier = SimpleNamespace(predict=predict)
+    rows = judge.self_driven(*clips)[0]["rows"]
+    for name in ("opening_portrait", "opening_sil", "opening_aa"):
+        assert rows["in_photo"][name] == pytest.approx(rows["student_4"][name], abs=0.01)
+
+
 def test_late_and_timid_lips_are_seen_as_such(clips):
     row = evaluator(rows=("student",), lag=2, gain=0.5).self_driven(*clips)[0]["rows"]["student_4"]
     assert row["best_lag"] == 2 and row["lip_r_at_best_lag"] > 0.95 > row["lip_r"]

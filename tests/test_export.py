@@ -21,7 +21,6 @@ from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.export import check_runtime, files, runtimes, sessions
 from temposync_pipeline.export.networks import NETWORKS, fixed_sizes, networks_of, recording, sizes_but_frames, weights_hash
 from temposync_pipeline.export.sessions import SLICE, load_openvino, open_session
-from temposync_pipeline.face.warp import inner_cells
 from temposync_pipeline.models.conditioning import latent_window
 from temposync_pipeline.pipelines import rendering
 from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
@@ -126,8 +125,7 @@ def test_runtimes_make_the_same_video(exported, monkeypatch, runtime, bfloat16):
 
 @pytest.mark.parametrize("bfloat16, levels", [(False, 0.1), (True, 3.0)])
 @pytest.mark.parametrize("runtime", FORMATS)
-def test_mouths_in_sharp_photos_are_painted_by_the_runtime(exported, monkeypatch, runtime, bfloat16, levels):
-    monkeypatch.setattr(rendering, "is_sharp", lambda *_: True)
+def test_mouths_are_painted_by_the_runtime(exported, monkeypatch, runtime, bfloat16, levels):
     monkeypatch.setattr(rendering, "HIDDEN_FROM", -1.0)  # random weights open no mouth
     pipeline, latents = whole_pipeline(), torch.randn(1, 32, 16, 16)
     renderer = rendering.MotionRenderer(pipeline.vae, picture(256, 256), np.eye(3)[:2], latents, bfloat16)
@@ -251,18 +249,20 @@ def test_timing_asks_every_runtime_as_a_video_does(exported, monkeypatch):
     forwards = {name: runtimes._forwards(pipeline, name, exported[0]) for name in ("torch", "openvino")}
     times = runtimes.time_runtimes(pipeline, forwards, rounds=1)
     assert set(times) == {"torch", "openvino"} and all(0 < seconds < 60 for seconds in times.values())
-    timed = (pipeline.vae.decoder, pipeline.vae.motion_decoder, pipeline.denoiser)
-    assert packed_for == {layer for network in timed for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)}
+    painter, timed = pipeline.vae.inner_decoder, (pipeline.vae.inner_decoder, pipeline.vae.motion_decoder, pipeline.denoiser)
+    once = {*painter.picture.modules(), painter.picture_to_fine, painter.picture_to_middle}  # a photo, not a frame
+    layers = {layer for network in timed for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)}
+    assert packed_for == layers - once
 
 
 @pytest.mark.parametrize("lips", [6, 0])
-def test_what_is_timed_is_what_a_video_asks(lips):
-    """Of an open mouth in a photo that is not sharp."""
+def test_what_is_timed_is_what_a_video_asks(lips, monkeypatch):
+    """Of an open mouth, which random weights lack."""
+    monkeypatch.setattr(rendering, "HIDDEN_FROM", -1.0)
     pipeline = whole_pipeline()
     pipeline.register_modules(denoiser=tiny_denoiser(lip_shape_values=lips))
     with recording(pipeline) as asked, torch.inference_mode():
         frames_of(pipeline)
-        decode_block(pipeline.vae, inner_cells(asked["motion_decoder"]["latents"]), False)  # open mouths, which random weights lack
     networks, timed = {module: network for network, module in networks_of(pipeline)}, []
     for module, inputs in runtimes.calls_of_frames(pipeline, 16):
         network = networks[module]
@@ -271,7 +271,7 @@ def test_what_is_timed_is_what_a_video_asks(lips):
         for sizes in (fixed_sizes, sizes_but_frames):
             assert sizes(network, inputs) == sizes(network, asked[network.name]), network.name
         assert {name: value.ndim for name, value in inputs.items()} == {name: value.ndim for name, value in asked[network.name].items()}
-    assert timed == ["denoiser", "denoiser", "decoder", "motion_decoder"]
+    assert timed == ["denoiser", "denoiser", "motion_decoder", "inner_decoder"]
 
 
 @pytest.mark.parametrize("make", [tiny_read_pipeline, lambda: tiny_read_pipeline(lips=True), tiny_asymtalker_pipeline])

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from temposync_pipeline.data.fine_faces import Driver, Face, block_of, closed
-from temposync_pipeline.data.inner_mouths import InnerMouths
+from temposync_pipeline.data.inner_mouths import InnerMouths, softened
 from temposync_pipeline.data.mouth_interiors import Teeth, speaking_with_own_teeth
 from temposync_pipeline.face.crop import LATENT_STRIDE, LATENT_WINDOW, crop_face
 from temposync_pipeline.face.inner_mouth import BLOCK, SCALE, block_of_window, cells_around
@@ -66,6 +66,17 @@ def test_a_closed_mouth_shows_no_teeth():
     assert block[..., 2].max() < 190 < block_of(drawn(9).fine)[..., 2].max()
 
 
+def test_a_softened_take_is_blurred_alike_in_its_crops_and_twice_as_many_pixels_of_its_blocks():
+    take = [np.zeros(shape, np.uint8) for shape in ((256, 256, 3), (128, 192, 3), (3, 256, 256, 3), (3, 128, 192, 3))]
+    for pictures in take:
+        pictures[..., 64:, :] = 200
+    for scale, pictures, before in zip((0.5, 1, 0.5, 1), softened(tuple(take), 3.0), take, strict=True):
+        assert pictures.shape == before.shape and pictures.dtype == np.uint8
+        step = np.diff(pictures.reshape(-1, *before.shape[-3:])[0, 60, 40:88, 1].astype(float))
+        spread = np.sqrt((step * (np.arange(len(step)) - 23) ** 2).sum() / step.sum())
+        assert abs(spread / (3 * scale) - 1) < 0.1
+
+
 def test_takes_survive_the_disk(tmp_path):
     tiny_takes().save(tmp_path / "train.npz")
     references, frames = InnerMouths.load(tmp_path / "train.npz").pictures()
@@ -91,6 +102,18 @@ def test_the_perceptual_distance_grows_and_only_looks_at_its_mask(perceptual):
     left[..., 8:24], right[..., -4:] = 1, 1
     assert distance(truth, truth, left) == 0 < distance(other, truth, left)
     assert distance(other, truth, right) < 0.3 * distance(other, truth, left)
+
+
+def test_contrast_counts_wherever_it_is_but_for_what_is_masked():
+    truth = torch.rand(1, 3, 64, 96) * 0.5
+    blurred = torch.nn.functional.avg_pool2d(truth, 3, 1, 1)
+    everywhere, left = torch.ones(1, 1, 64, 96), torch.zeros(1, 1, 64, 96)
+    left[..., :24] = 1
+    half = torch.cat([truth[..., :48], blurred[..., 48:]], -1)
+    difference = inner_mouth.contrast_difference
+    assert difference(truth, truth, everywhere) == 0 == difference(half, truth, left)
+    assert difference(truth.roll(1, -1), truth, everywhere) < 0.1 * difference(blurred, truth, everywhere)
+    assert abs(difference(0.5 * truth, truth, everywhere) / difference(blurred, truth, everywhere) - 1) < 0.5
 
 
 def test_the_stage_trains_the_painter_alone_and_resumes(tmp_path, perceptual):

@@ -3,15 +3,20 @@
     python -m temposync_pipeline.data.inner_mouths --data DATA --labels LABELS --london LONDON --output MOUTHS
 
 DATA and LABELS are those of `data.motion_pairs`, LONDON photographs `<person>_neutral.jpg` and `<person>_smiling.jpg`; clips whose
-id contains `hq` are the sharp ones.  Everything is cut at twice the crop's resolution, a few consecutive frames a take, of four kinds:
+id contains `hq` are the sharp ones.  Everything is cut at twice the crop's resolution, a few consecutive frames a take, of five kinds:
 
 * photographs of people whose smile shows their teeth, made to speak (`speaking_with_own_teeth`): upper teeth stay with the head, lower
-  ones and the tongue go with the jaw; and both photographs of a person as they are;
-* photographs made to speak with the mouth of a talker who was filmed sharply (`speaking_with_driver`);
+  ones and the tongue go with the jaw;
+* photographs made to speak with the mouth of a talker who was filmed sharply (`speaking_with_driver`), where they show no teeth;
 * that talker;
-* talkers filmed softly, who show how mouths move but not what teeth look like.
+* talkers filmed softly, who show how mouths move but not what teeth look like;
+* and both photographs of a person as they are.
 
-Beside the encoder's latents of each frame stand the denoiser's: of the same frame with much noise, with more, and of the voice alone.
+Most photographs that people have are softer than that resolution: small portraits are among these, and many takes are softened, the
+reference with its frames, so that the painter learns to be as sharp as the photograph is.
+
+Beside the encoder's latents of each frame stand the denoiser's: of the same frame with much noise, with more, and of the voice alone,
+told how the lips really were; but of photographs that nobody spoke between.
 Writes MOUTHS/{train,val}.npz.
 """
 
@@ -21,26 +26,27 @@ from dataclasses import dataclass, fields
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..face.inner_mouth import SCALE
 from ..media.image import load_image
 from ..models.face_aligner import FaceAligner
 from .arrays import read_arrays
 from .clips import load_landmarks
-from .denoised_latents import Voice
+from .denoised_latents import Latents
 from .fine_faces import Driver, Face, Look
 from .manifest import Clip, build_manifest, portrait_split
-from .motion_pairs import held_out_person
+from .motion_pairs import Voices, held_out_person
 from .mouth_interiors import Take, Teeth, filmed, photographed, speaking_with_driver, speaking_with_own_teeth
 
-if TYPE_CHECKING:
-    from ..pipelines.pipeline_temposync import TempoSyncPipeline
-
-OWN_TEETH, DRIVEN, FILMED, SOFT = range(4)
+OWN_TEETH, DRIVEN, FILMED, SOFT, PHOTOGRAPHED = range(5)
+# Deviation in pixels of the blur by which takes are softened, of large photographs some, of small ones all: what is drawn into
+# these would be sharper than they are.
+SOFTNESS, SMALL_SOFTNESS, SHARE_SOFTENED = (0.5, 3.5), (1.2, 3.5), 0.35
 _QUALITY = 93
 
 
@@ -77,14 +83,14 @@ class Writer:
         self.jpeg, self.reference_latents, self.latents, self.kinds, self.people = [], [], [], [], []
         self._known: dict[str, int] = {}
 
-    def add(self, take: Take, kind: int, person: str, voice: Voice, start: int, rng: np.random.Generator) -> None:
-        reference_crop, reference, crops, blocks = take
-        still, latents = voice.latents(reference_crop, crops, start + np.arange(len(crops)), rng)
+    def add(self, take: Take, kind: int, person: str, latents: Latents) -> None:
+        _, reference, _, blocks = take
+        still, ways = latents
         quality = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
         pictures = [np.ascontiguousarray(picture[..., ::-1]) for picture in (reference, *blocks)]
         self.jpeg += [cv2.imencode(".jpg", picture, quality)[1].ravel() for picture in pictures]
         self.reference_latents.append(still)
-        self.latents.append(latents)
+        self.latents.append(ways)
         self.kinds.append(kind)
         self.people.append(self._known.setdefault(person, len(self._known)))
 
@@ -119,24 +125,27 @@ def portrait_faces(folder: Path, landmarks: Path, count: int, rng: np.random.Gen
 
 @dataclass
 class Counts:
-    """Takes: of a photograph with its own teeth, beside the person's other one, and with a driver's mouth; of a sharp clip and of a soft
-    one; and portraits that speak."""
+    """Takes: of a large photograph with its own teeth, beside the person's other one, and with a driver's mouth; of a sharp clip and of a
+    soft one; and small portraits that speak, with their own teeth if they show them."""
 
     own: int = 10
     photographed: int = 1
     driven: int = 1
-    sharp: int = 3
-    soft: int = 1
-    portraits: int = 10
+    sharp: int = 8
+    soft: int = 3
+    portraits: int = 480
 
 
 class Scene(NamedTuple):
-    """A take yet to be made: `make` is called with the look, the driver's first frame and a random generator."""
+    """A take yet to be made: `make` is called with the look, the driver's first frame and a random generator; `softness` are the limits
+    of what softens it in `share_softened` of all cases."""
 
     kind: int
     person: str
     driver: Driver
     make: Callable[[Look, int, np.random.Generator], Take]
+    softness: tuple[float, float] = (0.0, 0.0)
+    share_softened: float = 0.0
 
 
 def scenes_of_photographs(
@@ -144,27 +153,43 @@ def scenes_of_photographs(
     rng: np.random.Generator,
 ) -> Iterator[Scene]:
     """Neutral and smiling photographs, with the smile's teeth where it shows them, and portraits."""
-    def driven(photo: Face, person: str) -> Scene:
+    def driven(photo: Face, person: str, *softness) -> Scene:
         driver = sharp[rng.integers(len(sharp))]
-        return Scene(DRIVEN, person, driver, lambda look, start, rng: speaking_with_driver(photo.changed(look), driver, start, rng))
+        return Scene(DRIVEN, person, driver, lambda look, start, rng: speaking_with_driver(
+            photo.changed(look), driver, start, rng), *softness)
 
-    def own(photo: Face, person: str, teeth: Teeth) -> Scene:
+    def own(photo: Face, person: str, teeth: Teeth, *softness) -> Scene:
         driver = (sharp + soft)[rng.integers(len(sharp + soft))]
         return Scene(OWN_TEETH, person, driver, lambda look, start, rng: speaking_with_own_teeth(
-            photo.changed(look), teeth.changed(look), driver, start, rng))
+            photo.changed(look), teeth.changed(look), driver, start, rng), *softness)
 
-    def other(photo: Face, reference: Face, person: str) -> Scene:
+    def other(photo: Face, reference: Face, person: str, *softness) -> Scene:
         driver = soft[rng.integers(len(soft))]
-        return Scene(OWN_TEETH, person, driver, lambda look, start, rng: photographed(reference.changed(look), photo.changed(look)))
+        return Scene(PHOTOGRAPHED, person, driver, lambda look, start, rng: photographed(
+            reference.changed(look), photo.changed(look)), *softness)
 
+    large, small = (SOFTNESS, SHARE_SOFTENED), (SMALL_SOFTNESS, 1.0)
     for neutral, smiling in people:
         teeth = Teeth.of(smiling)
         for photo, reference in ((neutral, smiling), (smiling, neutral)):
-            yield from (other(photo, reference, neutral.name) for _ in range(counts.photographed))
+            yield from (other(photo, reference, neutral.name, *large) for _ in range(counts.photographed))
             if teeth is not None:
-                yield from (own(photo, neutral.name, teeth) for _ in range(counts.own))
-            yield from (driven(photo, neutral.name) for _ in range(counts.driven))
-    yield from (driven(photo, photo.name) for photo in portraits[:counts.portraits])
+                yield from (own(photo, neutral.name, teeth, *large) for _ in range(counts.own))
+            yield from (driven(photo, neutral.name, *large) for _ in range(counts.driven))
+    for photo in portraits[:counts.portraits]:
+        teeth = Teeth.of(photo)
+        yield driven(photo, photo.name, *small) if teeth is None else own(photo, photo.name, teeth, *small)
+
+
+def softened(take: Take, deviation: float) -> Take:
+    """A take blurred by some pixels of its blocks, half as many of its crops."""
+    reference_crop, reference, crops, blocks = take
+
+    def blurred(picture: np.ndarray, scale: float) -> np.ndarray:
+        return cv2.GaussianBlur(picture, (0, 0), scale * deviation)
+
+    return (blurred(reference_crop, 1 / SCALE), blurred(reference, 1), np.stack([blurred(crop, 1 / SCALE) for crop in crops]),
+            np.stack([blurred(block, 1) for block in blocks]))
 
 
 def scenes_of_clips(kind: int, drivers: list[Driver], count: int) -> Iterator[Scene]:
@@ -173,15 +198,17 @@ def scenes_of_clips(kind: int, drivers: list[Driver], count: int) -> Iterator[Sc
         yield from (scene for _ in range(count))
 
 
-def write_scenes(scenes: list[Scene], pipe: "TempoSyncPipeline", rng: np.random.Generator) -> InnerMouths:
+def write_scenes(scenes: list[Scene], voices: Voices, rng: np.random.Generator) -> InnerMouths:
     """All takes, each in a light of its own, at a moment at which its driver's mouth is open, mostly."""
-    writer, voices = Writer(), {}
+    writer = Writer()
     for scene in tqdm(scenes):
-        clip = scene.driver.clip
-        if clip.id not in voices:
-            voices[clip.id] = Voice(pipe, clip)
         start = scene.driver.stretches(rng, 1)[0]
-        writer.add(scene.make(Look.draw(rng), start, rng), scene.kind, scene.person, voices[clip.id], start, rng)
+        take = scene.make(Look.draw(rng), start, rng)
+        if rng.random() < scene.share_softened:
+            take = softened(take, rng.uniform(*scene.softness))
+        reference, _, crops, _ = take
+        writer.add(take, scene.kind, scene.person, voices.latents(
+            scene.driver.clip, reference, crops, start + np.arange(len(crops)), rng))
     return writer.mouths()
 
 
@@ -199,6 +226,8 @@ def main() -> None:
     pipe = TempoSyncPipeline.from_pretrained(arguments.model)
     rng = np.random.default_rng(arguments.seed)
     clips = [clip for clip in build_manifest(arguments.data, landmarks=arguments.labels) if clip.landmarks is not None]
+    voices = Voices(pipe, clips)
+    clips = [clip for clip in clips if clip.id in voices.lips]
     people = list(london_faces(arguments.london, pipe.face_aligner))
     faces = list(portrait_faces(arguments.data / "portraits", arguments.labels / "portraits.npz", Counts.portraits, rng))
     for split in ("val", "train"):
@@ -209,7 +238,7 @@ def main() -> None:
         portraits = [face for face in faces if portrait_split(face.name) == split]
         scenes = [*scenes_of_photographs(own, portraits, sharp, soft, counts, rng), *scenes_of_clips(FILMED, sharp, counts.sharp),
                   *scenes_of_clips(SOFT, soft, counts.soft)]
-        mouths = write_scenes(scenes, pipe, rng)
+        mouths = write_scenes(scenes, voices, rng)
         mouths.save(arguments.output / f"{split}.npz")
         print(f"{split}: {len(mouths.kinds)} takes, {np.bincount(mouths.kinds)} of each kind")
 

@@ -134,7 +134,7 @@ def export_pipeline(pipeline: Any, image: Any, audio: Any, form: str, folder: Pa
 
 
 def _paint_mouths(vae: AutoencoderTempoSync, calls: dict[str, Tensors]) -> None:
-    """Ask for the inside of the mouths of a video, whether or not its photo is sharp enough for it."""
+    """Ask for the inside of the mouths of a video, open or not."""
     motion = calls["motion_decoder"]
     picture = calls["encoder"]["pixels"][:1, :, BLOCK.y0:BLOCK.y1, BLOCK.x0:BLOCK.x1]
     seen = vae.seen_mouth(interpolate(picture, scale_factor=SCALE, mode="bicubic"))

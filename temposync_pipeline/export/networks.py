@@ -104,12 +104,12 @@ def _heard(values: tuple[torch.Tensor, ...]) -> VisemeOutput:
 
 
 @torch.no_grad()
-def _some_mouths(decoder: nn.Module) -> Tensors:
-    """What `InnerMouthDecoder` takes: sharp photos alone ask it."""
+def some_mouths(decoder: nn.Module, frames: int = 3) -> Tensors:
+    """What `InnerMouthDecoder` takes for so many frames: open mouths alone ask it."""
     rows, columns = INNER_SHAPE
-    latents = torch.zeros(3, decoder.coarsest[0].in_channels // 2, rows + 2, columns + 2)
+    latents = torch.zeros(frames, decoder.coarsest[0].in_channels // 2, rows + 2, columns + 2)
     to_middle, to_fine = decoder.seen(torch.zeros(1, 3, *(SCALE * LATENT_STRIDE * cells for cells in (rows, columns))))
-    return {"latents": latents, "reference": latents[:1], "hidden": torch.zeros(3, 1, LATENT_STRIDE * rows, LATENT_STRIDE * columns),
+    return {"latents": latents, "reference": latents[:1], "hidden": torch.zeros(frames, 1, LATENT_STRIDE * rows, LATENT_STRIDE * columns),
             "to_middle": to_middle, "to_fine": to_fine}
 
 
@@ -131,7 +131,7 @@ NETWORKS = (
     Network("seen_mouth", "vae.inner_decoder", {"picture": (0,)}, ("to_middle", "to_fine"), tuple, method="seen", asked_by="denoiser"),
     Network(
         "inner_decoder", "vae.inner_decoder", {"latents": (0,), "reference": (), "hidden": (0,), "to_middle": (), "to_fine": ()},
-        ("pixels",), per_frame=True, single=("reference", "to_middle", "to_fine"), asked_by="denoiser", example=_some_mouths),
+        ("pixels",), per_frame=True, single=("reference", "to_middle", "to_fine"), asked_by="denoiser", example=some_mouths),
     Network("speech_encoder", "speech_autoencoder", {"features": (0, 1)}, ("codes",), method="encode_normalised"),
     Network(
         "transformer", "transformer",

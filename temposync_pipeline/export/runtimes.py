@@ -36,7 +36,7 @@ from ..models.autoencoder_temporal import FRAMES
 from ..models.precision import inference_autocast
 from . import RUNTIMES, check_runtime, installed_runtimes
 from .files import FORMATS, exported_file, write_network
-from .networks import Network, Tensors, fixed_sizes, networks_of, sizes_but_frames, weights_hash
+from .networks import Network, Tensors, fixed_sizes, networks_of, sizes_but_frames, some_mouths, weights_hash
 from .sessions import Session, open_session
 
 logger = logging.getLogger(__name__)
@@ -224,8 +224,8 @@ def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward
 def calls_of_frames(pipeline: Any, frames: int) -> list[tuple[nn.Module, Tensors]]:
     """The networks that so many frames of a video take, of `COMPILED`, each as often as they take it, and inputs for it: random numbers.
 
-    Four steps take the denoiser twice a frame, and where the photo moves colours are decoded of the inside of the mouth (`face.warp`): if
-    it is open, and the photo not so sharp that another network paints it.  Of methods that move the whole face: those of a clip.
+    Four steps take the denoiser twice a frame; where the photo moves, the inside of an open mouth is painted, or its colours decoded.  Of
+    methods that move the whole face: those of a clip.
     """
     vae, denoiser = pipeline.vae, getattr(pipeline, "denoiser", None)
     some = partial(torch.randn, generator=torch.Generator().manual_seed(0))
@@ -236,10 +236,12 @@ def calls_of_frames(pipeline: Any, frames: int) -> list[tuple[nn.Module, Tensors
     given = {"sample": latents, "timestep": some(1)[0], "reference": latents, "context": latents,
              "visemes": some(frames, config.viseme_window, config.num_visemes).softmax(-1),
              "identity": some(frames, config.identity_channels), "lips": some(frames, NUM_LIP_SHAPE)}
-    calls = 2 * [(denoiser, given)] + [(vae.decoder, {"latents": inner_cells(latents) if vae.knows_motion else latents})]
+    calls = 2 * [(denoiser, given)]
     if vae.knows_motion:
         calls.append((vae.motion_decoder, {"latents": latents, "reference": latents[:1]}))
-    return calls
+    if vae.knows_inner_mouth:
+        return [*calls, (vae.inner_decoder, some_mouths(vae.inner_decoder, frames))]
+    return [*calls, (vae.decoder, {"latents": inner_cells(latents) if vae.knows_motion else latents})]
 
 
 def _calls_of_a_clip(pipeline: Any, some: Callable[..., torch.Tensor]) -> list[tuple[nn.Module, Tensors]]:

@@ -282,7 +282,8 @@ class Evaluator:
         if self.maker.moves_heads:
             video, outside = self.maker.whole_face(crops), {"change_outside_crop": change_outside(frames, portrait.matrix, face_mask())}
         else:
-            video, outside = CropVideo(crops), {"change_outside_mouth": change_outside(frames, portrait.matrix, mouth_mask())}
+            video = CropVideo(crops, visemes=self.listener.visemes(truth.voice, len(crops)))
+            outside = {"change_outside_mouth": change_outside(frames, portrait.matrix, mouth_mask())}
         figures = self._measure(video, portrait, truth) | outside
         landmarks, _ = fill_gaps(self._track(crops))
         example.zooms = zoomed_mouths(portrait.photo, frames, portrait.matrix, lip_opening(landmarks))

@@ -9,7 +9,7 @@ import torch
 from ..errors import InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
-from ..face.inner_mouth import block_of_window, cells_around, is_sharp
+from ..face.inner_mouth import block_of_window, cells_around
 from ..face.life import Life, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
@@ -73,8 +73,8 @@ class ColourRenderer:
 
 
 class MotionRenderer:
-    """The photo's own pixels, moved, and the decoder's colours where the photo doesn't show what the frame does: at twice the crop's
-    resolution, if the autoencoder knows the inside of mouths and the photo is sharp enough for it.
+    """The photo's own pixels, moved, and where the photo doesn't show what the frame does, what is painted at twice the crop's resolution;
+    by an autoencoder that does not know the inside of mouths, the decoder's colours.
 
     Args:
         vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
@@ -83,9 +83,8 @@ class MotionRenderer:
     def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool):
         self.vae, self._reference = vae, latent_window(latents)
         self._at_rest: dict[tuple[bool, torch.device], Motion] = {}  # of the reference, by how and where it was computed
-        fine = vae.knows_inner_mouth and is_sharp(photo, matrix)
-        self._warp = PhotoWarp(photo, matrix, fine)
-        self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if fine else None
+        self._warp = PhotoWarp(photo, matrix, vae.knows_inner_mouth)
+        self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if vae.knows_inner_mouth else None
 
     def _look(self, block: np.ndarray, use_bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """What the autoencoder takes of the photo's own mouth, uint8 [128, 192, 3]."""
@@ -110,7 +109,7 @@ class MotionRenderer:
         return list(zip((FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy(), colours, strict=True))
 
     def _colours(self, latents: torch.Tensor, hidden: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
-        """The inside of open mouths, float32 [n, 112, 128, 3], or [n, 128, 192, 3] of a sharp photo, in 0..255."""
+        """The inside of open mouths in 0..255, float32 [n, 128, 192, 3] if it is painted, else [n, 112, 128, 3]."""
         if self._seen is None:
             return decode_block(self.vae, inner_cells(latents), use_bfloat16)
         reference = cells_around(self._reference.to(latents.device))

@@ -2,7 +2,7 @@
 
 Reads `DATA/{train,val}.npz` (`temposync_pipeline.data.inner_mouths`).  Everything else of the autoencoder stays as it is.  Where latents
 belong to a true picture it is compared with that, in colour and as a network sees it (`perceptual`); a denoiser's mush says too little for
-one answer, so an adversary judges whether what is painted looks like a mouth.
+one answer, so there shall be as much contrast as in truth, wherever it is, and an adversary judges whether it looks like a mouth.
 
     temposync train inner_mouth --init temposync-tiny --data MOUTHS --output runs/inner_mouth --set perceptual=EFFICIENTNET
 """
@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..data.denoised_latents import LATENT_LEVELS, NUM_WAYS, VOICE_ALONE
-from ..data.inner_mouths import FILMED, OWN_TEETH, SOFT, InnerMouths
+from ..data.denoised_latents import ENCODED, LATENT_LEVELS, NUM_WAYS
+from ..data.inner_mouths import DRIVEN, FILMED, PHOTOGRAPHED, InnerMouths
 from ..errors import InvalidInputError
 from ..face.inner_mouth import INNER_SHAPE, SCALE, block_of_window, cells_around
 from ..face.warp import HIDDEN_FROM, HIDDEN_TO, LIP_RIM
@@ -29,8 +29,6 @@ from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 from .losses import warp
 from .perceptual import PerceptualDistance
-
-MUSH_CELL = 16  # crop pixels
 
 
 @dataclass
@@ -45,13 +43,15 @@ class Config(LoopConfig):
     # EfficientNet-Lite0's weights.
     perceptual: str = ""
     # Share of a batch's takes by their kind, and of their latents by the way they came about (`data.inner_mouths`).
-    kinds: dict[int, float] = field(default_factory=lambda: {0: 0.6, 1: 0.2, 2: 0.1, 3: 0.1})
-    ways: tuple[float, float, float, float] = (0.2, 0.3, 0.3, 0.2)
+    kinds: dict[int, float] = field(default_factory=lambda: {0: 0.5, 1: 0.2, 2: 0.1, 3: 0.15, 4: 0.05})
+    ways: tuple[float, float, float, float] = (0.1, 0.2, 0.2, 0.5)
     latent_noise: float = 0.1
     # The truth behind mush is uncertain: its pixels count less, its colours at large do not.
-    pixel_weights: tuple[float, float, float, float] = (1.0, 0.5, 0.4, 0.0)
+    pixel_weights: tuple[float, float, float, float] = (1.0, 0.5, 0.4, 0.3)
     coarse_weight: float = 1.0
     perceptual_weight: float = 0.6
+    # Of how much contrast there is in fine detail, wherever it is: a mean of what may be has less.
+    contrast_weight: float = 6.0
     temporal_weight: float = 0.5
     steady_weight: float = 0.1
     adversarial_weight: float = 0.08
@@ -67,9 +67,7 @@ class Batch(NamedTuple):
     frames: torch.Tensor
     latents: torch.Tensor
     pixel_weight: torch.Tensor  # [R·T, 1, 1, 1], of comparing pixels
-    known: torch.Tensor  # [R·T, 1, 1, 1], 1 where the frames are the latents' truth
-    sharp: torch.Tensor  # [R·T, 1, 1, 1], 1 where they are sharp
-    own: torch.Tensor  # [R·T, 1, 1, 1], 1 where they show the person's own teeth, as photographed
+    real: torch.Tensor  # [R·T, 1, 1, 1], 1 where they show the person's own teeth, as photographed or filmed
 
 
 class TakeSampler:
@@ -91,7 +89,8 @@ class TakeSampler:
     def draw(self) -> Batch:
         kinds = self.rng.choice(list(self.takes_of), self.config.batch_size, p=self.shares)
         takes = np.array([self.rng.choice(self.takes_of[kind]) for kind in kinds])
-        return self.batch(takes, self.rng.choice(NUM_WAYS, len(takes), p=np.array(self.config.ways) / sum(self.config.ways)))
+        ways = self.rng.choice(NUM_WAYS, len(takes), p=np.array(self.config.ways) / sum(self.config.ways))
+        return self.batch(takes, np.where(kinds == PHOTOGRAPHED, ENCODED, ways))
 
     def batch(self, takes: np.ndarray, ways: np.ndarray) -> Batch:
         """These takes with latents of these ways."""
@@ -103,13 +102,10 @@ class TakeSampler:
         def each(values: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.repeat(values.astype(np.float32), count)).to(self.device)[:, None, None, None]
 
-        kinds = self.kinds[takes]
-        soft = (kinds == SOFT) | (kinds == FILMED)
         return Batch(
             pictures(self.references[index]), self.reference_latents[index].float() / LATENT_LEVELS, pictures(self.frames[index]),
             self.latents[index, :, way].flatten(0, 1).float() / LATENT_LEVELS,
-            each(np.array(self.config.pixel_weights)[ways] * np.where(soft, 0.3, 1)), each(ways != VOICE_ALONE), each(~soft),
-            each(kinds == OWN_TEETH))
+            each(np.array(self.config.pixel_weights)[ways]), each(self.kinds[takes] != DRIVEN))
 
 
 class Painted(NamedTuple):
@@ -155,43 +151,47 @@ class MouthLoss:
         painted = paint(self.vae, model.inner, batch, latents)
         pictures, mask, truth = painted.pictures, painted.mask, batch.frames
         terms = {"pixels": _mean((pictures - truth).abs() * batch.pixel_weight, 0.1 + mask),
-                 "coarse": self._coarse(pictures, latents, batch)}
-        sure = mask * batch.known * batch.sharp
-        mixed = torch.lerp(torch.lerp(painted.around, truth, batch.known), pictures, mask)
+                 "coarse": (F.avg_pool2d(pictures, 4 * SCALE) - F.avg_pool2d(truth, 4 * SCALE)).abs().mean(),
+                 "contrast": contrast_difference(pictures, truth, mask)}
+        mixed = torch.lerp(truth, pictures, mask)
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(mixed, torch.lerp(mixed.detach(), truth, batch.known), sure)
-        terms |= self._over_time(pictures, truth, mask, batch.known)
+            terms["perceptual"] = self.perceptual(mixed, truth, mask)
+        terms |= self._over_time(pictures, truth, mask)
         real = self._real_frames(batch)
-        painter, own = hinge_terms(model.discriminator, mixed, truth[real], mask * batch.sharp, mask[real])
+        seen = torch.lerp(painted.around, pictures, mask)
+        painter, own = hinge_terms(model.discriminator, seen, truth[real], mask, mask[real])
         terms |= {"adversarial": painter, "discriminator": own}
         weight = config.adversarial_weight * min(1.0, max(0.0, progress - config.adversary_from) / 0.1)
-        loss = (terms["pixels"] + config.coarse_weight * terms["coarse"] + config.perceptual_weight * terms.get("perceptual", 0)
-                + config.temporal_weight * terms["temporal"] + config.steady_weight * terms["steady"] + weight * painter + own)
+        loss = (terms["pixels"] + config.coarse_weight * terms["coarse"] + config.contrast_weight * terms["contrast"]
+                + config.perceptual_weight * terms.get("perceptual", 0) + config.temporal_weight * terms["temporal"]
+                + config.steady_weight * terms["steady"] + weight * painter + own)
         return {"loss": loss} | terms
 
-    def _coarse(self, pictures: torch.Tensor, latents: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Colours at large are those of the truth, or, where there is none, still more at large those that the decoder sees in the latents:
-        mush has no edges to be kept."""
-        with torch.no_grad():
-            decoded = F.avg_pool2d(block_of_window(self.vae.decode(latents).sample.float()), MUSH_CELL)
-        against_truth = (F.avg_pool2d(pictures, 4 * SCALE) - F.avg_pool2d(batch.frames, 4 * SCALE)).abs()
-        against_mush = (F.avg_pool2d(pictures, MUSH_CELL * SCALE) - decoded).abs()
-        return (against_truth * batch.known).mean() + (against_mush * (1 - batch.known)).mean()
-
-    def _over_time(self, pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor, known: torch.Tensor) -> Losses:
-        """What changes from frame to frame is what changes in truth; and where that is not known, changes go on evenly."""
+    def _over_time(self, pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> Losses:
+        """What changes from frame to frame is what changes in truth, and changes go on evenly."""
         def steps(values: torch.Tensor) -> torch.Tensor:
             return values.unflatten(0, (-1, self.sampler.frames.shape[1])).diff(dim=1)
 
-        weight = (mask * known).unflatten(0, (-1, self.sampler.frames.shape[1]))[:, 1:]
+        weight = mask.unflatten(0, (-1, self.sampler.frames.shape[1]))[:, 1:]
         change = steps(pictures)
         return {"temporal": _mean((change - steps(truth)).abs(), weight), "steady": change.diff(dim=1).abs().mean()}
 
     def _real_frames(self, batch: Batch) -> torch.Tensor:
         """Indices of as many frames as there are, of those that show the adversary real teeth, masked where they truly are open."""
-        found = (batch.own * batch.known).flatten().nonzero().flatten()
+        found = batch.real.flatten().nonzero().flatten()
         count = len(batch.frames)
         return found[torch.arange(count, device=found.device) % len(found)] if len(found) else torch.arange(count, device=found.device)
+
+
+def contrast_difference(pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean difference of the deviations of luma from its mean over 5 and over 11 pixels, each over windows of 16, where `mask` is."""
+    weight = F.avg_pool2d(mask, 16, 8)
+
+    def deviations(values: torch.Tensor) -> torch.Tensor:
+        energies = torch.cat([_detail(values, size) for size in (5, 11)], 1)
+        return (F.avg_pool2d(energies * mask, 16, 8) / weight.clamp(min=1e-3) + 1e-4).sqrt()
+
+    return _mean((deviations(pictures) - deviations(truth)).abs(), weight)
 
 
 def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -260,8 +260,8 @@ def mouth_figures(
             batch = sampler.batch(takes, np.full(len(takes), way))
             painted = paint(vae, inner, batch, batch.latents)
             pictures, mask = painted.pictures.clamp(-1, 1), painted.mask
-            found = {"levels": 127.5 * _mean((pictures - batch.frames).abs(), mask)} if way < VOICE_ALONE else {}
-            if perceptual is not None and way < VOICE_ALONE:
+            found = {"levels": 127.5 * _mean((pictures - batch.frames).abs(), mask)}
+            if perceptual is not None:
                 found["perceptual"] = perceptual(torch.lerp(batch.frames, pictures, mask), batch.frames, mask)
             found["detail"] = _mean(_detail(pictures), mask) / _mean(_detail(batch.frames), mask).clamp(min=1e-9)
             for each, value in found.items():
@@ -269,10 +269,10 @@ def mouth_figures(
     return {name: float(np.mean(values)) for name, values in figures.items()}
 
 
-def _detail(pictures: torch.Tensor) -> torch.Tensor:
-    """(luma - its mean around)², [B, 1, H, W]."""
+def _detail(pictures: torch.Tensor, size: int = 7) -> torch.Tensor:
+    """(luma - its mean over `size` pixels around)², [B, 1, H, W]."""
     luma = pictures.mean(1, keepdim=True)
-    return (luma - F.avg_pool2d(luma, 7, 1, 3, count_include_pad=False)).square()
+    return (luma - F.avg_pool2d(luma, size, 1, size // 2, count_include_pad=False)).square()
 
 
 @torch.inference_mode()
