@@ -22,7 +22,7 @@ from temposync_pipeline.pipelines.speech import Speech
 from temposync_pipeline.provenance.credentials import read_credentials
 from temposync_pipeline.provenance.verify import read_comment
 
-from .tiny_components import picture, ready, spoken, template_face, tiny_motion_vae, tiny_pipeline
+from .tiny_components import picture, ready, spoken, template_face, tiny_inner_vae, tiny_motion_vae, tiny_pipeline
 
 pytestmark = pytest.mark.makes_videos
 
@@ -100,10 +100,11 @@ def test_every_frame_is_made_of_itself(pipeline, write_film):
     assert (np.diff(mouth) > 0.01).all()
 
 
-def test_a_still_film_is_the_portrait(write_film):
+@pytest.mark.parametrize("make_vae", [tiny_motion_vae, tiny_inner_vae])
+def test_a_still_film_is_the_portrait(write_film, make_vae):
     """Of a film that never moves comes what the portrait gives: the same denoiser, told the same."""
     pipeline = tiny_pipeline()
-    pipeline.vae = tiny_motion_vae()
+    pipeline.vae = make_vae()
     ready(pipeline)
     pipeline.face_aligner.read_again = lambda frame, pose: template_face(frame)[0]
     film = write_film(10 * [scene(0)])

@@ -103,11 +103,14 @@ class PuppetPipeline:
         samples, rate = audio
         return np.roll(samples[::rate // 25], self.lag) * self.gain
 
+    def _hear(self, recording) -> SimpleNamespace:
+        return SimpleNamespace(visemes=np.eye(15)[np.where(self.hear((recording.samples, 16_000)) < 0.1, 0, 10)])
+
     def __call__(self, image, audio, num_inference_steps, generator, output_type, mouth_amplitude):
-        heard = self.hear(audio)
+        heard, visemes = self.hear(audio), self._hear(SimpleNamespace(samples=audio[0])).visemes
         crop = crop_face(image, align_matrix(track([image])[0]))
         pixels = torch.from_numpy(np.stack([paint(crop, opening) for opening in heard])).permute(0, 3, 1, 2) / 127.5 - 1
-        return SimpleNamespace(frames=self.vae.encode(pixels).latent, visemes=np.eye(15)[np.where(heard < 0.1, 0, 10)])
+        return SimpleNamespace(frames=self.vae.encode(pixels).latent, visemes=visemes)
 
     def stream(self, image, audio, num_inference_steps, generator, mouth_amplitude, max_size):
         yield np.stack([paint(image, opening) for opening in self.hear(audio)])
@@ -156,13 +159,7 @@ def test_every_row_of_a_perfect_puppet_says_what_it_should(clips):
 
 
 def test_openings_by_what_is_heard_are_measured_in_the_photo_too(clips):
-    def predict(samples, num_frames, fps):
-        return np.eye(15)[np.where(samples[::640][:num_frames] < 0.1, 0, 10)]
-
-    judge = evaluator(rows=("student", "in_photo"))
-    assert "opening_sil" not in judge.self_driven(*clips)[0]["rows"]["in_photo"]
-    judge.listener.classifier = SimpleNamespace(predict=predict)
-    rows = judge.self_driven(*clips)[0]["rows"]
+    rows = evaluator(rows=("student", "in_photo")).self_driven(*clips)[0]["rows"]
     for name in ("opening_portrait", "opening_sil", "opening_aa"):
         assert rows["in_photo"][name] == pytest.approx(rows["student_4"][name], abs=0.01)
 

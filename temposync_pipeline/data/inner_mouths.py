@@ -7,7 +7,7 @@ id contains `hq` are the sharp ones.  Everything is cut at twice the crop's reso
 
 * photographs of people whose smile shows their teeth, made to speak (`speaking_with_own_teeth`): upper teeth stay with the head, lower
   ones and the tongue go with the jaw;
-* photographs made to speak with the mouth of a talker who was filmed sharply (`speaking_with_driver`), where they show no teeth;
+* photographs made to speak with the mouth of a talker who was filmed sharply (`speaking_with_driver`);
 * that talker;
 * talkers filmed softly, who show how mouths move but not what teeth look like;
 * and both photographs of a person as they are.
@@ -16,12 +16,12 @@ Most photographs that people have are softer than that resolution: small portrai
 reference with its frames, so that the painter learns to be as sharp as the photograph is.
 
 Beside the encoder's latents of each frame stand the denoiser's: of the same frame with much noise, with more, and of the voice alone,
-told how the lips really were; but of photographs that nobody spoke between.
+told how the lips really were.  Of the last kind these mean nothing: nobody spoke.
 Writes MOUTHS/{train,val}.npz.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from os import PathLike
@@ -227,13 +227,13 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     clips = [clip for clip in build_manifest(arguments.data, landmarks=arguments.labels) if clip.landmarks is not None]
     voices = Voices(pipe, clips)
-    clips = [clip for clip in clips if clip.id in voices.lips]
     people = list(london_faces(arguments.london, pipe.face_aligner))
-    faces = list(portrait_faces(arguments.data / "portraits", arguments.labels / "portraits.npz", Counts.portraits, rng))
+    faces = list(portrait_faces(arguments.data / "portraits", arguments.labels / "portraits.npz",
+                               round(arguments.share * Counts.portraits), rng))
     for split in ("val", "train"):
         share = arguments.share * (1.0 if split == "train" else 0.3)
         counts = Counts(*(max(1, round(share * value)) for value in vars(Counts()).values()))
-        sharp, soft = _drivers(clips, split, 24 if split == "train" else 4, rng)
+        sharp, soft = _drivers(clips, voices.lips, split, 24 if split == "train" else 4, rng)
         own = [pair for pair in people if held_out_person(pair[0].name) == (split == "val")]
         portraits = [face for face in faces if portrait_split(face.name) == split]
         scenes = [*scenes_of_photographs(own, portraits, sharp, soft, counts, rng), *scenes_of_clips(FILMED, sharp, counts.sharp),
@@ -243,13 +243,15 @@ def main() -> None:
         print(f"{split}: {len(mouths.kinds)} takes, {np.bincount(mouths.kinds)} of each kind")
 
 
-def _drivers(clips: list[Clip], split: str, soft_count: int, rng: np.random.Generator) -> tuple[list[Driver], list[Driver]]:
-    """Sharply filmed clips, every seventh held out, and some of the others."""
+def _drivers(
+    clips: list[Clip], known: Container[str], split: str, soft_count: int, rng: np.random.Generator
+) -> tuple[list[Driver], list[Driver]]:
+    """Sharply filmed clips, every seventh held out, and some of the others, but for those whose lips are not `known`, by their ids."""
     sharp = [clip for clip in clips if "hq" in clip.id]
     sharp = sharp[::7] if split == "val" else [clip for index, clip in enumerate(sharp) if index % 7]
-    others = [clip for clip in clips if "hq" not in clip.id and clip.split == split and np.isfinite(load_landmarks(clip.landmarks)).all()]
+    others = [clip for clip in clips if "hq" not in clip.id and clip.split == split and clip.id in known]
     soft = [others[index] for index in rng.choice(len(others), min(soft_count, len(others)), replace=False)]
-    return [Driver.load(clip) for clip in sharp], [Driver.load(clip) for clip in soft]
+    return [Driver.load(clip) for clip in sharp if clip.id in known], [Driver.load(clip) for clip in soft]
 
 
 if __name__ == "__main__":

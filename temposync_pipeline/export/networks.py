@@ -19,6 +19,7 @@ from torch import nn
 
 from ..face.crop import LATENT_STRIDE
 from ..face.inner_mouth import INNER_SHAPE, SCALE
+from ..face.warp import INNER_WINDOW
 from ..models.denoiser_temposync import TempoSyncDenoiserOutput
 from ..models.viseme_classifier import VisemeOutput
 
@@ -37,7 +38,7 @@ class Network:
     any size. outputs: names of the tensors it returns. pack: makes of these what is returned.
     per_frame: whether the first dimension of `inputs` that may have any size counts frames, of which a video has many.
     single: inputs that hold one of a kind. method: of the module. asked_by: an attribute of pipelines that ask it, neither None nor False;
-    "" = all that have it. example: inputs of a call, for what few videos ask: it is got ready with the others.
+    "" = all that have it. example: inputs of a call, for what not every video asks: it is got ready with the others.
     """
 
     name: str
@@ -103,14 +104,21 @@ def _heard(values: tuple[torch.Tensor, ...]) -> VisemeOutput:
     return VisemeOutput(logits=values[0], hidden=values[1])
 
 
+def some_latents(decoder: nn.Module) -> Tensors:
+    """What `Decoder` takes, {"latents": float32 [2, C, 7, 8]}: where mouths are painted, no video asks it."""
+    return {"latents": torch.zeros(2, decoder.layers[0].in_channels, *INNER_WINDOW[2:])}
+
+
 @torch.no_grad()
 def some_mouths(decoder: nn.Module, frames: int = 3) -> Tensors:
-    """What `InnerMouthDecoder` takes for so many frames: open mouths alone ask it."""
+    """What `InnerMouthDecoder` takes for so many frames, random numbers of its `forward`'s shapes in float32: open mouths alone ask it."""
     rows, columns = INNER_SHAPE
-    latents = torch.zeros(frames, decoder.coarsest[0].in_channels // 2, rows + 2, columns + 2)
-    to_middle, to_fine = decoder.seen(torch.zeros(1, 3, *(SCALE * LATENT_STRIDE * cells for cells in (rows, columns))))
-    return {"latents": latents, "reference": latents[:1], "hidden": torch.zeros(frames, 1, LATENT_STRIDE * rows, LATENT_STRIDE * columns),
-            "to_middle": to_middle, "to_fine": to_fine}
+    some = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    latents = some(frames, decoder.coarsest[0].in_channels // 2, rows + 2, columns + 2)
+    picture = some(1, 3, *(SCALE * LATENT_STRIDE * cells for cells in (rows, columns))).to(decoder.coarsest[0].weight.dtype)
+    to_middle, to_fine = (part.float() for part in decoder.seen(picture))
+    hidden = some(frames, 1, LATENT_STRIDE * rows, LATENT_STRIDE * columns).sigmoid()
+    return {"latents": latents, "reference": latents[:1], "hidden": hidden, "to_middle": to_middle, "to_fine": to_fine}
 
 
 NETWORKS = (
@@ -124,7 +132,7 @@ NETWORKS = (
         "denoiser", "denoiser",
         {"sample": (0,), "timestep": (), "reference": (0,), "context": (0,), "visemes": (0,), "identity": (0,), "lips": (0,)},
         ("raw",), _denoised, per_frame=True),
-    Network("decoder", "vae.decoder", {"latents": (0, 2, 3)}, ("pixels",), per_frame=True),
+    Network("decoder", "vae.decoder", {"latents": (0, 2, 3)}, ("pixels",), per_frame=True, example=some_latents),
     # In a film every frame is its own reference: that is left to torch.
     Network("motion_decoder", "vae.motion_decoder", {"latents": (0,), "reference": ()}, ("flow", "hidden"), tuple, per_frame=True,
             single=("reference",), asked_by="denoiser"),

@@ -123,7 +123,7 @@ class CompiledForward:
         return path
 
     def prepare(self) -> None:
-        """Write the file of a network that few videos ask, if there is none: it could otherwise be waited for in the middle of one."""
+        """Write the file of a network that not every video asks, if there is none: it could be waited for in the middle of one."""
         if self.network.example is not None and self.network.is_exact(self.module) and not self.is_ready():
             inputs = self.network.example(self.module)
             self._file(inputs, fixed_sizes(self.network, inputs))

@@ -3,7 +3,7 @@
 A decoder that works in a 256 px crop knows little of a photo's stubble and pores, but it can tell where they go.  Its flow, smooth and a
 fraction of the photo's size, is enlarged to the photo and fades to nothing at the edge of `mouth_mask`: every pixel comes from one place
 of the photo, so there is no seam, and no ghost of the photo's own lips beside the new ones.  Only what the photo hides, the inside of the
-mouth, is the decoder's own colour, in the tone that the photo has around it.
+mouth, is painted, or the decoder's own colour, in the tone that the photo has around it.
 """
 
 import cv2
@@ -25,7 +25,8 @@ STILL_FLOW = 0.04  # crop pixels: motion too small to be seen
 HIDDEN_FROM, HIDDEN_TO = 0.15, 0.55
 # Crop pixels around what is hidden that are the decoder's too: where lips part, a smooth flow tears, and draws the photo's lip line twice.
 LIP_RIM, RIM_SOFTNESS = 3, 0.8
-# A denoiser's teeth are the mean of the teeth that may be: softer than they are, by about this blur in crop pixels and this much.
+# A denoiser's teeth are the mean of the teeth that may be: as decoded, softer than they are, by about this blur in crop pixels and this
+# much.
 SOFTNESS, SHARPENING = 2.0, 0.8
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
 TONE_CELL, TONE_SPREAD = 4, 2.5

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import FaceError, InvalidInputError
 from ..face.crop import align_matrix, crop_face, mouth_mask, smooth_matrices
-from ..media.audio import AudioSource
+from ..media.audio import AudioSource, load_audio
 from ..media.footage import Footage
 from ..media.video import FPS
 from ..models.autoencoder_temporal import FRAMES
@@ -124,6 +124,10 @@ class VideoMaker:
     def student(self, portrait: PortraitCrop, voice: AudioSource, steps: int, **changes: Any) -> CropVideo:
         """The student speaks with the voice of a sound file or clip; `changes` take the place of `options`."""
         return self._speak(self.pipe, portrait, voice, steps, self.mouth_amplitude, **self.options | changes)
+
+    def followed(self, voice: AudioSource) -> np.ndarray:
+        """Viseme probabilities [T, 15] of a sound file or clip, as the student follows them."""
+        return self.pipe._hear(load_audio(voice)).visemes
 
     def speaking_teacher(self, portrait: PortraitCrop, voice: AudioSource, steps: int) -> CropVideo:
         """The teacher speaks, with the motion scale of its own weights."""

@@ -279,10 +279,12 @@ class Evaluator:
         """The row `in_photo`; its crops come out of whole frames, whose detail counts where the photo has more of it than a crop."""
         frames = np.stack(list(self.maker.in_photo(portrait, voice, self.steps[0])))
         crops = np.stack([crop_face(frame, portrait.matrix) for frame in frames])
+        visemes = self.maker.followed(voice)
         if self.maker.moves_heads:
-            video, outside = self.maker.whole_face(crops), {"change_outside_crop": change_outside(frames, portrait.matrix, face_mask())}
+            video = self.maker.whole_face(crops, visemes=visemes)
+            outside = {"change_outside_crop": change_outside(frames, portrait.matrix, face_mask())}
         else:
-            video = CropVideo(crops, visemes=self.listener.visemes(truth.voice, len(crops)))
+            video = CropVideo(crops, visemes=visemes)
             outside = {"change_outside_mouth": change_outside(frames, portrait.matrix, mouth_mask())}
         figures = self._measure(video, portrait, truth) | outside
         landmarks, _ = fill_gaps(self._track(crops))

@@ -60,10 +60,6 @@ class Listener:
             voice.note = str(error)
         return voice
 
-    def visemes(self, voice: Voice, num_frames: int) -> np.ndarray | None:
-        """What is heard during each frame, probabilities [num_frames, 15]; None without a classifier."""
-        return None if self.classifier is None else self.classifier.predict(voice.samples, num_frames, FPS)
-
     def baseline_rows(self, voice: Voice, landmarks: np.ndarray) -> dict[str, Figures]:
         """A row for each linear baseline: how the lip opening that it expects follows that of real landmarks [T, 131, 2]."""
         if not self.baselines:

@@ -1,8 +1,8 @@
 """Stage `inner_mouth`: what `AutoencoderTempoSync.inner_mouth` paints, teeth and tongue at twice the crop's resolution.
 
-Reads `DATA/{train,val}.npz` (`temposync_pipeline.data.inner_mouths`).  Everything else of the autoencoder stays as it is.  Where latents
-belong to a true picture it is compared with that, in colour and as a network sees it (`perceptual`); a denoiser's mush says too little for
-one answer, so there shall be as much contrast as in truth, wherever it is, and an adversary judges whether it looks like a mouth.
+Reads `DATA/{train,val}.npz` (`temposync_pipeline.data.inner_mouths`).  Everything else of the autoencoder stays as it is.  What is
+painted is compared with the true picture, in colour and as a network sees it (`perceptual`); a denoiser's mush says too little for one
+answer, so there shall be as much contrast as in truth, wherever it is, and an adversary judges whether it looks like a mouth.
 
     temposync train inner_mouth --init temposync-tiny --data MOUTHS --output runs/inner_mouth --set perceptual=EFFICIENTNET
 """
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..data.denoised_latents import ENCODED, LATENT_LEVELS, NUM_WAYS
+from ..data.denoised_latents import ENCODED, LATENT_LEVELS, MORE_NOISE, NUM_WAYS, VOICE_ALONE
 from ..data.inner_mouths import DRIVEN, FILMED, PHOTOGRAPHED, InnerMouths
 from ..errors import InvalidInputError
 from ..face.inner_mouth import INNER_SHAPE, SCALE, block_of_window, cells_around
@@ -42,7 +42,8 @@ class Config(LoopConfig):
     inner_blocks: tuple[int, int, int, int] = (1, 2, 2, 2)
     # EfficientNet-Lite0's weights.
     perceptual: str = ""
-    # Share of a batch's takes by their kind, and of their latents by the way they came about (`data.inner_mouths`).
+    # Share of a batch's takes by their kind, and of their latents by the way they came about (`data.inner_mouths`), which of photographs
+    # as they are is the encoder's.
     kinds: dict[int, float] = field(default_factory=lambda: {0: 0.5, 1: 0.2, 2: 0.1, 3: 0.15, 4: 0.05})
     ways: tuple[float, float, float, float] = (0.1, 0.2, 0.2, 0.5)
     latent_noise: float = 0.1
@@ -177,14 +178,16 @@ class MouthLoss:
         return {"temporal": _mean((change - steps(truth)).abs(), weight), "steady": change.diff(dim=1).abs().mean()}
 
     def _real_frames(self, batch: Batch) -> torch.Tensor:
-        """Indices of as many frames as there are, of those that show the adversary real teeth, masked where they truly are open."""
+        """Indices of as many frames as there are, of those that show the adversary real teeth."""
         found = batch.real.flatten().nonzero().flatten()
         count = len(batch.frames)
         return found[torch.arange(count, device=found.device) % len(found)] if len(found) else torch.arange(count, device=found.device)
 
 
 def contrast_difference(pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean difference of the deviations of luma from its mean over 5 and over 11 pixels, each over windows of 16, where `mask` is."""
+    """Mean difference, in [0, 1], between pictures [B, 3, H, W] in [-1, 1] of how much luma deviates from its mean over 5 and over 11
+    pixels, in windows of 16; where the `mask` [B, 1, H, W] in [0, 1] is.
+    """
     weight = F.avg_pool2d(mask, 16, 8)
 
     def deviations(values: torch.Tensor) -> torch.Tensor:
@@ -251,12 +254,12 @@ def _held_out(sampler: TakeSampler, count: int) -> np.ndarray:
 def mouth_figures(
     vae: AutoencoderTempoSync, inner: nn.Module, sampler: TakeSampler, perceptual: PerceptualDistance | None
 ) -> dict[str, float]:
-    """Of held-out takes, painted from encoded latents and from a denoiser's: levels of error, the perceptual distance, fine detail and
-    change from frame to frame relative to the truth's."""
+    """Of held-out takes, painted from encoded latents and from a denoiser's: levels of error, the perceptual distance, and fine detail
+    relative to the truth's."""
     figures: dict[str, list[float]] = {}
     chosen = _held_out(sampler, 48)
     for takes in np.array_split(chosen, -(-len(chosen) // 8)):
-        for way, name in ((0, "encoded"), (2, "denoised"), (3, "voice")):
+        for way, name in ((ENCODED, "encoded"), (MORE_NOISE, "denoised"), (VOICE_ALONE, "voice")):
             batch = sampler.batch(takes, np.full(len(takes), way))
             painted = paint(vae, inner, batch, batch.latents)
             pictures, mask = painted.pictures.clamp(-1, 1), painted.mask
