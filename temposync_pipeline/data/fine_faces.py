@@ -142,11 +142,11 @@ class Driver:
         landmarks = np.stack([face.landmarks for face in faces])
         return cls(clip, faces, rest_shape(landmarks), _tooth_green(faces, lip_opening(landmarks)))
 
-    def stretches(self, rng: np.random.Generator, count: int) -> list[int]:
-        """First frames of takes in which the mouth is open, mostly."""
+    def stretches(self, rng: np.random.Generator, count: int, shut: bool = False) -> list[int]:
+        """First frames of takes in which the mouth is open, mostly, or `shut`."""
         opening = lip_opening(np.stack([face.landmarks for face in self.faces]))
         middle = opening[1:len(opening) - 1]
-        chance = np.clip(middle, 0.02, 0.2)
+        chance = np.clip(0.05 - middle, 0.001, 0.05) if shut else np.clip(middle, 0.02, 0.2)
         return rng.choice(len(middle), min(count, len(middle)), replace=False, p=chance / chance.sum()).tolist()
 
 

@@ -44,6 +44,8 @@ from .motion_pairs import Voices, held_out_person
 from .mouth_interiors import Take, Teeth, filmed, photographed, speaking_with_driver, speaking_with_own_teeth
 
 OWN_TEETH, DRIVEN, FILMED, SOFT, PHOTOGRAPHED = range(5)
+# Of takes in which lips are shut, whatever the photograph shows between them.
+SHARE_SHUT = 0.35
 # Deviation in pixels of the blur by which takes are softened, of large photographs some, of small ones all: what is drawn into
 # these would be sharper than they are.
 SOFTNESS, SMALL_SOFTNESS, SHARE_SOFTENED = (0.5, 3.5), (1.2, 3.5), 0.35
@@ -199,10 +201,10 @@ def scenes_of_clips(kind: int, drivers: list[Driver], count: int) -> Iterator[Sc
 
 
 def write_scenes(scenes: list[Scene], voices: Voices, rng: np.random.Generator) -> InnerMouths:
-    """All takes, each in a light of its own, at a moment at which its driver's mouth is open, mostly."""
+    """All takes, each in a light of its own, at a moment at which its driver's mouth is open, mostly, or else shut."""
     writer = Writer()
     for scene in tqdm(scenes):
-        start = scene.driver.stretches(rng, 1)[0]
+        start = scene.driver.stretches(rng, 1, shut=rng.random() < SHARE_SHUT)[0]
         take = scene.make(Look.draw(rng), start, rng)
         if rng.random() < scene.share_softened:
             take = softened(take, rng.uniform(*scene.softness))
