@@ -139,8 +139,8 @@ class Counts:
 
 
 class Scene(NamedTuple):
-    """A take yet to be made: `make` is called with the look, the driver's first frame and a random generator; `softness` are the limits
-    of what softens it in `share_softened` of all cases."""
+    """A take yet to be made: `make` is called with the look, the driver's first frame and a random generator; in `share_softened` of all
+    cases it is `softened` by a deviation between the limits `softness`, in pixels of its blocks."""
 
     kind: int
     person: str
@@ -184,7 +184,7 @@ def scenes_of_photographs(
 
 
 def softened(take: Take, deviation: float) -> Take:
-    """A take blurred by some pixels of its blocks, half as many of its crops."""
+    """A take, uint8, blurred by a Gaussian of this deviation in pixels of its blocks, which are half a pixel of its crops each."""
     reference_crop, reference, crops, blocks = take
 
     def blurred(picture: np.ndarray, scale: float) -> np.ndarray:
