@@ -36,7 +36,7 @@ from temposync_pipeline.pipelines.preview import LABEL_COLOUR
 
 from .tiny_components import picture, template_face, tiny_pipeline
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:gradio")
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:gradio"), pytest.mark.makes_videos]
 
 
 @pytest.fixture(scope="module")

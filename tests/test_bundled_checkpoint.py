@@ -17,6 +17,8 @@ from temposync_pipeline.models.visemes import VISEMES
 
 from .tiny_components import heard
 
+pytestmark = pytest.mark.makes_videos
+
 MEDIA = Path(__file__).parent.parent / "examples" / "media"
 
 

@@ -21,6 +21,8 @@ from temposync_pipeline.schedulers.scheduling_temposync import TempoSyncSchedule
 
 from .tiny_components import picture, template_face, tiny_pipeline, tiny_viseme_classifier
 
+pytestmark = pytest.mark.makes_videos
+
 
 @pytest.fixture
 def temposync(monkeypatch, capsys):

@@ -15,6 +15,8 @@ from temposync_pipeline.provenance.reading import read_crop
 
 from .tiny_components import picture, template_face, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 COMMANDS = {
     "generate": ("--image", "portrait.png", "--audio", "a.wav", "--output", "out.mp4"),
     "generate, in turns": ("--image", "portrait.png", "--speaker", "0=a.wav", "--output", "out.mp4"),

@@ -21,6 +21,8 @@ from temposync_pipeline.media.planes import to_planes
 
 from .tiny_components import picture, spoken, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 PHOTO = picture(96, 80)
 SPEECH, RATE = spoken(1.2)
 PIECE = RATE // 10

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.io import wavfile
 from transformers import WhisperConfig, WhisperModel
 
 from temposync_pipeline.data import batched_augmentation as batched
@@ -81,12 +82,32 @@ def test_layers_that_are_added_change_nothing_at_first(tmp_path):
         assert torch.allclose(small(sound).logits, grown(sound).logits, atol=1e-4)
 
 
+def test_speech_without_labels_gets_those_that_are_read_in_its_features(tmp_path):
+    wavfile.write(tmp_path / "memo.wav", SAMPLE_RATE, spoken(1.4))
+    wavfile.write(tmp_path / "click.wav", SAMPLE_RATE, spoken(0.3))
+    (item,) = ear.unlabelled_utterances(tmp_path)
+    assert item.name == "memo" and item.samples.dtype == np.int16 and np.abs(item.samples - spoken(1.4).astype(int)).max() <= 1
+    # Its only feature says which viseme it is: closed lips for half a second, then the tenth.
+    reading = ear.VisemeReading(1).eval()
+    with torch.no_grad():
+        for weights in reading.parameters():
+            weights.zero_()
+        reading[1].weight[0], reading[4].weight[1, 0], reading[4].bias[10] = 1, 10, 5
+    features = np.where(np.arange(70) < 25, 1, -1).astype(np.float16)[:, None]
+    (labelled,) = ear.labelled_by(reading, [item], [features])
+    labels = coverage(labelled.segments, 70, 0.02, -0.01)
+    assert (labels[:25].argmax(1) == 1).all() and (labels[25:].argmax(1) == 10).all() and labels.max(1).min() == pytest.approx(1, abs=1e-6)
+
+
 def test_an_ear_is_taught_by_whisper_labels_and_lips(tmp_path):
     items = some_utterances()
     for part in ("train", "validation"):
         save_utterances(tmp_path / f"{part}.npz", items)
     (tmp_path / "lips").mkdir()
+    (tmp_path / "unlabelled" / "deep").mkdir(parents=True)
     ear.save_performances(tmp_path / "lips" / "talkers.npz", [items[1].samples], [np.random.default_rng(0).normal(size=(62, 6))])
+    wavfile.write(tmp_path / "unlabelled" / "deep" / "memo.wav", SAMPLE_RATE, spoken(1.4, 5))
+    wavfile.write(tmp_path / "unlabelled" / "click.wav", SAMPLE_RATE, spoken(0.3, 5))
     sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
              "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 10, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
              "decoder_start_token_id": 1}
@@ -94,8 +115,9 @@ def test_an_ear_is_taught_by_whisper_labels_and_lips(tmp_path):
     figures = ear.train(ear.Config(
         output=str(tmp_path / "run"), data=str(tmp_path), tensorboard=False,
         mixed_precision="no", whisper=str(tmp_path / "whisper"), lips=str(tmp_path / "lips"), batch_size=8,
+        unlabelled=[str(tmp_path / "unlabelled")],
         crop_seconds=1.0, layers=1, max_steps=2, whisper_layer=1, reading_steps=3, noise_share=0.2,
-        source_weights={"read": 0.7, "grid": 0.3}))
+        source_weights={"read": 0.4, "grid": 0.3, "unlabelled": 0.3}))
     assert {"grid_accuracy", "read_pbm_recall"} <= set(figures)
     saved = VisemeClassifier.from_pretrained(tmp_path / "run" / "viseme_classifier")
     assert saved.config.hidden_dropout == 0

@@ -24,6 +24,8 @@ from temposync_pipeline.provenance.credentials import local_credentials, read_cr
 
 from .tiny_components import picture, spoken, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 SPEECH, RATE = spoken(0.8)
 
 

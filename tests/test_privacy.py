@@ -19,6 +19,8 @@ from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 
 from .tiny_components import picture, spoken, tiny_pipeline
 
+pytestmark = pytest.mark.makes_videos
+
 CANARY = "Canary-4711"
 SECONDS = 1_234_567  # of arc, ten thousandths: where the photo was taken
 

@@ -4,8 +4,8 @@
 
 The corpus is that of the stage `visemes`.  First Whisper's encoder hears all of it, and a small reading of its features learns the
 visemes; what that says of clean speech, and the features, is what the classifier is to say of the same speech in any room.  So it also
-learns from speech that nobody labelled.  `lips` (optional, `save_performances`): sounds with the lips' motion, which the hidden state
-then tells, too.
+learns from speech that nobody labelled: `unlabelled` (optional) are folders of it, in any language.  `lips` (optional,
+`save_performances`): sounds with the lips' motion, which the hidden state then tells, too.
 """
 
 import copy
@@ -25,7 +25,8 @@ from ..data.batched_augmentation import Chance
 from ..data.sound_reel import SoundReel, Track
 from ..data.viseme_corpus import Utterance, load_utterances
 from ..data.viseme_crops import BAND_WINDOW, NUM_BANDS, band_filters
-from ..data.viseme_labels import SAMPLE_RATE, coverage
+from ..data.viseme_labels import SAMPLE_RATE, Segment, coverage
+from ..media.audio import load_audio
 from ..media.video import FPS
 from ..metrics.visemes import score_visemes
 from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
@@ -34,6 +35,8 @@ from .checkpointing import save_weights
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 from .visemes import class_weights, soft_cross_entropy
 from .whisper_teacher import TOKEN_RATE, VisemeReading, WhisperTeacher, listen_to_all
+
+_SHORTEST_UNLABELLED = 0.5  # seconds
 
 
 @dataclass
@@ -45,6 +48,8 @@ class Config(LoopConfig):
     whisper: str = "openai/whisper-base"
     # Folder of `save_performances` files, or none.
     lips: str = ""
+    # Folders of .flac or .wav files (searched with all below them) whose words nobody wrote down; a source of that name.
+    unlabelled: list[str] = field(default_factory=list)
     # Its layer that is listened to (of base's six the fourth says most: 85 % of the frames of held-out read sentences), and how long its
     # reading learns (half a minute on a CPU core).
     whisper_layer: int = 4
@@ -62,7 +67,7 @@ class Config(LoopConfig):
     noise_share: float = 0.05
     lips_share: float = 0.2
     source_weights: dict[str, float] = field(default_factory=lambda: {
-        "grid": 0.16, "read": 0.27, "voices": 0.29, "synthetic": 0.1, "foreign": 0.1, "syllables": 0.08})
+        "grid": 0.16, "read": 0.27, "voices": 0.29, "synthetic": 0.1, "foreign": 0.1, "syllables": 0.08, "unlabelled": 0.2})
     # Of the labels, of Whisper's opinion and features, of the clean sound's bands, of the lips.
     label_weight: float = 0.4
     teacher_weight: float = 0.6
@@ -241,6 +246,26 @@ def train_reading(config: Config, utterances: list[Utterance], lessons: list[np.
     return reading.requires_grad_(False).eval()
 
 
+def unlabelled_utterances(folder: Path) -> list[Utterance]:
+    """The recordings in a folder, without segments as yet; those shorter than a token's context are left out."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".flac", ".wav"))
+    sounds = [load_audio(path).samples for path in tqdm(paths, desc=f"read {folder}")]
+    return [Utterance(path.stem, "unlabelled", (np.clip(samples, -1, 1) * 32767).astype(np.int16), [])
+            for path, samples in zip(paths, sounds) if len(samples) > _SHORTEST_UNLABELLED * SAMPLE_RATE]
+
+
+@torch.no_grad()
+def labelled_by(reading: VisemeReading, items: list[Utterance], lessons: list[np.ndarray]) -> list[Utterance]:
+    """With segments of the viseme that is most likely in each token, by what `reading` says of its features."""
+    device = next(reading.parameters()).device
+    labelled = []
+    for item, features in zip(items, lessons):
+        visemes = reading(torch.from_numpy(features).float().to(device)).argmax(-1).tolist()
+        segments = [Segment((token - 0.5) / TOKEN_RATE, (token + 0.5) / TOKEN_RATE, viseme) for token, viseme in enumerate(visemes)]
+        labelled.append(item._replace(segments=segments))
+    return labelled
+
+
 def token_labels(item: Utterance, count: int) -> np.ndarray:
     """Share of each viseme around the times of Whisper's tokens, [count, 15]."""
     return coverage(item.segments, count, 1 / TOKEN_RATE, -0.5 / TOKEN_RATE)
@@ -290,12 +315,15 @@ def train(config: Config) -> dict[str, float]:
     utterances = [item for item in load_utterances(folder / "train.npz") if item.source in config.source_weights]
     validation = load_utterances(folder / "validation.npz")
     teacher = WhisperTeacher.from_pretrained(config.whisper, config.whisper_layer).to(device)
+    unlabelled = [item for path in config.unlabelled for item in unlabelled_utterances(Path(path))]
     lessons = listen_to_all(teacher, [item.samples for item in utterances], "the corpus")
+    more_lessons = listen_to_all(teacher, [item.samples for item in unlabelled], "what has no labels")
     performers = load_performances(config.lips, teacher, device) if config.lips_weight else {}
     classifier = grown_classifier(config)
-    crops = CropMaker(config, utterances, lessons, performers, classifier, device)
     weights = class_weights(utterances, config.class_weight_power, config.closure_weight).to(device)
     reading = train_reading(config, utterances, lessons, weights)
+    utterances += labelled_by(reading, unlabelled, more_lessons)
+    crops = CropMaker(config, utterances, lessons + more_lessons, performers, classifier, device)
     print({name: round(value, 3) for name, value in reading_figures(reading, teacher, validation).items()}, file=sys.stderr)
     model = Ear(classifier, teacher.width, {name: reel.tracks["motion"].values.shape[1] for name, reel in performers.items()})
 
