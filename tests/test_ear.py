@@ -14,6 +14,7 @@ from temposync_pipeline.data.sound_reel import Cuts, SoundReel, Track
 from temposync_pipeline.data.viseme_corpus import Utterance, save_utterances
 from temposync_pipeline.data.viseme_crops import band_filters, band_levels
 from temposync_pipeline.data.viseme_labels import SAMPLE_RATE, Segment, coverage
+from temposync_pipeline.errors import InvalidInputError
 from temposync_pipeline.models.viseme_classifier import VisemeClassifier, normalize_loudness
 from temposync_pipeline.training import ear
 
@@ -82,10 +83,13 @@ def test_layers_that_are_added_change_nothing_at_first(tmp_path):
         assert torch.allclose(small(sound).logits, grown(sound).logits, atol=1e-4)
 
 
-def test_speech_without_labels_gets_those_that_are_read_in_its_features(tmp_path):
+def test_speech_without_labels_gets_those_that_are_read_in_its_features(tmp_path, capsys):
     wavfile.write(tmp_path / "memo.wav", SAMPLE_RATE, spoken(1.4))
     wavfile.write(tmp_path / "click.wav", SAMPLE_RATE, spoken(0.3))
+    wavfile.write(tmp_path / "blip.wav", SAMPLE_RATE, spoken(0.05))
+    (tmp_path / "empty.flac").write_bytes(b"")
     (item,) = ear.unlabelled_utterances(tmp_path)
+    assert "blip.wav" in (told := capsys.readouterr().err) and "empty.flac" in told
     assert item.name == "memo" and item.samples.dtype == np.int16 and np.abs(item.samples - spoken(1.4).astype(int)).max() <= 1
     # Its only feature says which viseme it is: closed lips for half a second, then the tenth.
     reading = ear.VisemeReading(1).eval()
@@ -97,6 +101,15 @@ def test_speech_without_labels_gets_those_that_are_read_in_its_features(tmp_path
     (labelled,) = ear.labelled_by(reading, [item], [features])
     labels = coverage(labelled.segments, 70, 0.02, -0.01)
     assert (labels[:25].argmax(1) == 1).all() and (labels[25:].argmax(1) == 10).all() and labels.max(1).min() == pytest.approx(1, abs=1e-6)
+
+
+def test_what_has_no_recordings_or_no_weight_is_said_before_anything_is_heard(tmp_path):
+    (tmp_path / "song.mp3").write_bytes(b"")
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InvalidInputError, match=f"{folder.name}: no recordings"):
+            ear.train(ear.Config(unlabelled=[str(folder)], tensorboard=False, output=str(tmp_path / "run")))
+    with pytest.raises(InvalidInputError, match="source_weights does not say"):
+        ear.train(ear.Config(unlabelled=[str(tmp_path)], source_weights={"read": 1.0}, tensorboard=False, output=str(tmp_path / "run")))
 
 
 def test_an_ear_is_taught_by_whisper_labels_and_lips(tmp_path):

@@ -35,7 +35,7 @@ _SYLLABLE_VOICES, _WORDS_LEFT_OUT = ("rms", "awb", "kal16"), frozenset(("papa", 
 
 
 class Utterance(NamedTuple):
-    """samples: int16 [N] at 16 kHz.  source: `grid`, `read`, `voices`, `synthetic`, `foreign` or `syllables`."""
+    """samples: int16 [N] at 16 kHz.  source: `grid`, `read`, `voices`, `synthetic`, `foreign`, `syllables` or `unlabelled`."""
 
     name: str
     source: str

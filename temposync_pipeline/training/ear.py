@@ -26,6 +26,8 @@ from ..data.sound_reel import SoundReel, Track
 from ..data.viseme_corpus import Utterance, load_utterances
 from ..data.viseme_crops import BAND_WINDOW, NUM_BANDS, band_filters
 from ..data.viseme_labels import SAMPLE_RATE, Segment, coverage
+from ..errors import InvalidInputError
+from ..files import called
 from ..media.audio import load_audio
 from ..media.video import FPS
 from ..metrics.visemes import score_visemes
@@ -247,11 +249,23 @@ def train_reading(config: Config, utterances: list[Utterance], lessons: list[np.
 
 
 def unlabelled_utterances(folder: Path) -> list[Utterance]:
-    """The recordings in a folder, without segments as yet; those shorter than a token's context are left out."""
+    """The recordings in a folder, without segments as yet; what is shorter than half a second, or cannot be read, is left out.
+
+    Raises InvalidInputError where that leaves none.
+    """
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".flac", ".wav"))
-    sounds = [load_audio(path).samples for path in tqdm(paths, desc=f"read {folder}")]
-    return [Utterance(path.stem, "unlabelled", (np.clip(samples, -1, 1) * 32767).astype(np.int16), [])
-            for path, samples in zip(paths, sounds) if len(samples) > _SHORTEST_UNLABELLED * SAMPLE_RATE]
+    utterances = []
+    for path in tqdm(paths, desc=f"read {folder}"):
+        try:
+            samples = load_audio(path).samples
+        except InvalidInputError as error:
+            tqdm.write(f"left out: {error}", file=sys.stderr)
+            continue
+        if len(samples) >= _SHORTEST_UNLABELLED * SAMPLE_RATE:
+            utterances.append(Utterance(path.stem, "unlabelled", (np.clip(samples, -1, 1) * 32767).astype(np.int16), []))
+    if not utterances:
+        raise InvalidInputError(f"{called(Path(folder))}: no recordings (.flac or .wav) of half a second or more in it")
+    return utterances
 
 
 @torch.no_grad()
@@ -310,12 +324,14 @@ def without_dropout(classifier: VisemeClassifier) -> VisemeClassifier:
 
 
 def train(config: Config) -> dict[str, float]:
+    if config.unlabelled and not config.source_weights.get("unlabelled"):
+        raise InvalidInputError("unlabelled: source_weights does not say how often it is drawn")
+    unlabelled = [item for path in config.unlabelled for item in unlabelled_utterances(Path(path))]
     accelerator = make_accelerator(config)
     device, folder = accelerator.device, Path(config.data)
     utterances = [item for item in load_utterances(folder / "train.npz") if item.source in config.source_weights]
     validation = load_utterances(folder / "validation.npz")
     teacher = WhisperTeacher.from_pretrained(config.whisper, config.whisper_layer).to(device)
-    unlabelled = [item for path in config.unlabelled for item in unlabelled_utterances(Path(path))]
     lessons = listen_to_all(teacher, [item.samples for item in utterances], "the corpus")
     more_lessons = listen_to_all(teacher, [item.samples for item in unlabelled], "what has no labels")
     performers = load_performances(config.lips, teacher, device) if config.lips_weight else {}
