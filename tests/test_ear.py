@@ -90,7 +90,7 @@ def test_speech_without_labels_gets_those_that_are_read_in_its_features(tmp_path
     (tmp_path / "empty.flac").write_bytes(b"")
     (item,) = ear.unlabelled_utterances(tmp_path)
     assert "blip.wav" in (told := capsys.readouterr().err) and "empty.flac" in told
-    assert item.name == "memo" and item.samples.dtype == np.int16 and np.abs(item.samples - spoken(1.4).astype(int)).max() <= 1
+    assert item.samples.dtype == np.int16 and np.abs(item.samples - spoken(1.4).astype(int)).max() <= 1
     # Its only feature says which viseme it is: closed lips for half a second, then the tenth.
     reading = ear.VisemeReading(1).eval()
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_speech_without_labels_gets_those_that_are_read_in_its_features(tmp_path
 
 
 def test_what_has_no_recordings_or_no_weight_is_said_before_anything_is_heard(tmp_path):
-    (tmp_path / "song.mp3").write_bytes(b"")
+    (tmp_path / "song.mp3").write_bytes(b"no sound")
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(InvalidInputError, match=f"{folder.name}: no recordings"):
             ear.train(ear.Config(unlabelled=[str(folder)], tensorboard=False, output=str(tmp_path / "run")))

@@ -116,6 +116,6 @@ def test_a_larger_network_goes_on_from_a_smaller_one(tmp_path):
 
 def test_what_it_cannot_do_without(tmp_path):
     with pytest.raises(InvalidInputError, match="--set other=FOLDER"):
-        voice.load_sounds(tmp_path)
+        voice.train(voice.Config(output=str(tmp_path), tensorboard=False))
     with pytest.raises(InvalidInputError, match="takes no --init"):
         initial_weights("voice", "temposync-tiny")

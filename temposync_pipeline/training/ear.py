@@ -23,12 +23,11 @@ from ..data import batched_augmentation as augmentation
 from ..data.arrays import read_arrays
 from ..data.batched_augmentation import Chance
 from ..data.sound_reel import SoundReel, Track
+from ..data.sounds import load_sounds
 from ..data.viseme_corpus import Utterance, load_utterances
 from ..data.viseme_crops import BAND_WINDOW, NUM_BANDS, band_filters
 from ..data.viseme_labels import SAMPLE_RATE, Segment, coverage
 from ..errors import InvalidInputError
-from ..files import called
-from ..media.audio import load_audio
 from ..media.video import FPS
 from ..metrics.visemes import score_visemes
 from ..models.viseme_classifier import VisemeClassifier, VisemeClassifierConfig
@@ -50,7 +49,7 @@ class Config(LoopConfig):
     whisper: str = "openai/whisper-base"
     # Folder of `save_performances` files, or none.
     lips: str = ""
-    # Folders of .flac or .wav files (searched with all below them) whose words nobody wrote down; a source of that name.
+    # Folders of recordings (searched with all below them) whose words nobody wrote down: the source "unlabelled".
     unlabelled: list[str] = field(default_factory=list)
     # Its layer that is listened to (of base's six the fourth says most: 85 % of the frames of held-out read sentences), and how long its
     # reading learns (half a minute on a CPU core).
@@ -249,28 +248,15 @@ def train_reading(config: Config, utterances: list[Utterance], lessons: list[np.
 
 
 def unlabelled_utterances(folder: Path) -> list[Utterance]:
-    """The recordings in a folder, without segments as yet; what is shorter than half a second, or cannot be read, is left out.
-
-    Raises InvalidInputError where that leaves none.
-    """
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".flac", ".wav"))
-    utterances = []
-    for path in tqdm(paths, desc=f"read {folder}"):
-        try:
-            samples = load_audio(path).samples
-        except InvalidInputError as error:
-            tqdm.write(f"left out: {error}", file=sys.stderr)
-            continue
-        if len(samples) >= _SHORTEST_UNLABELLED * SAMPLE_RATE:
-            utterances.append(Utterance(path.stem, "unlabelled", (np.clip(samples, -1, 1) * 32767).astype(np.int16), []))
-    if not utterances:
-        raise InvalidInputError(f"{called(Path(folder))}: no recordings (.flac or .wav) of half a second or more in it")
-    return utterances
+    """The recordings of a folder (`load_sounds`), without segments as yet."""
+    return [Utterance(f"{folder.name}_{number}", "unlabelled", samples, [])
+            for number, samples in enumerate(load_sounds(folder, _SHORTEST_UNLABELLED))]
 
 
 @torch.no_grad()
 def labelled_by(reading: VisemeReading, items: list[Utterance], lessons: list[np.ndarray]) -> list[Utterance]:
-    """With segments of the viseme that is most likely in each token, by what `reading` says of its features."""
+    """With segments of the viseme that is most likely in each token, by what `reading` says of its features `lessons`, [tokens, width] of
+    each of the items."""
     device = next(reading.parameters()).device
     labelled = []
     for item, features in zip(items, lessons):

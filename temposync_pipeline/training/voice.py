@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ..data.sounds import load_sounds
 from ..data.viseme_corpus import load_utterances
 from ..data.voice_mixtures import Mixture, MixtureMaker
 from ..errors import InvalidInputError
 from ..media import voice_activity
-from ..media.audio import load_audio
 from .loop import LoopConfig, Losses, make_accelerator, train_loop
 
 FEATURES = 41
@@ -82,6 +82,8 @@ class Examples:
 
 
 def train(config: Config) -> dict[str, float]:
+    if not config.other:
+        raise InvalidInputError("train voice needs sounds in which nobody speaks; say where they are with --set other=FOLDER")
     accelerator = make_accelerator(config)
     device = accelerator.device
     others = load_sounds(Path(config.other))
@@ -113,14 +115,6 @@ def train(config: Config) -> dict[str, float]:
 
     return train_loop(config, accelerator, model, copy.deepcopy(model), compute_losses, validate,
                       lambda average: save(average, Path(config.output)), [generator])
-
-
-def load_sounds(folder: Path) -> list[np.ndarray]:
-    """Every sound file of a folder, int16 [N] each at 16 kHz. Raises InvalidInputError if there is none."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if str(folder) != "." and folder.is_dir() else []
-    if not files:
-        raise InvalidInputError("train voice needs sounds in which nobody speaks; say where they are with --set other=FOLDER")
-    return [np.int16(np.clip(load_audio(path).samples, -1, 1) * 32767) for path in tqdm(files, desc="sounds")]
 
 
 @torch.no_grad()
