@@ -21,7 +21,7 @@ app: $(VENV)/.installed
 # A file of tests stays in one process, as what its tests share is made once; tests/conftest.py puts those that take long first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# All with torch, and those that make videos, by commands and the page's functions as well, with the other runtimes, too.
+# All with torch, and those that make frames of videos with the other runtimes, too; none of them can be left out (tests/conftest.py).
 test: $(VENV)/.installed-dev
 	$(PYTEST)
 	$(PYTEST) --runtime openvino

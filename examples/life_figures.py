@@ -3,30 +3,34 @@
     python examples/life_figures.py --tracks TRACKS --audio examples/media/*.wav
 
 TRACKS holds landmark files of clips at 25 frames a second, `<talker>_<clip>.npz` (`landmarks` [T, 131 or 478, 2 or 3]); the generator
-speaks AUDIO, over and over, for ten minutes.  Both are measured alike, the generator's also in pieces of 3 s, as long as GRID's clips:
-of a short clip's blinks only those intervals are known that fit into it.
+speaks AUDIO, over and over, for ten minutes, and in a video of PORTRAIT, which the face aligner reads as it read the talkers', for two.
+All are measured alike, the generator's also in pieces of 3 s, as long as GRID's clips: of a short clip's blinks only those intervals are
+known that fit into it.
 """
 
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
+from tqdm import tqdm
 
 from temposync_pipeline import TempoSyncPipeline
 from temposync_pipeline.data.clips import load_landmarks
 from temposync_pipeline.data.face_motion import face_motion
-from temposync_pipeline.face.landmarks import lid_opening
+from temposync_pipeline.face.crop import transform_points
+from temposync_pipeline.face.landmarks import RIGID, interocular_distance, lid_opening
 from temposync_pipeline.face.life import LifeTracks
 from temposync_pipeline.media.audio import SAMPLE_RATE, load_audio
 
-FPS, MINUTES = 25, 10
+FPS, MINUTES, VIDEO_MINUTES = 25, 10, 2
+HEAD = ("right, IOD", "down, IOD", "tilt, rad", "growth", "turn right, IOD", "turn down, IOD")
 # A blink closes eyes by at least this share of how far they are open, and is no part of the one before; the least rise of brows that
 # counts, in IOD.
 LEAST_DEPTH, LEAST_FRAMES, LEAST_RAISE = 0.12, 8, 0.006
@@ -44,9 +48,10 @@ class Measured:
     raises: list[float] = field(default_factory=list)
     raise_durations: list[float] = field(default_factory=list)
     brow_variances: list[float] = field(default_factory=list)
+    head_variances: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, lids: np.ndarray, brows: np.ndarray) -> None:
-        """A stretch of frames: how far the lids are open [T], 1 = as usual, and how far the brows are raised [T]."""
+    def add(self, lids: np.ndarray, brows: np.ndarray, head: np.ndarray) -> None:
+        """A stretch of frames: how far the lids are open [T], 1 = as usual, how far the brows are raised [T], what the head does [T, 6]."""
         lows = blinks_in(lids)
         self.seconds += len(lids) / FPS
         self.blinks += len(lows)
@@ -56,6 +61,11 @@ class Measured:
         self.raises += list(found["prominences"])
         self.raise_durations += list(found["widths"] / FPS)
         self.brow_variances.append(float(brows.var()))
+        self.head_variances.append(head.var(0))
+
+    def add_pieces(self, *tracks: np.ndarray, length: int = 3 * FPS) -> None:
+        for start in range(0, len(tracks[0]) - length + 1, length):
+            self.add(*(track[start:start + length] for track in tracks))
 
 
 def blinks_in(lids: np.ndarray) -> list[int]:
@@ -74,25 +84,40 @@ def half_depth(lids: np.ndarray, low: int) -> float:
     return float((depth < 0.5).sum() / FPS)
 
 
-def talkers_tracks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(talker, lids, brows) of each clip with a face in every frame."""
+def measured_tracks(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lids [T], brows [T] and head [T, 6] (`HEAD`) of a face with landmarks [T, 131, 2] in every frame."""
+    rest, opening = np.median(landmarks, 0), lid_opening(landmarks).mean(1)
+    motion = face_motion(landmarks, rest)
+    centre, turned = rest[RIGID].mean(0), motion.similarity[:, :, 0]
+    shift = np.stack([transform_points(matrix, centre) - centre for matrix in motion.similarity]) / interocular_distance(rest)
+    pose = [shift, np.arctan2(turned[:, 1], turned[:, 0])[:, None], np.linalg.norm(turned, axis=1)[:, None] - 1, motion.turn]
+    return opening / np.percentile(opening, 80), -motion.brows[..., 1].mean(1), np.concatenate(pose, 1)
+
+
+def talkers_tracks(folder: Path) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Each talker's `measured_tracks`, clip by clip with a face in every frame."""
     for path in sorted(folder.glob("*_*.npz")):
         landmarks = load_landmarks(path).astype(np.float64)
         if np.isfinite(landmarks).all():
-            opening = lid_opening(landmarks).mean(1)
-            motion = face_motion(landmarks, np.median(landmarks, 0))
-            yield path.stem.rsplit("_", 1)[0], opening / np.percentile(opening, 80), -motion.brows[..., 1].mean(1)
+            yield path.stem.rsplit("_", 1)[0], measured_tracks(landmarks)
 
 
-def generated_tracks(recordings: list[Path], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lids [T], brows [T] and head [T, 6] of ten minutes."""
-    pipe = TempoSyncPipeline.from_pretrained("temposync-tiny")
-    samples = np.concatenate([load_audio(recording).samples for recording in recordings])
+def generated_tracks(pipe: TempoSyncPipeline, samples: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lids [T], brows [T] and head [T, 6] of ten minutes, as they are drawn."""
     with torch.inference_mode():
         hearing = pipe.viseme_classifier.hear(samples, round(len(samples) / SAMPLE_RATE * FPS), FPS)
     voice = islice(cycle(pipe._to_speech(hearing).voice), MINUTES * 60 * FPS)
     life = list(LifeTracks(seed, FPS, 1.0, 1.0).frames(voice))
     return np.array([each.lids for each in life]), np.array([each.brows for each in life]), np.stack([each.head for each in life])
+
+
+def tracks_in_video(pipe: TempoSyncPipeline, portrait: Path, samples: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`measured_tracks` of two minutes in which the portrait speaks."""
+    voice = np.resize(samples, VIDEO_MINUTES * 60 * SAMPLE_RATE)
+    chunks = pipe.stream(portrait, (voice, SAMPLE_RATE), generator=torch.Generator().manual_seed(seed), blink_rate=1.0, head_motion=1.0)
+    frames = tqdm(chain.from_iterable(chunks), total=VIDEO_MINUTES * 60 * FPS, desc="video")
+    with torch.inference_mode():
+        return measured_tracks(np.stack([face.landmarks for face in pipe.face_aligner.follow(frames)]).astype(np.float64))
 
 
 def likeness(track: np.ndarray) -> tuple[float, float]:
@@ -113,33 +138,42 @@ def row(name: str, all_: Measured) -> str:
             f"{quantiles(all_.raise_durations)} | {np.sqrt(np.mean(all_.brow_variances)):.4f} |")
 
 
+def head_row(name: str, all_: Measured) -> str:
+    return f"| {name} | {' | '.join(f'{value:.4f}' for value in np.sqrt(np.mean(all_.head_variances, 0)))} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tracks", type=Path, required=True)
     parser.add_argument("--audio", type=Path, nargs="+", required=True)
+    parser.add_argument("--portrait", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    talkers, pieces, whole, rates = Measured(), Measured(), Measured(), defaultdict(Measured)
-    for talker, lids, brows in talkers_tracks(arguments.tracks):
-        talkers.add(lids, brows)
-        rates[talker].add(lids, brows)
+    talkers, pieces, whole, shown, rates = Measured(), Measured(), Measured(), Measured(), defaultdict(Measured)
+    for talker, tracks in talkers_tracks(arguments.tracks):
+        talkers.add(*tracks)
+        rates[talker].add(*tracks)
     if not talkers.seconds:
         parser.error(f"{arguments.tracks}: no landmark files <talker>_<clip>.npz with a face in every frame")
-    lids, brows, head = generated_tracks(arguments.audio, arguments.seed)
-    whole.add(lids, brows)
-    length = 3 * FPS
-    for start in range(0, len(lids) - length + 1, length):
-        pieces.add(lids[start:start + length], brows[start:start + length])
+    pipe = TempoSyncPipeline.from_pretrained("temposync-tiny")
+    pipe.set_progress_bar_config(disable=True)
+    samples = np.concatenate([load_audio(recording).samples for recording in arguments.audio])
+    lids, brows, head = generated_tracks(pipe, samples, arguments.seed)
+    whole.add(lids, brows, head)
+    pieces.add_pieces(lids, brows, head)
+    shown.add_pieces(*tracks_in_video(pipe, arguments.portrait, samples, arguments.seed))
     low, median, high = (f"{value:.2f}" for value in np.percentile([each.blinks / each.seconds for each in rates.values()], SHOWN))
     columns = ("", "seconds", "blinks", "a second", "interval, s", "duration at half depth, s", "raises of the brows a second",
                "height, IOD", "duration at half height, s", "deviation of the brows, IOD")
     print(f"# Life\n\nThree numbers are those that a tenth, half and nine tenths are below. {len(rates)} talkers blink {low}, {median} and "
           f"{high} times a second.\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    print(row("talkers", talkers), row("generated, cut likewise", pieces), row("generated, ten minutes", whole), sep="\n")
+    print(row("talkers", talkers), row("generated, cut likewise", pieces), row("generated, ten minutes", whole),
+          row("in a video, cut likewise", shown), sep="\n")
+    print(f"\nDeviations of the head within 3 s:\n\n| | {' | '.join(HEAD)} |\n{'|---' * 7}|")
+    print(head_row("talkers", talkers), head_row("in a video", shown), sep="\n")
     print("\nThe largest autocorrelation within ten minutes, two seconds apart or more, and at which distance (brows follow "
           "the voice, which comes again and again):\n\n| | r | s |\n|---|---|---|")
-    names = ("right", "down", "tilt", "growth", "turn right", "turn down")
-    for name, track in (("lids", lids), ("brows", brows), *(zip((f"head {name}" for name in names), head.T))):
+    for name, track in (("lids", lids), ("brows", brows), *(zip((f"head {name.partition(',')[0]}" for name in HEAD), head.T))):
         print(f"| {name} | {likeness(track)[0]:.2f} | {likeness(track)[1]:.1f} |")
 
 

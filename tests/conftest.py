@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -23,10 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "makes_videos: to be run with every runtime")
-    config.addinivalue_line("markers", "torch_only(why): though its module is")
-    os.environ.pop("TEMPOSYNC_RUNTIME", None)
-    if config.getoption("--runtime") != "torch":
-        os.environ["TEMPOSYNC_RUNTIME"] = config.getoption("--runtime")
+    config.addinivalue_line("markers", "torch_only(why): though it makes videos")
+    os.environ["TEMPOSYNC_RUNTIME"] = config.getoption("--runtime")  # also of commands, which would compare those that are installed
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,6 +45,21 @@ def own_cache(request, tmp_path_factory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEMPOSYNC_CACHE", str(folder))
         yield
+
+
+@pytest.fixture(autouse=True)
+def none_is_left_out(request, monkeypatch) -> Iterator[None]:
+    """A test in which frames of a video are made is run with every runtime, or says why not."""
+    if find_spec("torch") is None or any(map(request.node.get_closest_marker, ("makes_videos", "torch_only"))):
+        yield
+        return
+    from temposync_pipeline.pipelines import rendering
+
+    made = []
+    for renderer in (rendering.ColourRenderer, rendering.MotionRenderer, rendering.FaceRenderer):
+        monkeypatch.setattr(renderer, "decode", lambda *arguments, decode=renderer.decode: (made.append(1), decode(*arguments))[1])
+    yield
+    assert not made, "frames are made: mark it makes_videos, or torch_only with the reason"
 
 
 CODECS = {

@@ -158,6 +158,7 @@ def test_commands_refuse_a_checkpoint_in_one_line(tmp_path, checkpoint, capsys, 
     assert end.value.code == 2 and len(lines) == 1 and not (tmp_path / "out.mp4").exists()
 
 
+@pytest.mark.torch_only("adapters need torch")
 def test_adapters_and_latents_have_the_same_limits(tmp_path):
     """55, 56."""
     pytest.importorskip("peft")

@@ -12,6 +12,8 @@ from temposync_pipeline.pipelines.pipeline_temposync import TempoSyncPipeline
 
 from .tiny_components import picture, tiny_asymtalker_pipeline, tiny_pipeline, tiny_read_pipeline
 
+pytestmark = pytest.mark.torch_only("the benchmark is told which runtime to time")
+
 
 @pytest.fixture
 def inputs(tmp_path, make_audio, monkeypatch):

@@ -287,6 +287,7 @@ def test_no_address_in_a_file_is_ever_asked(tmp_path):
     server.shutdown()
 
 
+@pytest.mark.makes_videos
 def test_without_the_libraries_the_other_marks_stay(own_key, tmp_path, monkeypatch, capsys):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "c2pa" else found(name, *rest))
@@ -300,6 +301,7 @@ def test_without_the_libraries_the_other_marks_stay(own_key, tmp_path, monkeypat
     assert ended.value.code == 0 and "content credentials: not looked for" in capsys.readouterr().out
 
 
+@pytest.mark.makes_videos
 def test_pipelines_and_commands_sign(own_key, tmp_path, capsys):
     output = tiny_pipeline()(picture(), spoken(), num_inference_steps=1)
     output.save(tmp_path / "a.mp4", provenance=own_key)

@@ -15,6 +15,8 @@ from temposync_pipeline.export.sessions import open_session
 
 from .tiny_components import asking_all, picture, spoken, tiny_asymtalker_pipeline, tiny_read_pipeline, whole_pipeline
 
+pytestmark = pytest.mark.torch_only("files are compared with torch")
+
 
 @pytest.fixture(autouse=True)
 def nothing_compiled(tmp_path, monkeypatch):

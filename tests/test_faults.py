@@ -67,6 +67,7 @@ def largest_file(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.makes_videos
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.95, 1.0])
 def test_no_half_file_where_space_ends(tmp_path, name, share):
@@ -93,6 +94,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.makes_videos
 def test_a_small_disk_says_so_in_one_line(tmp_path, small_disk, pipeline, monkeypatch, capsys, make_speech):
     """57, on a real one."""
     monkeypatch.setattr(TempoSyncPipeline, "from_pretrained", lambda name, **_: pipeline)
@@ -166,6 +168,7 @@ def test_a_full_disk_stops_a_training_and_resuming_ends_in_the_same_weights(tmp_
 # --- cancelling -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.makes_videos
 def test_a_closed_generator_stops_within_a_chunk(tmp_path, pipeline, monkeypatch):
     """62."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -179,6 +182,7 @@ def test_a_closed_generator_stops_within_a_chunk(tmp_path, pipeline, monkeypatch
 # --- names and places -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.makes_videos
 def test_an_output_never_replaces_its_input(tmp_path, pipeline):
     """64: by whichever name."""
     for name, kind in (("portrait.mp4", "PNG"), ("portrait.safetensors", "PNG")):
@@ -199,6 +203,7 @@ def test_an_output_never_replaces_its_input(tmp_path, pipeline):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.makes_videos
 def test_long_and_foreign_names(tmp_path, pipeline, make_speech):
     """64: as long as the disk takes them."""
     name = "ж" * 124 + "é.mp4"  # of 255 bytes that a name may have, 254

@@ -78,6 +78,7 @@ def test_a_student_is_adapted_to_a_folder_of_clips(tmp_path, checkpoint, clips, 
     assert not takes_clips("student", str(tmp_path / "run" / "latents")) and takes_clips("student", str(clips))
 
 
+@pytest.mark.torch_only("adapters need torch")
 def test_an_adapter_of_a_person_is_trained_beside_the_checkpoint(tmp_path, checkpoint, clips, make_audio, capsys):
     run = tmp_path / "run"
     train("student", "--init", checkpoint, "--data", clips, "--output", run, *QUICK, "--set", "lora_rank=2", "--set", "warmup_steps=0")

@@ -120,6 +120,7 @@ def talkers(tmp_path, monkeypatch):
     return folder.parent
 
 
+@pytest.mark.makes_videos
 def test_the_command_measures_one_model_beside_others(talkers, tmp_path, capsys):
     models = {"moves_mouths": tiny_pipeline(), "moves_faces": tiny_read_pipeline(), "speaks_in_chunks": tiny_asymtalker_pipeline()}
     for name, pipeline in models.items():
@@ -143,6 +144,7 @@ def test_the_command_measures_one_model_beside_others(talkers, tmp_path, capsys)
     assert cv2.imread(str(tmp_path / "out_minutes.png")) is not None
 
 
+@pytest.mark.makes_videos
 def test_photographs_speak_with_the_talkers_voices(talkers, tmp_path, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()

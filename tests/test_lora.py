@@ -14,6 +14,8 @@ from temposync_pipeline.pipelines.lora import add_lora, save_lora
 
 from .tiny_components import picture, spoken, tiny_denoiser, tiny_pipeline
 
+pytestmark = pytest.mark.torch_only("adapters need torch")
+
 NAME = "pytorch_lora_weights.safetensors"
 
 

@@ -12,6 +12,8 @@ from temposync_pipeline.models.face_aligner import FaceAligner
 from .fake_accelerator import CPU, FakeAccelerator
 from .tiny_components import picture, spoken, template_face, tiny_pipeline
 
+pytestmark = pytest.mark.torch_only("others compute on the CPU")
+
 OFFLOADING = {
     "none": lambda pipeline, device: pipeline.to(device),
     "model": lambda pipeline, device: pipeline.enable_model_cpu_offload(device=device),

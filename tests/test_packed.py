@@ -119,6 +119,7 @@ def test_resting_weights_are_not_read_again(tmp_path, asked):
         assert torch.equal(resting.layer(x), expected) and not resting.layer.weight.is_meta
 
 
+@pytest.mark.torch_only("torch's weights are packed")
 def test_a_call_packs_what_it_repeats_and_frames_are_as_without(asked):
     pipe = tiny_pipeline()
 

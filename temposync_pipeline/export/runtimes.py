@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder", "inner_decoder", "transformer", "temporal_decoder")
 # By which part of torch's time another must be faster to be chosen: it takes more memory, and the rest of a video is made by torch anyhow.
 WORTH_IT = 0.1
+# Seconds after which threads that wait for more to compute are asleep.
+PAUSE = 0.25
 
 
 class CompiledForward:
@@ -140,18 +142,17 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
     """Let a pipeline compute its large networks (`COMPILED`) with a runtime.
 
     Args:
-        runtime: "torch", "openvino", "onnxruntime", or "auto": the fastest of torch and those whose files are at hand (`temposync export`),
-            by a tenth at least (`WORTH_IT`), measured once and remembered.
+        runtime: "torch", "openvino", "onnxruntime", or "auto": torch, or the fastest that is installed where that is faster by a tenth at
+            least (`WORTH_IT`); measured once for these networks, compiled for that if need be, and remembered.
         checkpoint: its folder, which may hold files of its own ("openvino", "onnx").
 
     Raises InvalidInputError for another name, or a runtime that is not installed.
     """
     check_runtime(runtime)
-    if runtime == "auto":
-        runtime = _fastest(pipeline, checkpoint)
+    asked, runtime = runtime, _fastest(pipeline, checkpoint) if runtime == "auto" else runtime
     forwards = _forwards(pipeline, runtime, checkpoint)
-    if not all(forward.is_ready() for forward in forwards if forward.network.is_exact(forward.module)):
-        logger.warning("%s is used for the first time: it compiles the networks, once, which can take more than a minute", runtime)
+    if asked != "auto":
+        _warn_of_first_use({runtime: forwards})
     for network, module in networks_of(pipeline):
         if isinstance(vars(module).get(network.method), CompiledForward):
             vars(module).pop(network.method)
@@ -176,48 +177,73 @@ def _forwards(pipeline: Any, runtime: str, checkpoint: Path | None) -> list[Comp
     return [CompiledForward(network, module, runtime, folders) for network, module in networks_of(pipeline) if network.name in COMPILED]
 
 
+def _warn_of_first_use(forwards: Mapping[str, Sequence[CompiledForward]]) -> None:
+    for name, compiled in forwards.items():
+        if not all(forward.is_ready() for forward in compiled if forward.network.is_exact(forward.module)):
+            logger.warning("%s is used for the first time: it compiles the networks, once, which can take more than a minute", name)
+
+
 def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
-    """Of those that are ready, by what was measured on this machine, or is measured now."""
+    """Of those that are installed, by what was measured on this machine, or is measured now."""
     forwards = {name: _forwards(pipeline, name, checkpoint) for name in installed_runtimes()}
-    ready = [name for name, compiled in forwards.items() if all(forward.is_ready() for forward in compiled)]
-    if ready == ["torch"]:
+    if list(forwards) == ["torch"]:
         return "torch"
     path = cache_folder() / "fastest.json"
-    hashes = [forward._hash[:8] for forward in forwards[ready[-1]]]
+    hashes = [forward._hash[:8] for forward in forwards[list(forwards)[-1]]]
     machine = platform.processor() or platform.machine()
     setting = [f"temposync {__version__}", f"over {1 - WORTH_IT}", machine, torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
-    setting += [f"{name} {version(name)}" for name in ready]
+    setting += [f"{name} {version(name)}" for name in forwards]
     try:
         known = read_json(path)
     except (OSError, ValueError):
         known = {}
     key = " ".join(map(str, setting))
-    if known.get(key) not in ready:
-        times = time_runtimes(pipeline, {name: forwards[name] for name in ready})
+    if known.get(key) not in forwards:
+        _warn_of_first_use(forwards)
+        usable = _usable(pipeline, forwards)
+        times = time_runtimes(pipeline, usable)
         times["torch"] *= 1 - WORTH_IT
-        known[key] = min(times, key=times.get)
+        fastest = min(times, key=times.get)
+        if len(usable) < len(forwards):  # it may be possible next time
+            return fastest
+        known[key] = fastest
         with suppress(OSError):  # where it cannot be kept it is measured again
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(known, indent=2) + "\n")
     return known[key]
 
 
+def _usable(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]]) -> dict[str, Sequence[CompiledForward]]:
+    """Without those that cannot be used here: for a network of somebody's own, say, or where nothing can be kept."""
+    usable = {}
+    for name, compiled in forwards.items():
+        try:
+            time_runtimes(pipeline, {name: compiled}, rounds=1)
+            usable[name] = compiled
+        except Exception as error:  # torch's exporter and each runtime have their own
+            if name == "torch":
+                raise
+            logger.warning("%s: left out (%s)", name, " ".join(str(error).split())[:200])
+    return usable
+
+
 @torch.inference_mode()
 def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]], rounds: int = 5) -> dict[str, float]:
     """Seconds that each runtime takes for the networks of 16 frames (`calls_of_frames`), torch with packed weights as in a video.
 
-    Each has its rounds on end, of which the shortest counts: the threads of one may keep cores busy, waiting, while the next begins.
+    Of each one's rounds the shortest counts. They take turns, so that all meet what else the machine is doing, each after a pause: the
+    threads of the one before may keep cores busy, waiting.
     """
-    packed, times = PackedWeights(), {}
+    packed, times = PackedWeights(), dict.fromkeys(forwards, float("inf"))
     calls = calls_of_frames(pipeline, 16)
-    for name, compiled in forwards.items():
-        asked = {forward.module: forward for forward in compiled}
-        for _ in range(rounds):
-            with packed.in_use(), inference_autocast(calls[-1][1]["latents"], pipeline.use_bfloat16):
-                started = time.perf_counter()
-                for module, inputs in calls:
-                    asked.get(module, type(module).forward.__get__(module))(**inputs)
-                times[name] = min(times.get(name, float("inf")), time.perf_counter() - started)
+    asked = {name: {forward.module: forward for forward in compiled} for name, compiled in forwards.items()}
+    for name in rounds * list(forwards):
+        time.sleep(PAUSE)
+        with packed.in_use(), inference_autocast(calls[-1][1]["latents"], pipeline.use_bfloat16):
+            started = time.perf_counter()
+            for module, inputs in calls:
+                asked[name].get(module, type(module).forward.__get__(module))(**inputs)
+            times[name] = min(times[name], time.perf_counter() - started)
     return times
 
 

@@ -1,0 +1,81 @@
+"""`runtime="auto"`: which of those that are installed computes a pipeline's networks."""
+
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+
+from temposync_pipeline.commands import video
+from temposync_pipeline.export import installed_runtimes, runtimes
+from temposync_pipeline.files import cache_folder
+from temposync_pipeline.pipelines import auto
+
+from .tiny_components import whole_pipeline
+
+needs_both = pytest.mark.skipif(len(installed_runtimes()) < 3, reason="needs OpenVINO and ONNX Runtime")
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPOSYNC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runtimes, "COMPILED", ("motion_decoder",))
+
+
+def chosen() -> str:
+    pipeline = whole_pipeline()
+    runtimes.use_runtime(pipeline, "auto")
+    return pipeline.runtime
+
+
+@needs_both
+def test_what_is_installed_is_compiled_and_compared_once(monkeypatch, caplog):
+    for _ in range(2):
+        assert chosen() in installed_runtimes()
+        assert {path.suffix for path in cache_folder().glob("motion_decoder-*/*")} == {".xml", ".bin", ".onnx"}
+        said = [record.getMessage().split(" is used")[0] for record in caplog.records if record.levelname == "WARNING"]
+        assert said == ["openvino", "onnxruntime"]
+        monkeypatch.setattr(runtimes, "time_runtimes", None)  # remembered
+
+
+@needs_both
+def test_the_fastest_is_taken_and_remembered(monkeypatch):
+    monkeypatch.setattr(runtimes, "time_runtimes", lambda pipeline, forwards, rounds=5: {name: 99 / len(name) for name in forwards})
+    assert chosen() == "onnxruntime"
+    monkeypatch.setattr(runtimes, "time_runtimes", None)
+    assert chosen() == "onnxruntime"
+    monkeypatch.setattr(runtimes, "__version__", "9")  # another release may be faster
+    with pytest.raises(TypeError):
+        chosen()
+
+
+@needs_both
+@pytest.mark.parametrize("torch_takes, taken", [(1.05, "torch"), (1.2, "openvino")])
+def test_torch_is_left_for_what_is_clearly_faster(monkeypatch, torch_takes, taken):
+    times = {"torch": torch_takes, "openvino": 1.0, "onnxruntime": 1.1}
+    monkeypatch.setattr(runtimes, "time_runtimes", lambda pipeline, forwards, rounds=5: {name: times[name] for name in forwards})
+    assert chosen() == taken
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO")
+def test_what_cannot_be_compiled_is_left_out(monkeypatch, caplog):
+    monkeypatch.setattr(runtimes, "installed_runtimes", lambda: ["torch", "openvino"])
+    monkeypatch.setattr(runtimes, "write_network", lambda *_: {}["no such operator"])
+    for _ in range(2):  # nor is that remembered
+        assert chosen() == "torch"
+    assert [record.getMessage() for record in caplog.records if "left out" in record.getMessage()] == [
+        "openvino: left out ('no such operator')"] * 2
+
+
+def test_torch_alone_is_not_timed(monkeypatch):
+    monkeypatch.setattr(runtimes, "installed_runtimes", lambda: ["torch"])
+    monkeypatch.setattr(runtimes, "time_runtimes", None)
+    assert chosen() == "torch"
+
+
+@pytest.mark.parametrize("device, asked, taken", [("cpu", "auto", "auto"), ("cuda", "auto", "torch"), ("cuda", "openvino", "openvino")])
+def test_nothing_is_compared_for_a_gpu(monkeypatch, device, asked, taken):
+    loaded = []
+    monkeypatch.setattr(video, "choose_device", lambda name: name)
+    monkeypatch.setattr(auto, "load_pipeline", lambda model, runtime: (loaded.append(runtime), SimpleNamespace(to=str))[1])
+    video.load_pipeline("temposync-tiny", device, asked)
+    assert loaded == [taken]
