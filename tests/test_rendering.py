@@ -8,11 +8,12 @@ from PIL import Image
 
 from temposync_pipeline.export.runtimes import CompiledForward
 from temposync_pipeline.face.crop import LATENT_STRIDE, LATENT_WINDOW
-from temposync_pipeline.face.warp import inner_cells, inner_pixels
+from temposync_pipeline.face.inner_mouth import BLOCK
+from temposync_pipeline.face.warp import INNER_WINDOW, inner_cells, inner_pixels
 from temposync_pipeline.media.planes import to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.pipelines import rendering
-from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRenderer, decode_block
+from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRenderer, closing_share, decode_block
 
 from .tiny_components import picture, ready, spoken, tiny_inner_vae, tiny_motion_vae, tiny_pipeline
 
@@ -111,3 +112,43 @@ def test_closed_mouths_are_given_no_colours_and_need_none(monkeypatch):
     for (moved, seen, colours), whole in zip(decoded, every):
         some, same = renderer.patch((moved, seen, colours)), renderer.patch((moved, seen, whole))
         assert (some.top, some.left) == (same.top, same.left) and np.array_equal(some.pixels, same.pixels)
+
+
+def gap_and_flow(height: int, apart: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lips with so many rows between them, which are `apart` crop pixels further from each other in the photo; flow and visibility of one
+    frame."""
+    visibility, flow = np.ones((1, 160, 192), np.float32), np.zeros((1, 80, 96), np.float32)
+    visibility[0, 60:60 + height, 40:120] = 0
+    flow[0, :30], flow[0, 30 + height // 2:] = -apart / 2, apart / 2
+    return flow, visibility
+
+
+@pytest.mark.parametrize("height, apart, share", [
+    (0, 10, 0),  # nothing is hidden
+    (6, 10, 1), (7, 10, 1), (8, 10, 2 / 3), (10, 10, 0), (30, 30, 0),  # the lower, the nearer to shut
+    (6, 0, 0), (6, -8, 0),  # the photo's lips are no further apart
+    (6, 0.25 * 9, 0.5),  # 1.25 times as far, from lip to lip
+])
+def test_lips_close_where_the_photos_are_further_apart(height, apart, share):
+    assert closing_share(*gap_and_flow(height, apart)) == pytest.approx([share], abs=1e-5)
+
+
+def test_between_closing_lips_no_teeth_are_painted(monkeypatch):
+    """There the decoder's colours are taken, enlarged, of the same place."""
+    pipeline = tiny_pipeline()
+    pipeline.register_modules(vae=tiny_inner_vae())
+    ready(pipeline)
+    renderer = pipeline.prepare_portrait(PHOTO).renderer
+    latents = torch.randn(4, *renderer._reference.shape[1:], generator=generator())
+    monkeypatch.setattr(rendering, "HIDDEN_FROM", -1.0)  # random weights open no mouth
+    made = {}
+    with torch.inference_mode():
+        for shares in ((0, 0, 0, 0), (0, 1, 0.5, 0)):
+            monkeypatch.setattr(rendering, "closing_share", lambda *_, shares=shares: np.float32(shares))
+            made[shares] = np.stack([colours for *_, colours in renderer.decode(latents, use_bfloat16=False)])
+        y0, x0 = BLOCK.y0 - LATENT_STRIDE * INNER_WINDOW[0], BLOCK.x0 - LATENT_STRIDE * INNER_WINDOW[1]
+        blocks = decode_block(pipeline.vae, inner_cells(latents), use_bfloat16=False)[:, y0:y0 + 64, x0:x0 + 96]
+    painted, mixed = made.values()
+    decoded = np.stack([cv2.resize(block, (192, 128), interpolation=cv2.INTER_CUBIC) for block in blocks])
+    assert np.array_equal(mixed[[0, 3]], painted[[0, 3]]) and not np.allclose(painted, decoded, atol=6)
+    assert np.allclose(mixed[1], decoded[1], atol=0.05) and np.allclose(mixed[2], (painted[2] + decoded[2]) / 2, atol=0.05)

@@ -3,18 +3,19 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 
 from ..errors import InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
-from ..face.inner_mouth import block_of_window, cells_around
+from ..face.inner_mouth import BLOCK, block_of_window, cells_around
 from ..face.life import Life, LivingPhoto
-from ..face.mouth_box import Patch
+from ..face.mouth_box import Patch, Rectangle
 from ..face.moving_photo import MovingPhoto
 from ..face.tone import known_crop
-from ..face.warp import HIDDEN_FROM, PhotoWarp, fine_block, inner_cells, inner_pixels
+from ..face.warp import FLOW_STRIDE, HIDDEN_FROM, INNER_WINDOW, PhotoWarp, fine_block, inner_cells, inner_pixels
 from ..models.autoencoder_temposync import AutoencoderTempoSync, Motion
 from ..models.conditioning import latent_window
 from ..models.devices import execution_device
@@ -26,6 +27,14 @@ COMPOSITIONS = ("mouth", "face", "still")
 # Where it is in doubt, a decoder's flow is the mean of what may be, which is smaller: without this, mouths of six photographs opened 0.84
 # times as far as their drivers', with it 0.86.
 FLOW_GAIN = 1.15
+# A painter that sees teeth in the photo paints them between lips that are nearly shut, too; the decoder does not. Rows of the crop up to
+# which a gap is as good as shut, and from which it is open; how many times as high as the frame's gap the photo's is while lips are not on
+# their way to shut, and from which they are.
+SHUT_TO, OPEN_FROM = 7, 10
+SAME_TO, LOWER_FROM = 1.1, 1.4
+LIP = 2  # rows from the gap on that are lips
+# The painted block in the pixels of `INNER_WINDOW`.
+_PAINTED = Rectangle(*(limit - LATENT_STRIDE * INNER_WINDOW[axis // 2] for axis, limit in enumerate(BLOCK)))
 
 
 def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
@@ -39,6 +48,27 @@ def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, use_bfloat16:
 def to_levels(pixels: torch.Tensor) -> torch.Tensor:
     """Float32 in 0..255 of pixels in [-1, 1], which it may write over."""
     return pixels.float().clamp_(-1, 1).add_(1).mul_(127.5)
+
+
+def closing_share(flow: np.ndarray, visibility: np.ndarray) -> np.ndarray:
+    """How far lips that the photo shows open are on their way to shut, [n] in [0, 1]: their gap is low, and lower than the photo's.
+
+    Args:
+        flow: down to where pixels come from, of the mouth's block, [n, 80, 96] in crop pixels. visibility: [n, 160, 192] in [0, 1].
+    """
+    shares, rows = np.zeros(len(visibility), np.float32), np.arange(visibility.shape[1])[:, None]
+    for index, (down, gap) in enumerate(zip(flow, visibility < 0.5)):
+        if not gap.any():
+            continue
+        columns = np.flatnonzero(gap.any(0))
+        # The lips beside the gap.
+        top = np.maximum(np.where(gap, rows, len(rows)).min(0)[columns] - LIP, 0)
+        bottom = np.minimum(np.where(gap, rows, -1).max(0)[columns] + LIP, len(rows) - 1)
+        from_top, from_bottom = (edge + down[edge // FLOW_STRIDE, columns // FLOW_STRIDE] for edge in (top, bottom))
+        height, in_photo = (bottom - top).max() - 2 * LIP + 1, (from_bottom - from_top).mean() / (bottom - top).mean()
+        low, lower = (OPEN_FROM - height) / (OPEN_FROM - SHUT_TO), (in_photo - SAME_TO) / (LOWER_FROM - SAME_TO)
+        shares[index] = np.clip(low, 0, 1) * np.clip(lower, 0, 1)
+    return shares
 
 
 class Renderer(Protocol):
@@ -104,18 +134,28 @@ class MotionRenderer:
         hidden = 1 - (inner_pixels if self._seen is None else block_of_window)(visibility)
         is_open = torch.nonzero(torch.amax(hidden, (1, 2, 3)) > HIDDEN_FROM).flatten()
         if len(is_open):
-            for index, picture in zip(is_open.tolist(), self._colours(latents[is_open], hidden[is_open], use_bfloat16)):
+            closing = closing_share(flow[is_open, 1].float().cpu().numpy(), visibility[is_open, 0].float().cpu().numpy())
+            for index, picture in zip(is_open.tolist(), self._colours(latents[is_open], hidden[is_open], closing, use_bfloat16)):
                 colours[index] = picture
         return list(zip((FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy(), colours, strict=True))
 
-    def _colours(self, latents: torch.Tensor, hidden: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
-        """The inside of open mouths in 0..255, float32 [n, 128, 192, 3] if it is painted, else [n, 112, 128, 3]."""
+    def _colours(self, latents: torch.Tensor, hidden: torch.Tensor, closing: np.ndarray, use_bfloat16: bool) -> np.ndarray:
+        """The inside of open mouths in 0..255, float32 [n, 128, 192, 3] if it is painted, else [n, 112, 128, 3].
+
+        hidden: [n, 1, h, w]. closing: `closing_share`, [n].
+        """
         if self._seen is None:
             return decode_block(self.vae, inner_cells(latents), use_bfloat16)
         reference = cells_around(self._reference.to(latents.device))
         with inference_autocast(latents, use_bfloat16):
             pixels = self.vae.inner_mouth(cells_around(latents), reference, hidden.to(latents.dtype), self._seen)
-        return to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
+        colours = to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
+        if len(shut := np.flatnonzero(closing)):
+            decoded = decode_block(self.vae, inner_cells(latents[shut]), use_bfloat16)
+            for index, block in zip(shut, decoded):
+                lips = cv2.resize(_PAINTED.of(block), colours.shape[2:0:-1], interpolation=cv2.INTER_CUBIC)
+                colours[index] += closing[index] * (lips - colours[index])
+        return colours
 
     def patch(self, decoded: tuple[np.ndarray, np.ndarray, np.ndarray | None]) -> Patch:
         return self._warp.patch(*decoded)
