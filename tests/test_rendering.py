@@ -9,7 +9,7 @@ from PIL import Image
 from temposync_pipeline.export.runtimes import CompiledForward
 from temposync_pipeline.face.crop import LATENT_STRIDE, LATENT_WINDOW
 from temposync_pipeline.face.inner_mouth import BLOCK
-from temposync_pipeline.face.warp import INNER_WINDOW, inner_cells, inner_pixels
+from temposync_pipeline.face.warp import inner_cells, inner_pixels
 from temposync_pipeline.media.planes import to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.pipelines import rendering
@@ -139,16 +139,19 @@ def test_between_closing_lips_no_teeth_are_painted(monkeypatch):
     pipeline.register_modules(vae=tiny_inner_vae())
     ready(pipeline)
     renderer = pipeline.prepare_portrait(PHOTO).renderer
-    latents = torch.randn(4, *renderer._reference.shape[1:], generator=generator())
+    latents = torch.randn(3, *renderer._reference.shape[1:], generator=generator())
     monkeypatch.setattr(rendering, "HIDDEN_FROM", -1.0)  # random weights open no mouth
-    made = {}
+
+    def colours(*shares: float) -> np.ndarray:
+        monkeypatch.setattr(rendering, "closing_share", lambda *_: np.float32(shares))
+        return np.stack([colours for *_, colours in renderer.decode(latents, use_bfloat16=False)])
+
     with torch.inference_mode():
-        for shares in ((0, 0, 0, 0), (0, 1, 0.5, 0)):
-            monkeypatch.setattr(rendering, "closing_share", lambda *_, shares=shares: np.float32(shares))
-            made[shares] = np.stack([colours for *_, colours in renderer.decode(latents, use_bfloat16=False)])
-        y0, x0 = BLOCK.y0 - LATENT_STRIDE * INNER_WINDOW[0], BLOCK.x0 - LATENT_STRIDE * INNER_WINDOW[1]
-        blocks = decode_block(pipeline.vae, inner_cells(latents), use_bfloat16=False)[:, y0:y0 + 64, x0:x0 + 96]
-    painted, mixed = made.values()
-    decoded = np.stack([cv2.resize(block, (192, 128), interpolation=cv2.INTER_CUBIC) for block in blocks])
-    assert np.array_equal(mixed[[0, 3]], painted[[0, 3]]) and not np.allclose(painted, decoded, atol=6)
-    assert np.allclose(mixed[1], decoded[1], atol=0.05) and np.allclose(mixed[2], (painted[2] + decoded[2]) / 2, atol=0.05)
+        painted, mixed, shut = colours(0, 0, 0), colours(0, 1, 0.5), colours(1, 1, 1)
+        whole = decode_block(pipeline.vae, latents, use_bfloat16=False)
+    assert np.array_equal(mixed[0], painted[0]) and np.allclose(mixed[1], shut[1], atol=0.05)
+    assert np.allclose(mixed[2], (painted[2] + shut[2]) / 2, atol=0.05)
+    y0, x0 = BLOCK.y0 - LATENT_STRIDE * LATENT_WINDOW[0], BLOCK.x0 - LATENT_STRIDE * LATENT_WINDOW[1]
+    decoded = np.stack([cv2.resize(block[y0:y0 + 64, x0:x0 + 96], (192, 128), interpolation=cv2.INTER_CUBIC) for block in whole])
+    near = (slice(None), slice(40, 80), slice(60, 130))  # where what lies beyond the decoded cells counts little
+    assert abs(shut - decoded)[near].mean() < 0.2 * abs(painted - decoded)[near].mean()

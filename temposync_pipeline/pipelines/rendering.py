@@ -10,12 +10,12 @@ import torch
 from ..errors import InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
-from ..face.inner_mouth import BLOCK, block_of_window, cells_around
+from ..face.inner_mouth import block_of_window, cells_around
 from ..face.life import Life, LivingPhoto
-from ..face.mouth_box import Patch, Rectangle
+from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
 from ..face.tone import known_crop
-from ..face.warp import FLOW_STRIDE, HIDDEN_FROM, INNER_WINDOW, PhotoWarp, fine_block, inner_cells, inner_pixels
+from ..face.warp import FLOW_STRIDE, HIDDEN_FROM, PhotoWarp, fine_block, inner_cells, inner_pixels
 from ..models.autoencoder_temposync import AutoencoderTempoSync, Motion
 from ..models.conditioning import latent_window
 from ..models.devices import execution_device
@@ -33,8 +33,6 @@ FLOW_GAIN = 1.15
 SHUT_TO, OPEN_FROM = 7, 10
 SAME_TO, LOWER_FROM = 1.1, 1.4
 LIP = 2  # rows from the gap on that are lips
-# The painted block in the pixels of `INNER_WINDOW`.
-_PAINTED = Rectangle(*(limit - LATENT_STRIDE * INNER_WINDOW[axis // 2] for axis, limit in enumerate(BLOCK)))
 
 
 def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
@@ -151,9 +149,10 @@ class MotionRenderer:
             pixels = self.vae.inner_mouth(cells_around(latents), reference, hidden.to(latents.dtype), self._seen)
         colours = to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
         if len(shut := np.flatnonzero(closing)):
-            decoded = decode_block(self.vae, inner_cells(latents[shut]), use_bfloat16)
-            for index, block in zip(shut, decoded):
-                lips = cv2.resize(_PAINTED.of(block), colours.shape[2:0:-1], interpolation=cv2.INTER_CUBIC)
+            # With the cells around it but those below, far from where lips shut.
+            decoded = decode_block(self.vae, cells_around(latents[shut])[..., :-1, :], use_bfloat16)
+            for index, block in zip(shut, decoded[:, LATENT_STRIDE:, LATENT_STRIDE:-LATENT_STRIDE]):
+                lips = cv2.resize(block, colours.shape[2:0:-1], interpolation=cv2.INTER_CUBIC)
                 colours[index] += closing[index] * (lips - colours[index])
         return colours
 
