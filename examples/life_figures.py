@@ -3,14 +3,14 @@
     python examples/life_figures.py --tracks TRACKS --audio examples/media/*.wav
 
 TRACKS holds landmark files of clips at 25 frames a second, `<talker>_<clip>.npz` (`landmarks` [T, 131 or 478, 2 or 3]); the generator
-speaks AUDIO, over and over, for ten minutes, and in a video of PORTRAIT, which the face aligner reads as it read the talkers', for two.
+speaks AUDIO, over and over, for ten minutes, and in a video of PORTRAIT, which the face aligner reads as it read the talkers', for five.
 All are measured alike, the generator's also in pieces of 3 s, as long as GRID's clips: of a short clip's blinks only those intervals are
 known that fit into it.
 """
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, cycle, islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from temposync_pipeline.face.landmarks import RIGID, interocular_distance, lid_o
 from temposync_pipeline.face.life import LifeTracks
 from temposync_pipeline.media.audio import SAMPLE_RATE, load_audio
 
-FPS, MINUTES, VIDEO_MINUTES = 25, 10, 2
+FPS, MINUTES, VIDEO_MINUTES = 25, 10, 5
 HEAD = ("right, IOD", "down, IOD", "tilt, rad", "growth", "turn right, IOD", "turn down, IOD")
 # A blink closes eyes by at least this share of how far they are open, and is no part of the one before; the least rise of brows that
 # counts, in IOD.
@@ -112,7 +112,7 @@ def generated_tracks(pipe: TempoSyncPipeline, samples: np.ndarray, seed: int) ->
 
 
 def tracks_in_video(pipe: TempoSyncPipeline, portrait: Path, samples: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`measured_tracks` of two minutes in which the portrait speaks."""
+    """`measured_tracks` of five minutes in which the portrait speaks."""
     voice = np.resize(samples, VIDEO_MINUTES * 60 * SAMPLE_RATE)
     chunks = pipe.stream(portrait, (voice, SAMPLE_RATE), generator=torch.Generator().manual_seed(seed), blink_rate=1.0, head_motion=1.0)
     frames = tqdm(chain.from_iterable(chunks), total=VIDEO_MINUTES * 60 * FPS, desc="video")
@@ -132,14 +132,21 @@ def quantiles(values: list[float], digits: int = 2) -> str:
     return " · ".join(f"{value:.{digits}f}" for value in np.percentile(values, SHOWN)) if values else ""
 
 
-def row(name: str, all_: Measured) -> str:
-    return (f"| {name} | {all_.seconds:.0f} | {all_.blinks} | {all_.blinks / all_.seconds:.2f} | {quantiles(all_.intervals)} | "
-            f"{quantiles(all_.durations)} | {len(all_.raises) / all_.seconds:.2f} | {quantiles(all_.raises, 3)} | "
-            f"{quantiles(all_.raise_durations)} | {np.sqrt(np.mean(all_.brow_variances)):.4f} |")
+def row(name: str, people: Sequence[Measured]) -> str:
+    """Figures of several people, of whom each counts alike, but for the quantiles, which are of all blinks and all raises."""
+    of_all = [list(chain.from_iterable(getattr(each, what) for each in people))
+              for what in ("intervals", "durations", "raises", "raise_durations")]
+    intervals, durations, raises, lengths = of_all
+    a_second, raises_a_second, brows = np.mean([
+        (each.blinks / each.seconds, len(each.raises) / each.seconds, np.mean(each.brow_variances)) for each in people], 0)
+    return (f"| {name} | {sum(each.seconds for each in people):.0f} | {sum(each.blinks for each in people)} | {a_second:.2f} | "
+            f"{quantiles(intervals)} | {quantiles(durations)} | {raises_a_second:.2f} | {quantiles(raises, 3)} | {quantiles(lengths)} | "
+            f"{np.sqrt(brows):.4f} |")
 
 
-def head_row(name: str, all_: Measured) -> str:
-    return f"| {name} | {' | '.join(f'{value:.4f}' for value in np.sqrt(np.mean(all_.head_variances, 0)))} |"
+def head_row(name: str, people: Sequence[Measured]) -> str:
+    deviations = np.sqrt(np.mean([np.mean(each.head_variances, 0) for each in people], 0))
+    return f"| {name} | {' | '.join(f'{value:.4f}' for value in deviations)} |"
 
 
 def main() -> None:
@@ -149,11 +156,10 @@ def main() -> None:
     parser.add_argument("--portrait", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    talkers, pieces, whole, shown, rates = Measured(), Measured(), Measured(), Measured(), defaultdict(Measured)
+    talkers, pieces, whole, shown = defaultdict(Measured), Measured(), Measured(), Measured()
     for talker, tracks in talkers_tracks(arguments.tracks):
-        talkers.add(*tracks)
-        rates[talker].add(*tracks)
-    if not talkers.seconds:
+        talkers[talker].add(*tracks)
+    if not talkers:
         parser.error(f"{arguments.tracks}: no landmark files <talker>_<clip>.npz with a face in every frame")
     pipe = TempoSyncPipeline.from_pretrained("temposync-tiny")
     pipe.set_progress_bar_config(disable=True)
@@ -162,15 +168,16 @@ def main() -> None:
     whole.add(lids, brows, head)
     pieces.add_pieces(lids, brows, head)
     shown.add_pieces(*tracks_in_video(pipe, arguments.portrait, samples, arguments.seed))
-    low, median, high = (f"{value:.2f}" for value in np.percentile([each.blinks / each.seconds for each in rates.values()], SHOWN))
+    low, median, high = (f"{value:.2f}" for value in np.percentile([each.blinks / each.seconds for each in talkers.values()], SHOWN))
     columns = ("", "seconds", "blinks", "a second", "interval, s", "duration at half depth, s", "raises of the brows a second",
                "height, IOD", "duration at half height, s", "deviation of the brows, IOD")
-    print(f"# Life\n\nThree numbers are those that a tenth, half and nine tenths are below. {len(rates)} talkers blink {low}, {median} and "
-          f"{high} times a second.\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    print(row("talkers", talkers), row("generated, cut likewise", pieces), row("generated, ten minutes", whole),
-          row("in a video, cut likewise", shown), sep="\n")
+    print("# Life\n\nThree numbers are those that a tenth, half and nine tenths are below. "
+          f"{len(talkers)} talkers, of whom each counts alike, blink {low}, {median} and {high} times a second.\n\n"
+          f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    print(row("talkers", [*talkers.values()]), row("generated, cut likewise", [pieces]), row("generated, ten minutes", [whole]),
+          row("in a video, cut likewise", [shown]), sep="\n")
     print(f"\nDeviations of the head within 3 s:\n\n| | {' | '.join(HEAD)} |\n{'|---' * 7}|")
-    print(head_row("talkers", talkers), head_row("in a video", shown), sep="\n")
+    print(head_row("talkers", [*talkers.values()]), head_row("in a video", [shown]), sep="\n")
     print("\nThe largest autocorrelation within ten minutes, two seconds apart or more, and at which distance (brows follow "
           "the voice, which comes again and again):\n\n| | r | s |\n|---|---|---|")
     for name, track in (("lids", lids), ("brows", brows), *(zip((f"head {name.partition(',')[0]}" for name in HEAD), head.T))):
