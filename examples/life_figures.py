@@ -1,11 +1,11 @@
 """Blinks, brows and the head's motion of talkers, beside those that `face.life` generates: Markdown.
 
-    python examples/life_figures.py --tracks TRACKS --audio examples/media/*.wav
+    python examples/life_figures.py --tracks TRACKS --audio examples/media/speech_*.wav --portrait examples/media/portrait_man.jpg
 
 TRACKS holds landmark files of clips at 25 frames a second, `<talker>_<clip>.npz` (`landmarks` [T, 131 or 478, 2 or 3]); the generator
-speaks AUDIO, over and over, for ten minutes, and in a video of PORTRAIT, which the face aligner reads as it read the talkers', for five.
-All are measured alike, the generator's also in pieces of 3 s, as long as GRID's clips: of a short clip's blinks only those intervals are
-known that fit into it.
+speaks AUDIO, over and over, for ten minutes, and in a video of PORTRAIT, whose head the face aligner reads as it read the talkers', for
+five.  All are measured alike, the generator's also in pieces of 3 s, as long as GRID's clips: of a short clip's blinks only those intervals
+are known that fit into it.
 """
 
 import argparse
@@ -174,8 +174,7 @@ def main() -> None:
     print("# Life\n\nThree numbers are those that a tenth, half and nine tenths are below. "
           f"{len(talkers)} talkers, of whom each counts alike, blink {low}, {median} and {high} times a second.\n\n"
           f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    print(row("talkers", [*talkers.values()]), row("generated, cut likewise", [pieces]), row("generated, ten minutes", [whole]),
-          row("in a video, cut likewise", [shown]), sep="\n")
+    print(row("talkers", [*talkers.values()]), row("generated, cut likewise", [pieces]), row("generated, ten minutes", [whole]), sep="\n")
     print(f"\nDeviations of the head within 3 s:\n\n| | {' | '.join(HEAD)} |\n{'|---' * 7}|")
     print(head_row("talkers", [*talkers.values()]), head_row("in a video", [shown]), sep="\n")
     print("\nThe largest autocorrelation within ten minutes, two seconds apart or more, and at which distance (brows follow "

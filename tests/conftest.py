@@ -47,19 +47,33 @@ def own_cache(request, tmp_path_factory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def none_is_left_out(request, monkeypatch) -> Iterator[None]:
-    """A test in which frames of a video are made is run with every runtime, or says why not."""
-    if find_spec("torch") is None or any(map(request.node.get_closest_marker, ("makes_videos", "torch_only"))):
-        yield
+@pytest.fixture(scope="session")
+def rendered() -> Iterator[list[str]]:
+    """Grows with every call by which a pipeline of this process makes frames of a video."""
+    if find_spec("torch") is None:
+        yield []
         return
     from temposync_pipeline.pipelines import rendering
 
-    made = []
-    for renderer in (rendering.ColourRenderer, rendering.MotionRenderer, rendering.FaceRenderer):
-        monkeypatch.setattr(renderer, "decode", lambda *arguments, decode=renderer.decode: (made.append(1), decode(*arguments))[1])
+    made: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (rendering.ColourRenderer, rendering.MotionRenderer, rendering.FaceRenderer):
+            def decode(*arguments, own=kind.decode, **options):
+                made.append(own.__qualname__)
+                return own(*arguments, **options)
+
+            patch.setattr(kind, "decode", decode)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def none_is_left_out(request, rendered) -> Iterator[None]:
+    """A test for which frames are made, by its fixtures too, is run with every runtime, or says why not."""
     yield
-    assert not made, "frames are made: mark it makes_videos, or torch_only with the reason"
+    made = set(rendered)
+    rendered.clear()
+    assert not made or any(map(request.node.get_closest_marker, ("makes_videos", "torch_only"))), (
+        f"{made} made frames: mark it makes_videos, or torch_only with the reason")
 
 
 CODECS = {

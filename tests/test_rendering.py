@@ -114,23 +114,27 @@ def test_closed_mouths_are_given_no_colours_and_need_none(monkeypatch):
         assert (some.top, some.left) == (same.top, same.left) and np.array_equal(some.pixels, same.pixels)
 
 
-def gap_and_flow(height: int, apart: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lips with so many rows between them, which are `apart` crop pixels further from each other in the photo; flow and visibility of one
-    frame."""
-    visibility, flow = np.ones((1, 160, 192), np.float32), np.zeros((1, 80, 96), np.float32)
-    visibility[0, 60:60 + height, 40:120] = 0
-    flow[0, :30], flow[0, 30 + height // 2:] = -apart / 2, apart / 2
-    return flow, visibility
+def gap_and_flow(height: int, higher: float, visibility: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Of one frame, lips with so many rows between them, and so many more in the photo: `closing_share`'s arguments."""
+    seen, down = np.ones((1, 160, 192), np.float32), np.zeros((1, 80, 96), np.float32)
+    seen[0, 60:60 + height, 40:120] = visibility
+    down[0, :30], down[0, 30 + height // 2:] = -higher / 2, higher / 2
+    return down, seen
 
 
-@pytest.mark.parametrize("height, apart, share", [
+@pytest.mark.parametrize("height, higher, share", [
     (0, 10, 0),  # nothing is hidden
-    (6, 10, 1), (7, 10, 1), (8, 10, 2 / 3), (10, 10, 0), (30, 30, 0),  # the lower, the nearer to shut
-    (6, 0, 0), (6, -8, 0),  # the photo's lips are no further apart
-    (6, 0.25 * 9, 0.5),  # 1.25 times as far, from lip to lip
+    (6, 10, 1), (8, 10, 1), (10, 10, 1 / 3), (12, 10, 0), (30, 30, 0),  # the lower, the nearer to shut
+    (6, 0, 0), (6, 1, 0), (6, -8, 0), (6, 2.75, 0.5), (6, 4, 1),  # the photo's lips are further apart
 ])
-def test_lips_close_where_the_photos_are_further_apart(height, apart, share):
-    assert closing_share(*gap_and_flow(height, apart)) == pytest.approx([share], abs=1e-5)
+def test_lips_close_where_the_photos_are_further_apart(height, higher, share):
+    assert closing_share(*gap_and_flow(height, higher)) == pytest.approx([share], abs=1e-5)
+
+
+def test_lips_that_are_nearly_shut_are_no_less_closing():
+    """The fainter what is hidden, the lower the gap."""
+    shares = [float(closing_share(*gap_and_flow(10, 10, visibility))[0]) for visibility in np.arange(17) / 20]
+    assert shares == sorted(shares) and shares[0] < 0.5 and shares[-2:] == [1, 1]
 
 
 def test_between_closing_lips_no_teeth_are_painted(monkeypatch):

@@ -234,6 +234,6 @@ def load_pipeline(model: str, device: str, runtime: str = "torch") -> "TalkingHe
     from ..pipelines import auto
 
     hide_loading_bars()
-    if runtime == "auto" and device != "cpu":  # the others compute on a CPU: nothing to choose from
+    if runtime == "auto" and device != "cpu":  # where it is going; it is loaded on the CPU
         runtime = "torch"
     return auto.load_pipeline(model, runtime=runtime).to(device)

@@ -9,7 +9,8 @@ RUNTIMES = {"openvino": "openvino", "onnxruntime": "onnx"}  # and the format, an
 
 def installed_runtimes() -> list[str]:
     """"torch", and those of `RUNTIMES` whose libraries are there."""
-    return ["torch", *(name for name in RUNTIMES if find_spec(name) is not None)]
+    found = {name: find_spec(name) for name in RUNTIMES}
+    return ["torch", *(name for name, spec in found.items() if spec is not None and spec.origin is not None)]  # a folder has no origin
 
 
 def check_runtime(name: str) -> None:

@@ -105,8 +105,13 @@ def _heard(values: tuple[torch.Tensor, ...]) -> VisemeOutput:
 
 
 def some_latents(decoder: nn.Module) -> Tensors:
-    """What `Decoder` takes, {"latents": float32 [2, C, 7, 8]}: where mouths are painted, no video asks it."""
+    """What `Decoder` takes, {"latents": float32 [2, C, 7, 8]}: where mouths are painted, only lips that close over teeth ask it."""
     return {"latents": torch.zeros(2, decoder.layers[0].in_channels, *INNER_WINDOW[2:])}
+
+
+def some_sound(classifier: nn.Module) -> Tensors:
+    """What `VisemeClassifier` takes, {"input_values": float32 [2, 16000]}."""
+    return {"input_values": torch.zeros(2, 16_000)}
 
 
 @torch.no_grad()
@@ -122,7 +127,7 @@ def some_mouths(decoder: nn.Module, frames: int = 3) -> Tensors:
 
 
 NETWORKS = (
-    Network("viseme_classifier", "viseme_classifier", {"input_values": (0, 1)}, ("logits", "hidden"), _heard),
+    Network("viseme_classifier", "viseme_classifier", {"input_values": (0, 1)}, ("logits", "hidden"), _heard, example=some_sound),
     Network("lip_motion", "lip_motion", {"hidden": (0, 1), "loudness": (0, 1), "visemes": (0, 1)}, ("shapes",)),
     Network("face_detector", "face_aligner.detector", {"x": (0, 2, 3)}, ("cells",)),
     Network("face_landmarks", "face_aligner.landmark_network", {"x": (0,)}, ("landmarks", "log_error", "logit", "log_heat"), tuple),

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,16 @@ from .. import __version__
 from ..bases.packed import PackedWeights
 from ..checkpoints import checkpoint_folder
 from ..checkpoints.schema import read_json
+from ..errors import InvalidInputError
 from ..face.crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW
 from ..face.lip_shape import NUM_LIP_SHAPE
 from ..face.warp import inner_cells
 from ..files import cache_folder, make_cache_folder, unfinished, write_whole
 from ..models.autoencoder_temporal import FRAMES
+from ..models.devices import execution_device
 from ..models.precision import inference_autocast
 from . import RUNTIMES, check_runtime, installed_runtimes
-from .files import FORMATS, exported_file, write_network
+from .files import FORMATS, check_format, exported_file, write_network
 from .networks import Network, Tensors, fixed_sizes, networks_of, sizes_but_frames, some_mouths, weights_hash
 from .sessions import Session, open_session
 
@@ -143,7 +145,7 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
 
     Args:
         runtime: "torch", "openvino", "onnxruntime", or "auto": torch, or the fastest that is installed where that is faster by a tenth at
-            least (`WORTH_IT`); measured once for these networks, compiled for that if need be, and remembered.
+            least (`WORTH_IT`), for float32 on a CPU; measured once for these networks, compiled for that if need be, and remembered.
         checkpoint: its folder, which may hold files of its own ("openvino", "onnx").
 
     Raises InvalidInputError for another name, or a runtime that is not installed.
@@ -152,7 +154,7 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
     asked, runtime = runtime, _fastest(pipeline, checkpoint) if runtime == "auto" else runtime
     forwards = _forwards(pipeline, runtime, checkpoint)
     if asked != "auto":
-        _warn_of_first_use({runtime: forwards})
+        _warn_of_first_use(runtime, forwards)
     for network, module in networks_of(pipeline):
         if isinstance(vars(module).get(network.method), CompiledForward):
             vars(module).pop(network.method)
@@ -177,54 +179,78 @@ def _forwards(pipeline: Any, runtime: str, checkpoint: Path | None) -> list[Comp
     return [CompiledForward(network, module, runtime, folders) for network, module in networks_of(pipeline) if network.name in COMPILED]
 
 
-def _warn_of_first_use(forwards: Mapping[str, Sequence[CompiledForward]]) -> None:
-    for name, compiled in forwards.items():
-        if not all(forward.is_ready() for forward in compiled if forward.network.is_exact(forward.module)):
-            logger.warning("%s is used for the first time: it compiles the networks, once, which can take more than a minute", name)
+def _warn_of_first_use(name: str, compiled: Sequence[CompiledForward]) -> None:
+    if not _are_ready(compiled):
+        logger.warning("%s is used for the first time: it compiles the networks, once, which can take more than a minute", name)
+
+
+def _are_ready(compiled: Sequence[CompiledForward]) -> bool:
+    return all(forward.is_ready() for forward in compiled if forward.network.is_exact(forward.module))
 
 
 def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
-    """Of those that are installed, by what was measured on this machine, or is measured now."""
-    forwards = {name: _forwards(pipeline, name, checkpoint) for name in installed_runtimes()}
-    if list(forwards) == ["torch"]:
+    """Of those that can be used, by what was measured on this machine, or is measured now."""
+    own = [(network, module) for network, module in networks_of(pipeline) if network.name in COMPILED]
+    if any(execution_device(module).type != "cpu" or not network.is_exact(module) for network, module in own):
+        return "torch"  # the others would leave it to torch
+    candidates = {name: _forwards(pipeline, name, checkpoint) for name in installed_runtimes()}
+    candidates = {name: compiled for name, compiled in candidates.items() if _are_ready(compiled) or _can_compile(name)}
+    if list(candidates) == ["torch"]:
         return "torch"
     path = cache_folder() / "fastest.json"
-    hashes = [forward._hash[:8] for forward in forwards[list(forwards)[-1]]]
+    hashes = [forward._hash[:8] for forward in candidates[list(candidates)[-1]]]
     machine = platform.processor() or platform.machine()
     setting = [f"temposync {__version__}", f"over {1 - WORTH_IT}", machine, torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
-    setting += [f"{name} {version(name)}" for name in forwards]
+    setting += [f"{name} {_version(name)}" for name in candidates]
     try:
         known = read_json(path)
     except (OSError, ValueError):
         known = {}
     key = " ".join(map(str, setting))
-    if known.get(key) not in forwards:
-        _warn_of_first_use(forwards)
-        usable = _usable(pipeline, forwards)
-        times = time_runtimes(pipeline, usable)
-        times["torch"] *= 1 - WORTH_IT
-        fastest = min(times, key=times.get)
-        if len(usable) < len(forwards):  # it may be possible next time
-            return fastest
-        known[key] = fastest
+    if known.get(key) not in list(candidates):
+        known[key] = _measured_fastest(pipeline, candidates)
         with suppress(OSError):  # where it cannot be kept it is measured again
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(known, indent=2) + "\n")
     return known[key]
 
 
-def _usable(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]]) -> dict[str, Sequence[CompiledForward]]:
-    """Without those that cannot be used here: for a network of somebody's own, say, or where nothing can be kept."""
-    usable = {}
-    for name, compiled in forwards.items():
+def _can_compile(name: str) -> bool:
+    """Whether what writes a runtime's files is installed, and there is a place for them."""
+    try:
+        check_format(RUNTIMES[name])
+        make_cache_folder("compiled")
+    except (InvalidInputError, OSError):
+        return False
+    return True
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # of a package of another name, onnxruntime-gpu for one
+        return "unknown"
+
+
+def _measured_fastest(pipeline: Any, candidates: Mapping[str, Sequence[CompiledForward]]) -> str:
+    """Torch, or the fastest of those whose networks can be compiled: one of somebody's own may be such that it cannot."""
+    usable = {"torch": candidates["torch"]}
+    for name, compiled in candidates.items():
+        if name == "torch":
+            continue
+        _warn_of_first_use(name, compiled)
         try:
+            for forward in compiled:
+                forward.prepare()
             time_runtimes(pipeline, {name: compiled}, rounds=1)
             usable[name] = compiled
         except Exception as error:  # torch's exporter and each runtime have their own
-            if name == "torch":
-                raise
             logger.warning("%s: left out (%s)", name, " ".join(str(error).split())[:200])
-    return usable
+    if list(usable) == ["torch"]:
+        return "torch"
+    times = time_runtimes(pipeline, usable)
+    times["torch"] *= 1 - WORTH_IT
+    return min(times, key=times.__getitem__)
 
 
 @torch.inference_mode()

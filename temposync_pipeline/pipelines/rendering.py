@@ -15,7 +15,7 @@ from ..face.life import Life, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
 from ..face.tone import known_crop
-from ..face.warp import FLOW_STRIDE, HIDDEN_FROM, PhotoWarp, fine_block, inner_cells, inner_pixels
+from ..face.warp import FLOW_STRIDE, HIDDEN_FROM, HIDDEN_TO, PhotoWarp, fine_block, inner_cells, inner_pixels
 from ..models.autoencoder_temposync import AutoencoderTempoSync, Motion
 from ..models.conditioning import latent_window
 from ..models.devices import execution_device
@@ -28,11 +28,12 @@ COMPOSITIONS = ("mouth", "face", "still")
 # times as far as their drivers', with it 0.86.
 FLOW_GAIN = 1.15
 # A painter that sees teeth in the photo paints them between lips that are nearly shut, too; the decoder does not. Rows of the crop up to
-# which a gap is as good as shut, and from which it is open; how many times as high as the frame's gap the photo's is while lips are not on
-# their way to shut, and from which they are.
-SHUT_TO, OPEN_FROM = 7, 10
-SAME_TO, LOWER_FROM = 1.1, 1.4
-LIP = 2  # rows from the gap on that are lips
+# which a gap is as good as shut, and from which it is open; by how many rows the photo's is higher while lips are not on their way to shut,
+# and from which they are.
+SHUT_TO, OPEN_FROM = 8, 11
+SAME_TO, LOWER_FROM = 1.5, 4.0
+# Rows of a column, and such columns, that are a gap; rows from it on that are lips.
+LEAST_GAP, LEAST_WIDTH, LIP = 0.25, 4, 2
 
 
 def decode_block(vae: AutoencoderTempoSync, latents: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
@@ -48,23 +49,27 @@ def to_levels(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float().clamp_(-1, 1).add_(1).mul_(127.5)
 
 
-def closing_share(flow: np.ndarray, visibility: np.ndarray) -> np.ndarray:
+def closing_share(down: np.ndarray, visibility: np.ndarray) -> np.ndarray:
     """How far lips that the photo shows open are on their way to shut, [n] in [0, 1]: their gap is low, and lower than the photo's.
 
     Args:
-        flow: down to where pixels come from, of the mouth's block, [n, 80, 96] in crop pixels. visibility: [n, 160, 192] in [0, 1].
+        down: from pixels to where they come from in the photo, of the mouth's block, [n, 80, 96] in crop pixels.
+        visibility: of the same, [n, 160, 192] in [0, 1].
     """
-    shares, rows = np.zeros(len(visibility), np.float32), np.arange(visibility.shape[1])[:, None]
-    for index, (down, gap) in enumerate(zip(flow, visibility < 0.5)):
-        if not gap.any():
+    shares = np.zeros(len(visibility), np.float32)
+    for index, (moved, seen) in enumerate(zip(down, visibility)):
+        hidden = np.clip((1 - seen - HIDDEN_FROM) / (HIDDEN_TO - HIDDEN_FROM), 0, 1)
+        heights = hidden.sum(0)
+        columns = np.flatnonzero(heights > LEAST_GAP)
+        if len(columns) < LEAST_WIDTH:
             continue
-        columns = np.flatnonzero(gap.any(0))
         # The lips beside the gap.
-        top = np.maximum(np.where(gap, rows, len(rows)).min(0)[columns] - LIP, 0)
-        bottom = np.minimum(np.where(gap, rows, -1).max(0)[columns] + LIP, len(rows) - 1)
-        from_top, from_bottom = (edge + down[edge // FLOW_STRIDE, columns // FLOW_STRIDE] for edge in (top, bottom))
-        height, in_photo = (bottom - top).max() - 2 * LIP + 1, (from_bottom - from_top).mean() / (bottom - top).mean()
-        low, lower = (OPEN_FROM - height) / (OPEN_FROM - SHUT_TO), (in_photo - SAME_TO) / (LOWER_FROM - SAME_TO)
+        gap = hidden[:, columns] > 0
+        top, bottom = gap.argmax(0) - LIP, len(gap) - 1 - gap[::-1].argmax(0) + LIP
+        top, bottom = np.maximum(top, 0), np.minimum(bottom, len(gap) - 1)
+        from_top, from_bottom = (moved[edge // FLOW_STRIDE, columns // FLOW_STRIDE] for edge in (top, bottom))
+        low = (OPEN_FROM - np.quantile(heights[columns], 0.9)) / (OPEN_FROM - SHUT_TO)
+        lower = ((from_bottom - from_top).mean() - SAME_TO) / (LOWER_FROM - SAME_TO)
         shares[index] = np.clip(low, 0, 1) * np.clip(lower, 0, 1)
     return shares
 
@@ -102,7 +107,7 @@ class ColourRenderer:
 
 class MotionRenderer:
     """The photo's own pixels, moved, and where the photo doesn't show what the frame does, what is painted at twice the crop's resolution;
-    by an autoencoder that does not know the inside of mouths, the decoder's colours.
+    the decoder's colours where lips close over teeth of the photo, and of an autoencoder that does not know the inside of mouths.
 
     Args:
         vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
@@ -130,12 +135,13 @@ class MotionRenderer:
             flow, visibility = self.vae.motion(latents, reference, self._at_rest[computed])
         colours: list[np.ndarray | None] = [None] * len(latents)  # of a closed mouth
         hidden = 1 - (inner_pixels if self._seen is None else block_of_window)(visibility)
-        is_open = torch.nonzero(torch.amax(hidden, (1, 2, 3)) > HIDDEN_FROM).flatten()
+        flows, seen = (FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy()
+        is_open = np.flatnonzero(torch.amax(hidden, (1, 2, 3)).cpu().numpy() > HIDDEN_FROM)
         if len(is_open):
-            closing = closing_share(flow[is_open, 1].float().cpu().numpy(), visibility[is_open, 0].float().cpu().numpy())
-            for index, picture in zip(is_open.tolist(), self._colours(latents[is_open], hidden[is_open], closing, use_bfloat16)):
+            closing = closing_share(flows[is_open, ..., 1], seen[is_open])
+            for index, picture in zip(is_open, self._colours(latents[is_open], hidden[is_open], closing, use_bfloat16)):
                 colours[index] = picture
-        return list(zip((FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy(), colours, strict=True))
+        return list(zip(flows, seen, colours, strict=True))
 
     def _colours(self, latents: torch.Tensor, hidden: torch.Tensor, closing: np.ndarray, use_bfloat16: bool) -> np.ndarray:
         """The inside of open mouths in 0..255, float32 [n, 128, 192, 3] if it is painted, else [n, 112, 128, 3].
