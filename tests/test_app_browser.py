@@ -33,7 +33,7 @@ CHROMIUM = shutil.which("chromium")
 PATIENCE = 240_000
 PLAYING = "() => { const video = document.querySelector('#video video'); return video && video.videoWidth > 0 && video.currentTime > 0.3; }"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt install chromium")
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt install chromium"), pytest.mark.makes_videos]
 
 
 # What the page shows and plays: {shown: times of its frames, loudest: the level that plays, pieces: the video as it comes, in base64}.
