@@ -268,7 +268,7 @@ def test_a_saved_checkpoint_brings_its_teacher(clips, tmp_path, monkeypatch):
     assert "no row `linear_baseline_hidden`: it was fitted to another classifier" in notes
 
 
-@pytest.mark.makes_videos
+@pytest.mark.torch_only("each process would open every network for itself")
 def test_several_processes_report_what_one_does(tmp_path):
     """The bundled checkpoint on two photographs on video, and one without a face; only the seconds differ."""
     for index, name in enumerate(("portrait_man", "portrait_woman", "nobody")):
