@@ -30,7 +30,7 @@ FLOW_GAIN = 1.15
 # A painter that sees teeth in the photo paints them between lips that are nearly shut, too; the decoder does not. Rows of the crop up to
 # which a gap is as good as shut, and from which it is open; by how many rows the photo's is higher while lips are not on their way to shut,
 # and from which they are.
-SHUT_TO, OPEN_FROM = 8, 11
+SHUT_TO, OPEN_FROM = 7, 10
 SAME_TO, LOWER_FROM = 1.5, 4.0
 # Rows of a column, and such columns, that are a gap; rows from it on that are lips.
 LEAST_GAP, LEAST_WIDTH, LIP = 0.25, 4, 2
@@ -57,7 +57,7 @@ def closing_share(down: np.ndarray, visibility: np.ndarray) -> np.ndarray:
         visibility: of the same, [n, 160, 192] in [0, 1].
     """
     shares = np.zeros(len(visibility), np.float32)
-    for index, (moved, seen) in enumerate(zip(down, visibility)):
+    for index, (moved, seen) in enumerate(zip(down, visibility, strict=True)):
         hidden = np.clip((1 - seen - HIDDEN_FROM) / (HIDDEN_TO - HIDDEN_FROM), 0, 1)
         heights = hidden.sum(0)
         columns = np.flatnonzero(heights > LEAST_GAP)
