@@ -3,6 +3,8 @@
 import json
 import os
 import struct
+import subprocess
+import sys
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -116,3 +118,16 @@ def test_latents_keep_every_sample(tmp_path, sound):
     assert np.array_equal(load_audio(kept).samples, load_audio(path).samples) and load_audio(kept).source_rate == 44_100
     if sound == "a.wav":
         assert kept.stat().st_size < path.stat().st_size
+
+
+@pytest.mark.torch_only("each is imported in a process of its own")
+@pytest.mark.parametrize("library, code", [
+    ("onnxruntime", "sessions.load_onnxruntime()"),
+    ("openvino", "sessions.load_openvino().convert_model(torch.export.export(torch.nn.Linear(2, 2).eval(), (torch.ones(1, 2),)))")])
+def test_runtimes_tell_nobody_that_they_are_used(tmp_path, library, code):
+    """Both number their users in the home folder before they send anything."""
+    pytest.importorskip(library)
+    environment = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", f"import torch; from temposync_pipeline.export import sessions; {code}"], check=True,
+                   env=environment | {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)})
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

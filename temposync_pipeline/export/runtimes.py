@@ -209,7 +209,8 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
     key = " ".join(map(str, setting))
     if known.get(key) not in list(candidates):
         known[key] = _measured_fastest(pipeline, candidates)
-        with suppress(OSError):  # where it cannot be kept it is measured again
+        logger.warning("%s is the fastest here (%s)", known[key], path)
+        with suppress(OSError, InvalidInputError):  # where it cannot be kept it is measured again
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(known, indent=2) + "\n")
     return known[key]
@@ -254,7 +255,7 @@ def _measured_fastest(pipeline: Any, candidates: Mapping[str, Sequence[CompiledF
 
 
 @torch.inference_mode()
-def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]], rounds: int = 5) -> dict[str, float]:
+def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]], rounds: int = 9) -> dict[str, float]:
     """Seconds that each runtime takes for the networks of 16 frames (`calls_of_frames`), torch with packed weights as in a video.
 
     Of each one's rounds the shortest counts. They take turns, so that all meet what else the machine is doing, each after a pause: the

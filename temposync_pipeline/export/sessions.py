@@ -1,6 +1,7 @@
 """Networks' files, loaded by ONNX Runtime or OpenVINO: torch tensors in, torch tensors out."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -47,9 +48,16 @@ def _arrays(tensors: Tensors, network: Network) -> dict[str, Any]:
     return {name: tensors[name].detach().contiguous().numpy() for name in network.inputs}
 
 
-def _onnx_session(path: Path, network: Network) -> Session:
+def load_onnxruntime() -> Any:
+    """The module onnxruntime, which from 1.32 on tells its maker how it is used unless it is told not to before it is imported."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    return onnxruntime
+
+
+def _onnx_session(path: Path, network: Network) -> Session:
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -57,7 +65,11 @@ def _onnx_session(path: Path, network: Network) -> Session:
 
 
 def load_openvino() -> Any:
-    """The module openvino, which cannot be imported by a user without a home folder: it then gets one in which nothing can be kept."""
+    """The module openvino, without the one by which it tells its maker what is converted.
+
+    It cannot be imported by a user without a home folder: it then gets one in which nothing can be kept.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
     homeless = os.path.expanduser("~") == "~"
     if homeless:
         os.environ["HOME"] = os.devnull
