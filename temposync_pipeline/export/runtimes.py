@@ -36,6 +36,7 @@ from ..files import cache_folder, make_cache_folder, unfinished, write_whole
 from ..models.autoencoder_temporal import FRAMES
 from ..models.devices import execution_device
 from ..models.precision import inference_autocast
+from ..pipelines.sampling import CHUNK_SIZE
 from . import RUNTIMES, check_runtime, installed_runtimes
 from .files import FORMATS, check_format, exported_file, write_network
 from .networks import Network, Tensors, fixed_sizes, networks_of, sizes_but_frames, some_mouths, weights_hash
@@ -200,7 +201,7 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
     path = cache_folder() / "fastest.json"
     hashes = [forward._hash[:8] for forward in candidates[list(candidates)[-1]]]
     machine = platform.processor() or platform.machine()
-    setting = [f"temposync {__version__}", f"over {1 - WORTH_IT}", machine, torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
+    setting = [f"temposync {__version__}", f"{CHUNK_SIZE} frames", f"over {1 - WORTH_IT}", machine, torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
     setting += [f"{name} {_version(name)}" for name in candidates]
     try:
         known = read_json(path)
@@ -256,13 +257,13 @@ def _measured_fastest(pipeline: Any, candidates: Mapping[str, Sequence[CompiledF
 
 @torch.inference_mode()
 def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward]], rounds: int = 9) -> dict[str, float]:
-    """Seconds that each runtime takes for the networks of 16 frames (`calls_of_frames`), torch with packed weights as in a video.
+    """Seconds that each runtime takes for the networks of a chunk of frames (`calls_of_frames`), torch with packed weights as in a video.
 
     Of each one's rounds the shortest counts. They take turns, so that all meet what else the machine is doing, each after a pause: the
     threads of the one before may keep cores busy, waiting.
     """
     packed, times = PackedWeights(), dict.fromkeys(forwards, float("inf"))
-    calls = calls_of_frames(pipeline, 16)
+    calls = calls_of_frames(pipeline, CHUNK_SIZE)
     asked = {name: {forward.module: forward for forward in compiled} for name, compiled in forwards.items()}
     for name in rounds * list(forwards):
         time.sleep(PAUSE)
