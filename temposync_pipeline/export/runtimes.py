@@ -46,8 +46,9 @@ logger = logging.getLogger(__name__)
 
 # Those of whose time a video is made, all by their forward; the others run once a video, or take little of it.
 COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder", "inner_decoder", "transformer", "temporal_decoder")
-# By which part of torch's time another must be faster to be chosen: it takes more memory, and the rest of a video is made by torch anyhow.
-WORTH_IT = 0.1
+# By which part of torch's time another must be faster to be chosen: it takes more memory and longer to start, and the rest of a video is
+# made by torch anyhow.  Where OpenVINO's networks took 0.81 of torch's time, whole videos took as long as with torch.
+WORTH_IT = 0.25
 # Seconds after which threads that wait for more to compute are asleep.
 PAUSE = 0.25
 
@@ -145,7 +146,7 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
     """Let a pipeline compute its large networks (`COMPILED`) with a runtime.
 
     Args:
-        runtime: "torch", "openvino", "onnxruntime", or "auto": torch, or the fastest that is installed where that is faster by a tenth at
+        runtime: "torch", "openvino", "onnxruntime", or "auto": torch, or the fastest that is installed where that is faster by a quarter at
             least (`WORTH_IT`), for float32 on a CPU; measured once for these networks, compiled for that if need be, and remembered.
         checkpoint: its folder, which may hold files of its own ("openvino", "onnx").
 
@@ -201,7 +202,8 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
     path = cache_folder() / "fastest.json"
     hashes = [forward._hash[:8] for forward in candidates[list(candidates)[-1]]]
     machine = platform.processor() or platform.machine()
-    setting = [f"temposync {__version__}", f"{CHUNK_SIZE} frames", f"over {1 - WORTH_IT}", machine, torch.get_num_threads(), pipeline.use_bfloat16, *hashes]
+    setting = [f"temposync {__version__}", f"{CHUNK_SIZE} frames", f"over {1 - WORTH_IT}", machine, torch.get_num_threads()]
+    setting += [pipeline.use_bfloat16, *hashes]
     setting += [f"{name} {_version(name)}" for name in candidates]
     try:
         known = read_json(path)

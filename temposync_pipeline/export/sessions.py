@@ -60,6 +60,7 @@ def _onnx_session(path: Path, network: Network) -> Session:
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave the cores to the other stages
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda tensors: tuple(map(torch.from_numpy, session.run(None, _arrays(tensors, network))))
 
