@@ -55,7 +55,7 @@ def test_the_fastest_is_taken_and_remembered(monkeypatch):
 
 
 @needs_both
-@pytest.mark.parametrize("torch_takes, taken", [(1.3, "torch"), (1.4, "openvino")])
+@pytest.mark.parametrize("torch_takes, taken", [(1.6, "torch"), (1.7, "openvino")])
 def test_torch_is_left_for_what_is_clearly_faster(monkeypatch, torch_takes, taken):
     times = {"torch": torch_takes, "openvino": 1.0, "onnxruntime": 1.1}
     monkeypatch.setattr(runtimes, "time_runtimes", lambda pipeline, forwards, rounds=9: {name: times[name] for name in forwards})

@@ -21,8 +21,8 @@ MaxSize = Annotated[int, typer.Option(
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps, ...")]
 Runtime = Annotated[str, typer.Option(
     envvar="TEMPOSYNC_RUNTIME",
-    help="What computes on a CPU: torch, openvino, onnxruntime, or auto: torch, or the fastest that is installed if that is a quarter "
-         "faster, which is measured once.")]
+    help="What computes on a CPU: torch, openvino, onnxruntime, or auto: torch, or the fastest that is installed if that is "
+         "clearly faster, which is measured once.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here as JSON.")]
 _AUDIO = typer.Option("--audio", "--driven_audio", help="Speech: wav, mp3, flac, m4a, ogg, opus, wma, ...")
 AudioFile = Annotated[Path, _AUDIO]

@@ -47,8 +47,8 @@ logger = logging.getLogger(__name__)
 # Those of whose time a video is made, all by their forward; the others run once a video, or take little of it.
 COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder", "inner_decoder", "transformer", "temporal_decoder")
 # By which part of torch's time another must be faster to be chosen: it takes more memory and longer to start, and the rest of a video is
-# made by torch anyhow.  Where OpenVINO's networks took 0.81 of torch's time, whole videos took as long as with torch.
-WORTH_IT = 0.25
+# made by torch anyhow.  Networks that are asked alone flatter it: where OpenVINO's took 0.75 of torch's time, whole videos took as long.
+WORTH_IT = 0.4
 # Seconds after which threads that wait for more to compute are asleep.
 PAUSE = 0.25
 
@@ -146,8 +146,8 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
     """Let a pipeline compute its large networks (`COMPILED`) with a runtime.
 
     Args:
-        runtime: "torch", "openvino", "onnxruntime", or "auto": torch, or the fastest that is installed where that is faster by a quarter at
-            least (`WORTH_IT`), for float32 on a CPU; measured once for these networks, compiled for that if need be, and remembered.
+        runtime: "torch", "openvino", "onnxruntime", or "auto": torch, or the fastest that is installed where its networks take less than
+            0.6 of torch's time (`WORTH_IT`), for float32 on a CPU; measured once for these networks, compiled for that if need be, and remembered.
         checkpoint: its folder, which may hold files of its own ("openvino", "onnx").
 
     Raises InvalidInputError for another name, or a runtime that is not installed.
