@@ -220,7 +220,7 @@ def test_without_a_home_nothing_is_kept_which_is_one_sentence(homeless, monkeypa
 
 def test_without_a_home_what_is_exported_serves(exported, homeless, monkeypatch):
     """What was measured is not remembered, and nothing more."""
-    monkeypatch.setattr(runtimes, "time_runtimes", lambda pipeline, forwards, rounds=9: {name: 99 / len(name) for name in forwards})
+    monkeypatch.setattr(runtimes, "time_runtimes", lambda pipeline, forwards, rounds=9: {name: len(name) ** -2 for name in forwards})
     monkeypatch.setattr(runtimes, "installed_runtimes", lambda: ["torch", "openvino"])
     monkeypatch.setattr(runtimes, "COMPILED", ("decoder",))
     pipeline, latents = whole_pipeline(), torch.randn(2, 32, 5, 6)

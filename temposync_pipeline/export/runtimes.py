@@ -147,7 +147,8 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
 
     Args:
         runtime: "torch", "openvino", "onnxruntime", or "auto": torch, or the fastest that is installed where its networks take less than
-            0.6 of torch's time (`WORTH_IT`), for float32 on a CPU; measured once for these networks, compiled for that if need be, and remembered.
+            0.6 of torch's time (`WORTH_IT`), for float32 on a CPU; measured once for these networks, compiled for that if need be, and
+            remembered.
         checkpoint: its folder, which may hold files of its own ("openvino", "onnx").
 
     Raises InvalidInputError for another name, or a runtime that is not installed.
