@@ -64,6 +64,7 @@ class Measured:
         self.head_variances.append(head.var(0))
 
     def add_pieces(self, *tracks: np.ndarray, length: int = 3 * FPS) -> None:
+        """`add`, cut into pieces of `length` frames."""
         for start in range(0, len(tracks[0]) - length + 1, length):
             self.add(*(track[start:start + length] for track in tracks))
 
@@ -145,6 +146,7 @@ def row(name: str, people: Sequence[Measured]) -> str:
 
 
 def head_row(name: str, people: Sequence[Measured]) -> str:
+    """Deviations of the head within a stretch, `HEAD`; each of the people counts alike."""
     deviations = np.sqrt(np.mean([np.mean(each.head_variances, 0) for each in people], 0))
     return f"| {name} | {' | '.join(f'{value:.4f}' for value in deviations)} |"
 
