@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from temposync_pipeline import startup
 from temposync_pipeline.commands import video
 from temposync_pipeline.export import installed_runtimes, runtimes
 from temposync_pipeline.files import cache_folder
@@ -55,11 +56,20 @@ def test_the_fastest_is_taken_and_remembered(monkeypatch):
 
 
 @needs_both
-@pytest.mark.parametrize("torch_takes, taken", [(1.6, "torch"), (1.7, "openvino")])
+@pytest.mark.parametrize("torch_takes, taken", [(1.15, "torch"), (1.2, "openvino")])
 def test_torch_is_left_for_what_is_clearly_faster(monkeypatch, torch_takes, taken):
     times = {"torch": torch_takes, "openvino": 1.0, "onnxruntime": 1.1}
     monkeypatch.setattr(runtimes, "time_runtimes", lambda pipeline, forwards, rounds=9: {name: times[name] for name in forwards})
     assert chosen() == taken
+
+
+@pytest.mark.parametrize(("lean", "told"), [(False, []), (True, [True])])
+def test_torch_is_timed_with_the_memory_of_a_long_video(monkeypatch, lean, told):
+    calls = []
+    monkeypatch.setattr(startup, "lean", lean)
+    monkeypatch.setattr(startup, "expect_long_work", lambda: calls.append(True))
+    times = runtimes.time_runtimes(whole_pipeline(), {"torch": []}, rounds=1)
+    assert calls == told and list(times) == ["torch"] and 0 < times["torch"] < float("inf")
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO")

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import __version__
+from .. import __version__, startup
 from ..bases.packed import PackedWeights
 from ..checkpoints import checkpoint_folder
 from ..checkpoints.schema import read_json
@@ -46,9 +46,9 @@ logger = logging.getLogger(__name__)
 
 # Those of whose time a video is made, all by their forward; the others run once a video, or take little of it.
 COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder", "inner_decoder", "transformer", "temporal_decoder")
-# By which part of torch's time another must be faster to be chosen: it takes more memory and longer to start, and the rest of a video is
-# made by torch anyhow.  Networks that are asked alone flatter it: where OpenVINO's took 0.75 of torch's time, whole videos took as long.
-WORTH_IT = 0.4
+# By which part of torch's time another must be faster to be chosen, as it takes more memory: where OpenVINO's networks took 0.8 of it, whole
+# videos took 0.9, with equal ones 0.96.
+WORTH_IT = 0.15
 # Seconds after which threads that wait for more to compute are asleep.
 PAUSE = 0.25
 
@@ -147,7 +147,7 @@ def use_runtime(pipeline: Any, runtime: str, checkpoint: Path | None = None) -> 
 
     Args:
         runtime: "torch", "openvino", "onnxruntime", or "auto": torch, or the fastest that is installed where its networks take less than
-            0.6 of torch's time (`WORTH_IT`), for float32 on a CPU; measured once for these networks, compiled for that if need be, and
+            0.85 of torch's time (`WORTH_IT`), for float32 on a CPU; measured once for these networks, compiled for that if need be, and
             remembered.
         checkpoint: its folder, which may hold files of its own ("openvino", "onnx").
 
@@ -204,7 +204,7 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
     hashes = [forward._hash[:8] for forward in candidates[list(candidates)[-1]]]
     machine = platform.processor() or platform.machine()
     setting = [f"temposync {__version__}", f"{CHUNK_SIZE} frames", f"over {1 - WORTH_IT}", machine, torch.get_num_threads()]
-    setting += [pipeline.use_bfloat16, *hashes]
+    setting += [pipeline.use_bfloat16, "lean" if startup.lean else "full", *hashes]
     setting += [f"{name} {_version(name)}" for name in candidates]
     try:
         known = read_json(path)
@@ -265,6 +265,8 @@ def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward
     Of each one's rounds the shortest counts. They take turns, so that all meet what else the machine is doing, each after a pause: the
     threads of the one before may keep cores busy, waiting.
     """
+    if startup.lean:  # as in a long video: with the little memory of a short one torch's networks take half as long again when asked alone
+        startup.expect_long_work()
     packed, times = PackedWeights(), dict.fromkeys(forwards, float("inf"))
     calls = calls_of_frames(pipeline, CHUNK_SIZE)
     asked = {name: {forward.module: forward for forward in compiled} for name, compiled in forwards.items()}
