@@ -1,4 +1,4 @@
-"""Tables in docs/ name tests that there are."""
+"""Pages name tests that there are, and link to what there is."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# The source archive has no docs, and there links lead nowhere.
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+LINKING = [path.relative_to(ROOT).as_posix() for path in [*sorted(ROOT.glob("*.md")), *DOCS] if DOCS]
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
@@ -17,3 +20,22 @@ def test_named_tests_exist(page):
     for name, shortened in named:
         whole = rf"def {name}\w*\(" if shortened else rf"def {name}\("
         assert name in files or any(re.search(whole, source) for source in files.values()), name
+
+
+def anchors(page: str) -> set[str]:
+    """Those of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKING)
+def test_links_lead_somewhere(page):
+    """And pictures; where a heading is meant, there is one."""
+    text = re.sub(r"^```.*?^```|`[^`]*`", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"\]\n *\(", text), "a link on two lines"
+    for target in re.findall(r"\]\(([^)]*)\)", text):
+        if not target.startswith("https://"):
+            name, _, anchor = target.partition("#")
+            path = (ROOT / page).parent / name if name else ROOT / page
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path.read_text()), target
