@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 # Those of whose time a video is made, all by their forward; the others run once a video, or take little of it.
 COMPILED = ("viseme_classifier", "denoiser", "decoder", "motion_decoder", "inner_decoder", "transformer", "temporal_decoder")
-# By which part of torch's time another must be faster to be chosen, as it takes more memory: where OpenVINO's networks took 0.8 of it, whole
-# videos took 0.9, with equal ones 0.96.
+# By which part of torch's time another must be faster to be chosen, as it takes more memory: where OpenVINO's networks took 0.8 of that
+# time, whole videos took 0.9, where they took as long 0.96.
 WORTH_IT = 0.15
 # Seconds after which threads that wait for more to compute are asleep.
 PAUSE = 0.25
