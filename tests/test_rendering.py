@@ -159,3 +159,6 @@ def test_between_closing_lips_no_teeth_are_painted(monkeypatch):
     decoded = np.stack([cv2.resize(block[y0:y0 + 64, x0:x0 + 96], (192, 128), interpolation=cv2.INTER_CUBIC) for block in whole])
     near = (slice(None), slice(40, 80), slice(60, 130))  # where what lies beyond the decoded cells counts little
     assert abs(shut - decoded)[near].mean() < 0.2 * abs(painted - decoded)[near].mean()
+    monkeypatch.setattr(pipeline.vae, "inner_mouth", None)
+    with torch.inference_mode():
+        assert np.array_equal(colours(1, 1, 1), shut)  # nothing is painted in vain

@@ -10,7 +10,7 @@ import torch
 from ..errors import InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
-from ..face.inner_mouth import block_of_window, cells_around
+from ..face.inner_mouth import INNER_SHAPE, SCALE, block_of_window, cells_around
 from ..face.life import Life, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
@@ -150,16 +150,19 @@ class MotionRenderer:
         """
         if self._seen is None:
             return decode_block(self.vae, inner_cells(latents), use_bfloat16)
-        reference = cells_around(self._reference.to(latents.device))
-        with inference_autocast(latents, use_bfloat16):
-            pixels = self.vae.inner_mouth(cells_around(latents), reference, hidden.to(latents.dtype), self._seen)
-        colours = to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
+        rows, columns = (SCALE * LATENT_STRIDE * cells for cells in INNER_SHAPE)
+        colours = np.empty((len(latents), rows, columns, 3), np.float32)
+        if len(painted := np.flatnonzero(closing < 1)):
+            reference = cells_around(self._reference.to(latents.device))
+            with inference_autocast(latents, use_bfloat16):
+                pixels = self.vae.inner_mouth(cells_around(latents[painted]), reference, hidden[painted].to(latents.dtype), self._seen)
+            colours[painted] = to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
         if len(shut := np.flatnonzero(closing)):
-            # With the cells around it but those below, far from where lips shut.
-            decoded = decode_block(self.vae, cells_around(latents[shut])[..., :-1, :], use_bfloat16)
-            for index, block in zip(shut, decoded[:, LATENT_STRIDE:, LATENT_STRIDE:-LATENT_STRIDE]):
+            # With the cells above it; the others around are far from where lips shut, and would change a level there.
+            decoded = decode_block(self.vae, cells_around(latents[shut])[..., :-1, 1:-1], use_bfloat16)
+            for index, block in zip(shut, decoded[:, LATENT_STRIDE:]):
                 lips = cv2.resize(block, colours.shape[2:0:-1], interpolation=cv2.INTER_CUBIC)
-                colours[index] += closing[index] * (lips - colours[index])
+                colours[index] = lips if closing[index] == 1 else colours[index] + closing[index] * (lips - colours[index])
         return colours
 
     def patch(self, decoded: tuple[np.ndarray, np.ndarray, np.ndarray | None]) -> Patch:
