@@ -168,6 +168,12 @@ def test_sides_that_cannot_be_encoded_are_told(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["live", "widest.mp4"]
 
 
+def test_few_frames_are_kept_to_look_ahead(tmp_path):
+    with VideoWriter(tmp_path / "video.mp4") as writer:
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    assert b"rc_lookahead=5" in (tmp_path / "video.mp4").read_bytes()  # x264 writes its settings into the stream
+
+
 @pytest.mark.parametrize("large", [1, 10**9])
 def test_a_large_frame_that_is_changed_after_it_was_given_is_encoded_as_it_was(tmp_path, monkeypatch, large):
     monkeypatch.setattr(video, "LARGE_FRAME", large)

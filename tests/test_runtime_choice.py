@@ -42,7 +42,7 @@ def test_what_is_installed_is_compiled_and_compared_once(monkeypatch, caplog):
         assert {path.suffix for path in cache_folder().glob("motion_decoder-*/*")} == {".xml", ".bin", ".onnx"}
         said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert [line.split(" is ")[0] for line in said[:2]] == ["openvino", "onnxruntime"]
-        assert len(said) == 3 and said[2].endswith(f" is the fastest here ({cache_folder() / 'fastest.json'})")
+        assert len(said) == 3 and said[2].endswith(f" computes videos here from now on ({cache_folder() / 'fastest.json'})")
         monkeypatch.setattr(runtimes, "time_runtimes", None)  # remembered
 
 

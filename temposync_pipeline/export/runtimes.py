@@ -7,6 +7,7 @@ always computes in float32.  A network's file is the checkpoint's own (`temposyn
 written at the first call, once, into the cache: $TEMPOSYNC_CACHE, or temposync in the user's cache folder.
 """
 
+import gc
 import json
 import logging
 import os
@@ -213,7 +214,7 @@ def _fastest(pipeline: Any, checkpoint: Path | None) -> str:
     key = " ".join(map(str, setting))
     if known.get(key) not in list(candidates):
         known[key] = _measured_fastest(pipeline, candidates)
-        logger.warning("%s is the fastest here (%s)", known[key], path)
+        logger.warning("%s computes videos here from now on (%s)", known[key], path)
         with suppress(OSError, InvalidInputError):  # where it cannot be kept it is measured again
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(known, indent=2) + "\n")
@@ -266,6 +267,7 @@ def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward
     threads of the one before may keep cores busy, waiting.
     """
     if startup.lean:  # as in a long video: with the little memory of a short one torch's networks take half as long again when asked alone
+        gc.collect()  # what compiling left
         startup.expect_long_work()
     packed, times = PackedWeights(), dict.fromkeys(forwards, float("inf"))
     calls = calls_of_frames(pipeline, CHUNK_SIZE)

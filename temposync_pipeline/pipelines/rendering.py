@@ -32,8 +32,6 @@ FLOW_GAIN = 1.15
 # and from which they are.
 SHUT_TO, OPEN_FROM = 7, 10
 SAME_TO, LOWER_FROM = 1.5, 4.0
-# Rows of cells that are decoded of such lips, and the row of the block, in cells, up to which they are the upper ones.
-LIPS_CELLS, LIPS_TO = 4, 2.5
 # Rows of a column, and such columns, that are a gap; rows from it on that are lips.
 LEAST_GAP, LEAST_WIDTH, LIP = 0.25, 4, 2
 
@@ -160,22 +158,12 @@ class MotionRenderer:
                 pixels = self.vae.inner_mouth(cells_around(latents[painted]), reference, hidden[painted].to(latents.dtype), self._seen)
             colours[painted] = to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
         if len(shut := np.flatnonzero(closing)):
-            for index, block in zip(shut, self._lips(latents[shut], hidden[shut], use_bfloat16)):
-                lips = cv2.resize(block, (columns, rows), interpolation=cv2.INTER_CUBIC)
+            # With the cells around it but those below, far from where lips shut.
+            decoded = decode_block(self.vae, cells_around(latents[shut])[..., :-1, :], use_bfloat16)
+            for index, block in zip(shut, decoded[:, LATENT_STRIDE:, LATENT_STRIDE:-LATENT_STRIDE]):
+                lips = cv2.resize(block, colours.shape[2:0:-1], interpolation=cv2.INTER_CUBIC)
                 colours[index] = lips if closing[index] == 1 else colours[index] + closing[index] * (lips - colours[index])
         return colours
-
-    def _lips(self, latents: torch.Tensor, hidden: torch.Tensor, use_bfloat16: bool) -> np.ndarray:
-        """The decoder's colours of the block [n, 64, 96, 3], where lips that are nearly shut hide something: elsewhere they go on evenly.
-
-        Of the block's cells and the row above it four rows are decoded: further ones would change a level of what is hidden.
-        """
-        lowest = int(torch.nonzero(torch.amax(hidden, (0, 1, 3)) > HIDDEN_FROM).max())
-        start = int(lowest > LIPS_TO * LATENT_STRIDE)
-        decoded = decode_block(self.vae, cells_around(latents)[..., start:start + LIPS_CELLS, 1:-1], use_bfloat16)
-        missing = (INNER_SHAPE[0] + 1 - LIPS_CELLS) * LATENT_STRIDE
-        above = start * LATENT_STRIDE
-        return np.pad(decoded, ((0, 0), (above, missing - above), (0, 0), (0, 0)), "edge")[:, LATENT_STRIDE:]
 
     def patch(self, decoded: tuple[np.ndarray, np.ndarray, np.ndarray | None]) -> Patch:
         return self._warp.patch(*decoded)
