@@ -158,9 +158,9 @@ class MotionRenderer:
                 pixels = self.vae.inner_mouth(cells_around(latents[painted]), reference, hidden[painted].to(latents.dtype), self._seen)
             colours[painted] = to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
         if len(shut := np.flatnonzero(closing)):
-            # With the cells around it but those below, far from where lips shut.
-            decoded = decode_block(self.vae, cells_around(latents[shut])[..., :-1, :], use_bfloat16)
-            for index, block in zip(shut, decoded[:, LATENT_STRIDE:, LATENT_STRIDE:-LATENT_STRIDE]):
+            # With the cells above it. Those below and beside it are farther from where lips shut: there they would change a level or two.
+            decoded = decode_block(self.vae, cells_around(latents[shut])[..., :-1, 1:-1], use_bfloat16)
+            for index, block in zip(shut, decoded[:, LATENT_STRIDE:]):
                 lips = cv2.resize(block, colours.shape[2:0:-1], interpolation=cv2.INTER_CUBIC)
                 colours[index] = lips if closing[index] == 1 else colours[index] + closing[index] * (lips - colours[index])
         return colours
