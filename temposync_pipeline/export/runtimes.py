@@ -264,9 +264,10 @@ def time_runtimes(pipeline: Any, forwards: Mapping[str, Sequence[CompiledForward
     """Seconds that each runtime takes for the networks of a chunk of frames (`calls_of_frames`), torch with packed weights as in a video.
 
     Of each one's rounds the shortest counts. They take turns, so that all meet what else the machine is doing, each after a pause: the
-    threads of the one before may keep cores busy, waiting.
+    threads of the one before may keep cores busy, waiting.  A process that only makes videos takes what a long one takes from then on
+    (`startup.expect_long_work`): with less, torch's networks take half as long again when they are asked alone.
     """
-    if startup.lean:  # as in a long video: with the little memory of a short one torch's networks take half as long again when asked alone
+    if startup.lean:
         gc.collect()  # what compiling left
         startup.expect_long_work()
     packed, times = PackedWeights(), dict.fromkeys(forwards, float("inf"))
