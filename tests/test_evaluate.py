@@ -182,11 +182,14 @@ def test_cross_protocol_tells_whose_lips_are_followed(clips):
 
 
 def test_dubbed_films_say_whose_lips_move_and_what_else_does(clips):
-    judge = evaluator(rows=("dubbed",))
+    assert set(evaluator(rows=("dubbed",)).dubbed(*clips)[0]["rows"]) == {"dubbed_4", "dubbed_4_vs_own_clip", "own_clip"}
+    judge = evaluator(rows=("dubbed", "student"))
     record, example = judge.dubbed(*clips)
     rows = record["rows"]
-    assert list(rows) == ["dubbed_4", "dubbed_4_vs_own_clip", "own_clip"] and set(example.strips) == {"dubbed_4"}
-    assert rows["dubbed_4"]["lip_r"] > 0.99 and abs(rows["dubbed_4_vs_own_clip"]["lip_r"]) < 0.3 > abs(rows["own_clip"]["lip_r"])
+    assert set(rows) == {"dubbed_4", "student_4", "dubbed_4_vs_own_clip", "student_4_vs_own_clip", "own_clip"}
+    assert set(example.strips) == {"dubbed_4", "student_4"}
+    for made in ("dubbed_4", "student_4"):
+        assert rows[made]["lip_r"] > 0.99 and abs(rows[f"{made}_vs_own_clip"]["lip_r"]) < 0.3 > abs(rows["own_clip"]["lip_r"])
     assert rows["dubbed_4"]["head_error"] == rows["dubbed_4"]["change_outside_mouth"] == 0
     of_one = [replace(clip, talker="a") for clip in clips]
     openings = [lip_opening(judge.real_landmarks(clip)) for clip in of_one]

@@ -61,8 +61,9 @@ DRIVER = {"driver_clip": "the driver's real video: real synchrony, another face"
 OWN_CLIP = {"real_clip": "the talker's own lips"}
 PORTRAITS_CLIP = {"…_vs_own_clip": "the same lips against the portrait's own clip",
                   "own_clip": "that clip's real video beside the driver's voice and lips"}
+FIRST_FRAME = {"student": "the first frame as a portrait, with the same voice: it never saw the film's lips"}
 CONTROLS = {
-    "self": OWN_CLIP, "natural": OWN_CLIP, "cross": PORTRAITS_CLIP | DRIVER, "dubbed": PORTRAITS_CLIP,
+    "self": OWN_CLIP, "natural": OWN_CLIP, "cross": PORTRAITS_CLIP | DRIVER, "dubbed": FIRST_FRAME | PORTRAITS_CLIP,
     "portraits": {"…_closed_portraits, …_smiling_portraits": "the same by the portrait's own mouth", **DRIVER},
 }
 

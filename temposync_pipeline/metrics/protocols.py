@@ -171,7 +171,11 @@ class Evaluator:
         return record, example
 
     def dubbed(self, film: Clip, driver: Clip) -> tuple[dict, Example]:
-        """A talker's clip dubbed with the voice of another clip; the controls are those of `cross_driven`."""
+        """A talker's clip dubbed with the voice of another clip; the controls are those of `cross_driven`.
+
+        Lips made for a voice resemble the film's old ones by what all sentences share, and more than the driver's real ones do where pairs
+        were chosen because these do not: how much, the first frame as a portrait says (`student`), which never saw the old lips.
+        """
         portrait = self.maker.portrait(read_video(film.video, max_frames=1)[0][0])
         truth = Truth(self.real_landmarks(driver), self.voice(driver), self.maker.still(portrait, 1).crops)
         name, rows = f"{film.id} with the voice of {driver.id}", {}
@@ -179,6 +183,11 @@ class Evaluator:
         for steps in self.steps if "dubbed" in self.rows else ():
             row = f"dubbed_{steps}"
             rows[row] = self._timed(row, lambda row=row, steps=steps: self._dubbed(film, portrait, truth, example, row, steps))
+        if "student" in self.rows:
+            row, voice = f"student_{self.steps[0]}", truth.voice.source
+            rows[row] = self._timed(row, lambda: self._measure(
+                self.maker.student(portrait, voice, self.steps[0]), portrait, truth, example, row))
+        for row in list(rows):
             rows[f"{row}_vs_own_clip"] = _across_people(lip_figures(example.landmarks[row], self.real_landmarks(film)))
         rows["own_clip"] = self._timed("own_clip", lambda: self._real_video(film, portrait, truth))
         return _record(name, driver, truth.voice, rows), example
