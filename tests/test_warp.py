@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from temposync_pipeline.face.crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
-from temposync_pipeline.face.warp import INNER_WINDOW, PhotoWarp
+from temposync_pipeline.face.warp import INNER_WINDOW, PhotoWarp, sharpened
 
 from .test_blend import portrait
 
@@ -94,6 +94,26 @@ def test_a_mouth_has_no_green_teeth(fine):
     frame = PhotoWarp(photo, matrix, fine).patch(flow, 0 * visibility, colours).onto(photo)
     changed = frame[(frame != photo).any(-1)].astype(int)
     assert len(changed) > 500 and (changed[:, 0] >= changed[:, 1]).mean() > 0.9
+
+
+def test_sharpening_strengthens_what_a_blur_takes_from_the_luma():
+    row = np.arange(40)
+    for period, gain in ((3, 1.8), (400, 1.0)):  # pixels
+        wave = 120 + 20 * np.cos(2 * np.pi * row / period)
+        grey = np.repeat(np.tile(wave, (40, 1))[..., None], 3, -1).astype(np.float32)
+        inside = np.s_[10:30, 10:30]
+        assert np.allclose(sharpened(grey, 2.5, 0.8)[inside] - 120, gain * (grey - 120)[inside], atol=1.5)
+    colours = grey + np.float32([30, 0, -10])
+    assert np.allclose(sharpened(colours, 2.5, 0.8) - colours, sharpened(grey, 2.5, 0.8) - grey, atol=1e-3)
+
+
+def test_painted_teeth_are_sharpened():
+    photo, matrix = portrait(512)
+    flow, visibility = still()
+    stripes = np.repeat(np.where(np.arange(192) // 6 % 2, 180, 140)[None, :, None], 3, -1).repeat(128, 0).astype(np.float32)
+    frame = PhotoWarp(photo, matrix, fine=True).patch(flow, 0 * visibility, stripes).onto(photo)
+    teeth = crop_face(frame, matrix, 512)[330:350, 230:282]
+    assert np.ptp(teeth.mean((0, 2))) > 1.3 * (180 - 140)
 
 
 def test_a_mouth_outside_the_photo_changes_nothing():

@@ -28,6 +28,8 @@ LIP_RIM, RIM_SOFTNESS = 3, 0.8
 # A denoiser's teeth are the mean of the teeth that may be: as decoded, softer than they are, by about this blur in crop pixels and this
 # much.
 SOFTNESS, SHARPENING = 2.0, 0.8
+# And what is painted, which is the mean of fewer, in its own pixels.
+PAINTED_SOFTNESS, PAINTED_SHARPENING = 2.5, 0.8
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
 TONE_CELL, TONE_SPREAD = 4, 2.5
 TONE_MARGIN = 6 * TONE_CELL
@@ -94,6 +96,13 @@ def tone_difference(colours: np.ndarray, truth: np.ndarray, hidden: np.ndarray) 
     cells = cv2.resize(np.dstack([difference, shown]), size, interpolation=cv2.INTER_AREA)
     cells = cv2.GaussianBlur(cells, (0, 0), TONE_SPREAD, borderType=cv2.BORDER_REPLICATE)
     return cv2.resize(cells[..., :3] / (cells[..., 3:] + 1e-3), hidden.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def sharpened(colours: np.ndarray, softness: float, share: float) -> np.ndarray:
+    """A picture float32 [h, w, 3] with a share more of what its luma has that a blur of `softness` pixels takes away."""
+    luma = cv2.transform(colours, LUMA[None])
+    detail = cv2.addWeighted(luma, share, cv2.GaussianBlur(luma, (0, 0), softness), -share, 0)
+    return colours + detail[..., None]
 
 
 class PhotoWarp:
@@ -163,12 +172,10 @@ class PhotoWarp:
         """The decoder's colours, around what is hidden in the photo's tone; float32 [HEIGHT, WIDTH, 3], and of which part of the window."""
         near = covered.grown(TONE_MARGIN).within(_INNER.grown(-INNER_EDGE))
         inner = _seen_from(_INNER, near).of(colours).astype(np.float32)
-        luma = inner @ LUMA
-        detail = luma - cv2.GaussianBlur(luma, (0, 0), SOFTNESS)
         difference = tone_difference(inner, self._truth(flow, near), near.of(hidden))
         toned = np.zeros((HEIGHT, WIDTH, 3), np.float32)
         _INNER.of(toned)[:] = self._tone.to_photo(colours)
-        near.of(toned)[:] = self._tone.to_photo(without_green(inner + difference + SHARPENING * detail[..., None]))
+        near.of(toned)[:] = self._tone.to_photo(without_green(sharpened(inner, SOFTNESS, SHARPENING) + difference))
         return toned, WINDOW
 
     def _toned_fine(self, colours: np.ndarray, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle) -> tuple[np.ndarray, Rectangle]:
@@ -177,6 +184,7 @@ class PhotoWarp:
         fine = Rectangle(*(SCALE * limit for limit in _seen_from(_FINE, near))).of(colours).astype(np.float32)
         coarse = cv2.resize(fine, (near.x1 - near.x0, near.y1 - near.y0), interpolation=cv2.INTER_AREA)
         difference = tone_difference(coarse, self._truth(flow, near), near.of(hidden))
+        fine = sharpened(fine, PAINTED_SOFTNESS, PAINTED_SHARPENING)
         fine += cv2.resize(difference, fine.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return self._tone.to_photo(without_green(fine)), near
 
