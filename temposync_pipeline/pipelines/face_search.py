@@ -6,7 +6,7 @@ from numbers import Integral
 import numpy as np
 
 from ..errors import FaceError
-from ..face.visibility import is_chin_outside, is_mouth_covered, is_mouth_outside, yaw_of
+from ..face.visibility import COVERED_FROM, MAYBE_COVERED_FROM, how_covered, is_chin_outside, is_mouth_outside, yaw_of
 from ..models.face_aligner import Face, FaceAligner
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,10 @@ def choose_face(photo: np.ndarray, faces: list[Face], name: str, face_index: int
     face = faces[face_index]
     if is_mouth_outside(face.landmarks, photo.shape[:2]):
         raise FaceError(f"{name}: the mouth lies at the picture's edge; a portrait that shows all of the face is needed.")
-    if is_mouth_covered(photo, face.landmarks, face.confidence):
+    if (covered := how_covered(photo, face.landmarks, face.confidence)) > COVERED_FROM:
         raise FaceError(f"{name}: the mouth seems to be covered; a portrait that shows it is needed.")
+    if covered > MAYBE_COVERED_FROM:
+        logger.warning("%s: the mouth can hardly be seen; if something covers it, that will be painted over", name)
     if is_chin_outside(face.landmarks, photo.shape[:2]):
         logger.warning("%s: the chin is cut off; an opened mouth may run into the picture's edge", name)
     if abs(yaw_of(face.landmarks)) > MAX_YAW:
