@@ -157,13 +157,15 @@ def test_chunks_know_their_neighbours():
     assert list(_with_neighbours(iter(range(2)), 3, 0, 0)) == [([], [0, 1], [])] and not list(_with_neighbours(iter(()), 3, 1, 1))
 
 
-def test_frames_without_a_face_stay_or_are_refused(pipeline, write_film, tmp_path):
+def test_frames_without_a_face_stay_or_are_refused(pipeline, write_film, tmp_path, caplog):
     grey = np.full((SIZE, SIZE, 3), 90, np.uint8)
     film = write_film([scene(0), scene(1), grey, grey, scene(4), scene(5)])
     frames = run(pipeline, film, audio=spoken(0.24)).frames
     footage = Footage(film)
     originals = np.stack([footage.picture(frame.planes) for frame in footage.frames(0.24)]) / np.float32(255)
     assert [np.array_equal(*pair) for pair in zip(frames, originals)] == [False, False, True, True, False, False]
+    assert [record.getMessage() for record in caplog.records if "frames" in record.getMessage()] == [
+        "film.mp4: in 2 of 6 frames the mouth of who is to speak is not to be seen; they stay as they are"]
     with pytest.raises(FaceError, match=r"film.mp4: no face.* at 0.08 s"):
         pipeline.dub_to_file(film, spoken(0.24), tmp_path / "out.mp4", 1, no_face="error")
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]

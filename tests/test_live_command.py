@@ -280,6 +280,32 @@ def test_a_file_is_read_no_faster_than_it_is_spoken(folder, monkeypatch):
     assert heard == len(SPEECH)
 
 
+def test_a_recording_that_is_read_faster_than_it_was_spoken_is_not_late(monkeypatch, caplog):
+    now = [100.0]
+    monkeypatch.setattr("temposync_pipeline.commands.live.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    clock = Clock()
+    now[0] += 0.5  # networks are loaded
+    for second in range(2, 21, 2):  # pieces of two seconds
+        with clock.working(second):
+            now[0] += 1
+            clock.shown(second - 2)
+    assert not clock.is_live and not caplog.records
+    clock = Clock()
+    for second in range(2, 21, 2):  # spoken meanwhile, and this machine takes three seconds for two
+        now[0] += 1 if second > 2 else 2
+        with clock.working(second):
+            now[0] += 3
+            clock.shown(second - 2)
+    assert clock.is_live and len(caplog.records) == 1 and "too slow" in caplog.records[0].getMessage()
+
+
+def test_sound_from_a_file_on_stdin_has_no_latency(folder, said, caplog, capfdbinary):
+    said(np.rint(32767 * np.tile(SPEECH, 8)).astype("<i2").tobytes())
+    assert run("--image", folder / "portrait.png", "--json", folder / "live.json") == 0
+    figures = json.loads((folder / "live.json").read_text())
+    assert "latency_ms" not in figures and figures["frames"] == 160 and not caplog.records
+
+
 def test_the_clock_counts_from_when_a_frame_was_spoken(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("temposync_pipeline.commands.live.time", SimpleNamespace(perf_counter=lambda: now[0]))

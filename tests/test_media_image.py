@@ -117,6 +117,18 @@ def test_size_limits(tmp_path, size, limit):
         load_image(tmp_path / "a.png")
 
 
+def test_empty_files_and_pictures_that_break_off_say_so(tmp_path, picture):
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(InvalidImageError, match="^empty.png: the file is empty$"):
+        load_image(tmp_path / "empty.png")
+    for kind in ("png", "jpeg", "bmp", "tiff"):
+        path = tmp_path / f"cut.{kind}"
+        Image.fromarray(picture).save(path)
+        path.write_bytes(path.read_bytes()[:-path.stat().st_size // 3])
+        with pytest.raises(InvalidImageError, match="breaks off before the end of the picture" if kind != "tiff" else "cut.tiff"):
+            load_image(path)
+
+
 def test_what_is_not_a_picture(tmp_path, picture):
     Image.fromarray(picture).save(tmp_path / "whole.png")
     Image.fromarray(picture).save(tmp_path / "ppm.png", "PPM")

@@ -45,6 +45,26 @@ def test_joined_files_are_read_one_after_the_other(tmp_path, caplog, name, rate,
         assert audio.duration == pytest.approx(3)
 
 
+def test_what_is_written_about_an_mp3_amid_the_sound_is_no_damage(tmp_path, make_audio, caplog):
+    one = make_audio("one.mp3", 1.0, 44_100, codec="libmp3lame")
+    assert one.read_bytes()[:3] == b"ID3"
+    ending = b"TAG" + 125 * b" "  # ID3v1
+    (tmp_path / "two.mp3").write_bytes(one.read_bytes() + ending + one.read_bytes() + ending)
+    assert load_audio(tmp_path / "two.mp3").duration == pytest.approx(2 * load_audio(one).duration, abs=0.09)
+    assert not caplog.records
+
+
+def test_recordings_of_several_rates_in_one_file(tmp_path, caplog):
+    rates, pitches = (16_000, 44_100, 8_000), (400, 800, 1600)
+    files = [make_sounds(tmp_path, partial(tone, hertz=hertz))("a.wav", 1.0, rate).read_bytes()
+             for rate, hertz in zip(rates, pitches, strict=True)]
+    (tmp_path / "a.wav").write_bytes(b"".join(files))
+    audio = load_audio(tmp_path / "a.wav")
+    assert audio.duration == pytest.approx(3, abs=0.01) and audio.source_rate == 16_000
+    assert [spectrum_peak(part[1600:-1600]) for part in np.array_split(audio.samples, 3)] == pytest.approx(pitches, rel=0.02)
+    assert [record.getMessage() for record in caplog.records] == ["a.wav: 3 WAV files in one; all of them were read"]
+
+
 def test_that_several_were_joined_is_said(tmp_path, make_audio, caplog):
     (tmp_path / "b.webm").write_bytes(2 * make_audio("a.webm", rate=48_000, codec="libopus").read_bytes())
     load_audio(tmp_path / "b.webm")

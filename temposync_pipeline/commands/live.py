@@ -34,6 +34,8 @@ PIPE = Path("-")
 PIECE_SECONDS = 0.02
 # Sound that waits this long to be seen is no conversation.
 LATE_SECONDS = 2.0
+# By how much what is spoken may have begun before the command did.
+EARLY_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ def live(
     has how long frames were late after their sound ("latency_ms") and the share of the time that went into making them
     ("real_time_factor"). A file gets content credentials at its end, a stream has none.
     """
+    clock = Clock()
     check_files((image, None if audio == PIPE else audio), (None if output == PIPE else output, json_file),
                 (signing_cert, signing_key, Path(model)))
     if output != PIPE:
@@ -119,7 +122,7 @@ def live(
     session = pipe.session(
         image, num_inference_steps, torch.Generator().manual_seed(seed), face_index, mouth_amplitude, chunk_size, look_ahead, max_size,
         **life_options(blink_rate, head_motion))
-    figures = run(session, pieces, rate, output, marking, timed=audio == PIPE or real_time)
+    figures = run(session, pieces, rate, output, marking, clock if audio == PIPE or real_time else None)
     write_json(json_file, {"output": str(output), "look_ahead_ms": 1000 * look_ahead / session.fps, **figures})
     if output != PIPE:
         say(output)
@@ -127,16 +130,17 @@ def live(
 
 def run(
     session: "LiveSession", pieces: Iterator[tuple["np.ndarray", int]], rate: int, output: Path, provenance: "bool | SigningKey",
-    timed: bool,
+    timed: "Clock | None",
 ) -> dict:
-    """From pieces of sound to the mp4, marked as `provenance` says; returns figures for the JSON, with those of the latency if sound came
-    as it was spoken (`timed`)."""
+    """From pieces of sound to the mp4, marked as `provenance` says; returns figures for the JSON, with those of the latency by the clock
+    `timed` if there is one, and sound came as it was spoken."""
     from ..media.live_video import LiveVideoWriter
     from ..media.planes import StillPlanes
     from ..media.sound_stream import to_mono
     from ..provenance.credentials import choose_credentials
 
-    planes, clock, samples = StillPlanes(session.photo, session.origin.watermark() if provenance else None), Clock(), 0
+    planes, samples = StillPlanes(session.photo, session.origin.watermark() if provenance else None), 0
+    clock = timed or Clock()
     sign = None if output == PIPE else session.origin.signing(choose_credentials(provenance))
     height, width = session.photo.shape[:2]
     try:
@@ -171,17 +175,19 @@ def run(
         raise OSError(error.errno, error.strerror, STDOUT if output == PIPE else str(output)) from error
     seconds = max(samples / rate, 1e-9)
     return {"frames": writer.num_frames, "fps": session.fps, "seconds": writer.num_frames / session.fps,
-            "real_time_factor": clock.busy / seconds, **({"latency_ms": clock.latency()} if timed else {})}
+            "real_time_factor": clock.busy / seconds, **({"latency_ms": clock.latency()} if timed and clock.is_live else {})}
 
 
 class Clock:
-    """How long what is spoken takes to be seen, in a memory that does not grow.
+    """How long what is spoken takes to be seen, in a memory that does not grow; made when the command begins.
 
-    Speech began as late as its pieces allow: no piece can come before it has been spoken.
+    Speech began as late as its pieces allow: no piece can come before it has been spoken. That of a recording, which comes as fast as it is
+    read, would have begun before the command did: then it is not live.
     """
 
     def __init__(self) -> None:
         self.busy = 0.0
+        self._made = time.perf_counter()
         self._start = float("inf")
         self._counts: Counter[int] = Counter()  # by milliseconds
         self._warned = False
@@ -196,11 +202,16 @@ class Clock:
         finally:
             self.busy += time.perf_counter() - came
 
+    @property
+    def is_live(self) -> bool:
+        """Whether sound has come no faster than it can have been spoken."""
+        return self._start > self._made - EARLY_SECONDS
+
     def shown(self, moment: float) -> None:
         """The frame that begins at a moment, in seconds, is on its way to the viewer."""
         late = time.perf_counter() - self._start - moment
         self._counts[round(1000 * late)] += 1
-        if late > LATE_SECONDS and not self._warned:
+        if late > LATE_SECONDS and self.is_live and not self._warned:
             self._warned = True
             logger.warning("frames are more than %g s late: this machine is too slow for it; a smaller --max_size helps", LATE_SECONDS)
 

@@ -123,11 +123,25 @@ def decode_audio(
     with open_file(path, InvalidAudioError) as file:
         # What is asked for by the clock is a video's sound: of several in one file, pictures are read of the first one only.
         for part in [file] if start is not None else sound_files(file, path.name, report):
-            for chunk, rate in _decode_file(part, path.name, start, report):
-                first_rate = first_rate or rate
-                if rate != first_rate:
-                    raise InvalidAudioError(f"{path.name}: the sampling rate changes from {first_rate} to {rate} Hz")
-                yield chunk, rate
+            for chunk in _at_rate(_decode_file(part, path.name, start, report), first_rate, path.name):
+                first_rate = chunk[1]
+                yield chunk
+
+
+def _at_rate(chunks: Iterator[tuple[np.ndarray, int]], rate: int | None, name: str) -> Iterator[tuple[np.ndarray, int]]:
+    """One file's chunks at `rate`, None = its own: that of the file that it was joined to."""
+    own, resampler = None, None
+    for chunk, chunk_rate in chunks:
+        own = own or chunk_rate
+        if chunk_rate != own:
+            raise InvalidAudioError(f"{name}: the sampling rate changes from {own} to {chunk_rate} Hz")
+        if rate in (None, own):
+            yield chunk, own
+            continue
+        resampler = resampler or soxr.ResampleStream(own, rate, len(chunk), dtype="float32")
+        yield resampler.resample_chunk(chunk.T).T, rate
+    if resampler:
+        yield resampler.resample_chunk(np.empty((0, len(chunk)), np.float32), last=True).T, rate
 
 
 def _first_seconds(chunks: Iterable[tuple[np.ndarray, int]], seconds: float) -> Iterator[tuple[np.ndarray, int]]:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 # A playlist (HLS, ffconcat, SDP, DASH) would make FFmpeg open other files or the network: only formats that
 # keep everything in one file, whatever the file is called.
 _FORMATS = "wav,w64,mp3,flac,ogg,mov,aac,matroska,amr,aiff,caf,avi,mpeg,mpegts,asf,ac3,eac3,au,tta,wv,flv,gif"
+# How what is written about an mp3 begins; of several that were joined, amid the sound.
+_MP3_TAGS = (b"ID3", b"TAG")
 # AMR by codec: the first frame type that is no speech (comfort noise, nothing), sampling rate in Hz, samples of a frame.
 _AMR = {"amrnb": (8, 8_000, 160), "amrwb": (9, 16_000, 320)}
 # A list of tags in a WAV or AVI that says it is 1 MB or longer; in a big-endian one (RIFX), any. FFmpeg takes as much memory as a tag
@@ -135,9 +137,10 @@ def _check_index(file: BinaryIO, name: str, error: type[InvalidInputError]) -> N
 
 def decode_frames(container: av.container.InputContainer, stream: av.stream.Stream, name: str) -> Iterator[av.frame.Frame]:
     """Every frame of a stream that can be decoded; damaged packets are skipped and reported once, at the end, unless `name` is empty."""
-    damaged, ended = 0, False
+    damaged, ended, tags = 0, False, 0
     # Asked before decoding: PyAV 19 crashes on the name of a codec that failed to open.
-    amr = _AMR.get(stream.codec_context.name)
+    codec = stream.codec_context.name
+    amr = _AMR.get(codec)
     packets = container.demux(stream)
     while not ended:
         frames: list[av.frame.Frame] = []
@@ -157,8 +160,14 @@ def decode_frames(container: av.container.InputContainer, stream: av.stream.Stre
                 if amr and packet.size and bytes(packet)[0] >> 3 & 15 >= amr[0]:
                     frames.append(_pause(packet, *amr[1:]))
                     continue
+                if codec.startswith("mp3") and bytes(packet)[:3] in _MP3_TAGS:
+                    tags += packet.duration or 0  # where it is taken for sound
+                    continue
                 try:
-                    frames += packet.decode()
+                    decoded = packet.decode()
+                    for frame in decoded if tags else ():
+                        frame.pts = None if frame.pts is None else frame.pts - tags
+                    frames += decoded
                 except EOFError:
                     ended = True
                     break

@@ -65,6 +65,10 @@ def load_image(source: str | PathLike | Image.Image | np.ndarray) -> np.ndarray:
             if "HEIF" not in formats and _is_heic(path):
                 message = "a HEIC picture; save it as JPEG, or install what reads it: pip install 'temposync-pipeline[heic]' (pillow-heif)"
                 raise InvalidImageError(f"{path.name}: {message}") from cause
+            if not path.stat().st_size:
+                raise InvalidImageError(f"{path.name}: the file is empty") from cause
+            if "truncated" in str(cause).lower():
+                raise InvalidImageError(f"{path.name}: breaks off before the end of the picture") from cause
             raise InvalidImageError(f"{path.name}: not a readable {FORMAT_NAMES} picture") from cause
 
 

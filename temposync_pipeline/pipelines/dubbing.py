@@ -6,6 +6,7 @@ tried to let every frame be the denoiser's reference: on talkers of other films 
 Lips are made at the pipeline's own rate, as for a portrait, and read between its frames at the film's moments.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -46,6 +47,8 @@ from .rendering import FLOW_GAIN, make_renderer
 from .sampling import Sampling
 from .speech import Speech
 from .talking_head import TalkingHeadPipeline
+
+logger = logging.getLogger(__name__)
 
 NOTHING = np.zeros(0)
 NO_FACE = ("keep", "error")
@@ -217,20 +220,27 @@ class DubbingPipeline(TalkingHeadPipeline):
         no_face: str,
     ) -> Generator[tuple[Take, Patch | None], None, None]:
         """Frames in their order, each with what changes in its picture, None = nothing."""
-        person = Person(self.face_aligner, self._look_at, face_index)
+        person, kept, count = Person(self.face_aligner, self._look_at, face_index), 0, 0
         found = self._found(footage, footage.frames(seconds, end), person, no_face)
         with closing(ahead(found, _half_chunk(sampling)) if self._can_overlap() else found) as all_takes:
             for run, takes in groupby(all_takes, key=lambda take: take.run):
+                made: Iterator[tuple[Take, Patch | None]]
                 if run is None:
-                    yield from ((take, None) for take in takes)
+                    made = ((take, None) for take in takes)
                 else:
-                    yield from self._speak(takes, speech, noise, sampling, float(footage.rate))
+                    made = self._speak(takes, speech, noise, sampling, float(footage.rate))
+                for pair in made:
+                    count, kept = count + 1, kept + (run is None)
+                    yield pair
         if not person.is_known:
             if not person.most_faces:
                 part = f"the first {seconds:.1f} s of " if footage.seconds and seconds < footage.seconds - 1 / footage.rate else ""
                 raise FaceError(f"No face found in {part}{footage.name}; a frontal one at least 48 pixels tall is needed.")
             most = person.most_faces
             raise FaceError(f"face_index {face_index} asked for, but no frame of {footage.name} shows more than {most} face(s).")
+        if kept:
+            logger.warning("%s: in %d of %d frames the mouth of who is to speak is not to be seen; they stay as they are", footage.name,
+                           kept, count)
 
     def _found(self, footage: Footage, frames: Iterable[FootageFrame], person: Person, no_face: str) -> Generator[Take, None, None]:
         for frame in frames:
