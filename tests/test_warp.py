@@ -96,15 +96,19 @@ def test_a_mouth_has_no_green_teeth(fine):
     assert len(changed) > 500 and (changed[:, 0] >= changed[:, 1]).mean() > 0.9
 
 
-def test_sharpening_strengthens_what_a_blur_takes_from_the_luma():
-    row = np.arange(40)
-    for period, gain in ((3, 1.8), (400, 1.0)):  # pixels
-        wave = 120 + 20 * np.cos(2 * np.pi * row / period)
-        grey = np.repeat(np.tile(wave, (40, 1))[..., None], 3, -1).astype(np.float32)
-        inside = np.s_[10:30, 10:30]
-        assert np.allclose(sharpened(grey, 2.5, 0.8)[inside] - 120, gain * (grey - 120)[inside], atol=1.5)
-    colours = grey + np.float32([30, 0, -10])
-    assert np.allclose(sharpened(colours, 2.5, 0.8) - colours, sharpened(grey, 2.5, 0.8) - grey, atol=1e-3)
+def test_sharpening_strengthens_what_a_blur_takes_from_the_luma_but_grain():
+    row, inside = np.arange(40), np.s_[10:30, 10:30]
+
+    def wave(period: float) -> np.ndarray:
+        line = 120 + 20 * np.cos(2 * np.pi * row / period)
+        return np.repeat(np.tile(line, (40, 1))[..., None], 3, -1).astype(np.float32)
+
+    for period, gain, without_grain in ((3, 1.8, 1.05), (8, 1.68, 1.5), (400, 1.0, 1.0)):  # pixels
+        for grain, expected in ((0, gain), (1.2, without_grain)):
+            strength = np.std(sharpened(wave(period), 2.5, 0.8, grain)[inside]) / np.std(wave(period)[inside])
+            assert strength == pytest.approx(expected, abs=0.1)
+    colours = wave(8) + np.float32([30, 0, -10])
+    assert np.allclose(sharpened(colours, 2.5, 0.8) - colours, sharpened(wave(8), 2.5, 0.8) - wave(8), atol=1e-3)
 
 
 def test_painted_teeth_are_sharpened():

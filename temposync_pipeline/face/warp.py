@@ -28,8 +28,8 @@ LIP_RIM, RIM_SOFTNESS = 3, 0.8
 # A denoiser's teeth are the mean of the teeth that may be: as decoded, softer than they are, by about this blur in crop pixels and this
 # much.
 SOFTNESS, SHARPENING = 2.0, 0.8
-# And what is painted, which is the mean of fewer, in its own pixels.
-PAINTED_SOFTNESS, PAINTED_SHARPENING = 2.5, 0.8
+# And what is painted, in its own pixels, of which two to four make a pattern that should stay as faint as it is.
+PAINTED_SOFTNESS, PAINTED_SHARPENING, PAINTED_GRAIN = 3.0, 1.0, 1.2
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
 TONE_CELL, TONE_SPREAD = 4, 2.5
 TONE_MARGIN = 6 * TONE_CELL
@@ -98,10 +98,12 @@ def tone_difference(colours: np.ndarray, truth: np.ndarray, hidden: np.ndarray) 
     return cv2.resize(cells[..., :3] / (cells[..., 3:] + 1e-3), hidden.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def sharpened(colours: np.ndarray, softness: float, share: float) -> np.ndarray:
-    """A picture float32 [h, w, 3] with a share more of what its luma has that a blur of `softness` pixels takes away."""
+def sharpened(colours: np.ndarray, softness: float, share: float, grain: float = 0.0) -> np.ndarray:
+    """A picture float32 [h, w, 3] with a share more of what its luma has that a blur of `softness` pixels takes away, and one of `grain`
+    pixels does not."""
     luma = cv2.transform(colours, LUMA[None])
-    detail = cv2.addWeighted(luma, share, cv2.GaussianBlur(luma, (0, 0), softness), -share, 0)
+    fine = cv2.GaussianBlur(luma, (0, 0), grain) if grain else luma
+    detail = cv2.addWeighted(fine, share, cv2.GaussianBlur(luma, (0, 0), softness), -share, 0)
     return colours + detail[..., None]
 
 
@@ -184,7 +186,7 @@ class PhotoWarp:
         fine = Rectangle(*(SCALE * limit for limit in _seen_from(_FINE, near))).of(colours).astype(np.float32)
         coarse = cv2.resize(fine, (near.x1 - near.x0, near.y1 - near.y0), interpolation=cv2.INTER_AREA)
         difference = tone_difference(coarse, self._truth(flow, near), near.of(hidden))
-        fine = sharpened(fine, PAINTED_SOFTNESS, PAINTED_SHARPENING)
+        fine = sharpened(fine, PAINTED_SOFTNESS, PAINTED_SHARPENING, PAINTED_GRAIN)
         fine += cv2.resize(difference, fine.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return self._tone.to_photo(without_green(fine)), near
 
