@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 PIPE = Path("-")
 PIECE_SECONDS = 0.02
-# Sound that waits this long to be seen is no conversation.
-LATE_SECONDS = 2.0
+# Sound that waits this long to be seen is no conversation, once what came while networks were loaded has been made up for.
+LATE_SECONDS, SETTLING_SECONDS = 2.0, 4.0
 # By how much what is spoken may have begun before the command did.
 EARLY_SECONDS = 1.0
 
@@ -211,7 +211,7 @@ class Clock:
         """The frame that begins at a moment, in seconds, is on its way to the viewer."""
         late = time.perf_counter() - self._start - moment
         self._counts[round(1000 * late)] += 1
-        if late > LATE_SECONDS and self.is_live and not self._warned:
+        if late > LATE_SECONDS and moment > SETTLING_SECONDS and self.is_live and not self._warned:
             self._warned = True
             logger.warning("frames are more than %g s late: this machine is too slow for it; a smaller --max_size helps", LATE_SECONDS)
 
