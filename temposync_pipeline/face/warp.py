@@ -99,8 +99,8 @@ def tone_difference(colours: np.ndarray, truth: np.ndarray, hidden: np.ndarray) 
 
 
 def sharpened(colours: np.ndarray, softness: float, share: float, grain: float = 0.0) -> np.ndarray:
-    """A picture float32 [h, w, 3] with a share more of what its luma has that a blur of `softness` pixels takes away, and one of `grain`
-    pixels does not."""
+    """Unsharp masking: a picture float32 [h, w, 3] in 0..255 with a share more of what its luma has that a Gaussian of `softness` pixels
+    (its standard deviation) takes away, and one of `grain` pixels does not."""
     luma = cv2.transform(colours, LUMA[None])
     fine = cv2.GaussianBlur(luma, (0, 0), grain) if grain else luma
     detail = cv2.addWeighted(fine, share, cv2.GaussianBlur(luma, (0, 0), softness), -share, 0)

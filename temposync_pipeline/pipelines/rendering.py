@@ -158,8 +158,8 @@ class MotionRenderer:
                 pixels = self.vae.inner_mouth(cells_around(latents[painted]), reference, hidden[painted].to(latents.dtype), self._seen)
             colours[painted] = to_levels(pixels).permute(0, 2, 3, 1).cpu().numpy()
         if len(shut := np.flatnonzero(closing)):
-            # With the cells above it. Those below and beside it are farther from where lips shut: in four photos they would change one to
-            # two levels of 255 there in the mean, 14 at most.
+            # With the cells above it. Those below and beside it are farther from where lips shut: in six photos they would change one to
+            # two levels of 255 there in the mean, 20 at most.
             decoded = decode_block(self.vae, cells_around(latents[shut])[..., :-1, 1:-1], use_bfloat16)
             for index, block in zip(shut, decoded[:, LATENT_STRIDE:]):
                 lips = cv2.resize(block, colours.shape[2:0:-1], interpolation=cv2.INTER_CUBIC)
