@@ -48,7 +48,7 @@ def keep_little() -> None:
     Unless the environment says otherwise; to be called before torch is imported; it changes no result.
     """
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "48")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "96")
     if "MALLOC_ARENA_MAX" not in os.environ:
         share_heaps(1)
     _keep_free(1, 4)

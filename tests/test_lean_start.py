@@ -196,7 +196,7 @@ def test_little_is_kept_unless_the_environment_says_otherwise(monkeypatch):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     startup.keep_little()
-    assert os.environ["LRU_CACHE_CAPACITY"] == "1" and os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "48"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "1" and os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "96"
     assert shared == [1] and limits == [2**20, 2**22]
     for _ in range(2):
         startup.expect_long_work()

@@ -9,9 +9,12 @@ from PIL import Image
 from temposync_pipeline.export.runtimes import CompiledForward
 from temposync_pipeline.face.crop import LATENT_STRIDE, LATENT_WINDOW
 from temposync_pipeline.face.inner_mouth import BLOCK
+from temposync_pipeline.face.landmarks import NUM_LANDMARKS
+from temposync_pipeline.face.own_teeth import OwnTeeth
 from temposync_pipeline.face.warp import inner_cells, inner_pixels
 from temposync_pipeline.media.planes import to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
+from temposync_pipeline.models.face_aligner import Face
 from temposync_pipeline.pipelines import rendering
 from temposync_pipeline.pipelines.rendering import ColourRenderer, MotionRenderer, closing_share, decode_block
 
@@ -70,6 +73,21 @@ def test_streams_latents_and_frames_agree_to_the_bit(pipeline, tmp_path):
     assert (upper == PHOTO[:240]).all()
 
 
+def test_latents_are_decoded_with_the_photos_own_teeth(pipeline, monkeypatch):
+    """Though who decodes them knows nothing of the portrait's landmarks."""
+    asked = []
+    landmarks = np.zeros((NUM_LANDMARKS, 2), np.float32)
+    monkeypatch.setattr(  # which never saw a face
+        pipeline.face_aligner, "read_again", lambda crop, pose: Face(landmarks + crop.std(), landmarks[:, 0], 0.9))
+    monkeypatch.setattr(rendering, "own_teeth", lambda *arguments: (asked.append(arguments), OwnTeeth(np.ones((128, 192), np.float32), 30.0))[1])
+    streamed = np.concatenate(list(pipeline.stream(PHOTO, generator=generator(), **ARGUMENTS)))
+    latents = pipeline(PHOTO, generator=generator(), output_type="latent", **ARGUMENTS).latent_video
+    assert np.array_equal(np.concatenate(list(pipeline.decode_latents(latents))), streamed)
+    assert len(asked) == (3 if pipeline.vae.knows_inner_mouth else 0)  # for frames, for latents, and to decode those
+    for one, other in zip(asked, asked[1:]):
+        assert all(map(np.array_equal, one, other))
+
+
 def test_files_hold_what_whole_frames_would(pipeline, tmp_path):
     """Only what changes is converted again, and nobody can tell."""
     Image.fromarray(PHOTO).save(tmp_path / "photo.png")
@@ -107,10 +125,10 @@ def test_closed_mouths_are_given_no_colours_and_need_none(monkeypatch):
     monkeypatch.setattr(vae, "motion", lambda *_: (flow, visibility))
     with torch.inference_mode():
         decoded, every = renderer.decode(latents, use_bfloat16=False), decode_block(vae, inner_cells(latents), False)
-    assert [colours is None for *_, colours in decoded] == [True, True, False]
-    assert np.allclose(decoded[2][2], every[2], atol=1e-2)
-    for (moved, seen, colours), whole in zip(decoded, every):
-        some, same = renderer.patch((moved, seen, colours)), renderer.patch((moved, seen, whole))
+    assert [mouth.colours is None for mouth in decoded] == [True, True, False]
+    assert np.allclose(decoded[2].colours, every[2], atol=1e-2)
+    for mouth, whole in zip(decoded, every):
+        some, same = renderer.patch(mouth), renderer.patch(mouth._replace(colours=whole))
         assert (some.top, some.left) == (same.top, same.left) and np.array_equal(some.pixels, same.pixels)
 
 

@@ -14,6 +14,7 @@ FACE_SPAN = 216.0
 ALIGNED_INTEROCULAR = 76.0
 # Landmark crops show this many pixels of the aligned crop, so that a pose a little off still holds the whole face.
 CROP_SPAN = 288.0
+POSE_IN_CROP = np.array([CROP_SIZE / 2, CROP_SIZE / 2, FACE_SPAN, 1.0, 0.0])  # of a face in its own aligned crop
 
 
 class Pyramid:

@@ -3,7 +3,7 @@
 A decoder that works in a 256 px crop knows little of a photo's stubble and pores, but it can tell where they go.  Its flow, smooth and a
 fraction of the photo's size, is enlarged to the photo and fades to nothing at the edge of `mouth_mask`: every pixel comes from one place
 of the photo, so there is no seam, and no ghost of the photo's own lips beside the new ones.  Only what the photo hides, the inside of the
-mouth, is painted, or the decoder's own colour, in the tone that the photo has around it.
+mouth, is painted, or the decoder's own colour, in the tone that the photo has around it; and behind new lips its upper teeth stand still.
 """
 
 import cv2
@@ -13,6 +13,7 @@ from .blend import MAX_TONE_SHIFT
 from .crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
 from .inner_mouth import BLOCK, SCALE
 from .mouth_box import HEIGHT, LEFT, TOP, WIDTH, WINDOW, MouthBox, Patch, Rectangle, window_of
+from .own_teeth import OwnTeeth
 from .tone import LUMA, read_tone, without_green
 
 # Top, left, height, width in latent cells of the block outside which nothing is ever hidden: the inside of the mouth, and a cell around
@@ -30,6 +31,10 @@ LIP_RIM, RIM_SOFTNESS = 3, 0.8
 SOFTNESS, SHARPENING = 2.0, 0.8
 # And what is painted, in its own pixels, of which two to four make a pattern that should stay as faint as it is.
 PAINTED_SOFTNESS, PAINTED_SHARPENING, PAINTED_GRAIN = 3.0, 1.0, 1.2
+# How far on their way to shut lips have to be for nothing of the photo's own teeth to be left: half of them is a ghost of them.
+TEETH_GONE_FROM = 0.5
+# Crop pixels from the edge of what is hidden: from there on it is dark behind the photo's own teeth.
+FROM_LIPS = 4
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
 TONE_CELL, TONE_SPREAD = 4, 2.5
 TONE_MARGIN = 6 * TONE_CELL
@@ -107,6 +112,14 @@ def sharpened(colours: np.ndarray, softness: float, share: float, grain: float =
     return colours + detail[..., None]
 
 
+def _shaded(colours: np.ndarray, hidden: np.ndarray, shade: float, share: float) -> np.ndarray:
+    """Colours float32 [h, w, 3] with a share of what is lighter than `shade` gone, well within what is `hidden`, at any resolution."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * FROM_LIPS + 1, 2 * FROM_LIPS + 1))
+    within = cv2.GaussianBlur(cv2.resize(cv2.erode(hidden, disc), colours.shape[1::-1]), (0, 0), FROM_LIPS / 2)
+    lighter = np.clip(1 - shade / np.maximum(cv2.transform(colours, LUMA[None]), 1), 0, 1)
+    return colours * (1 - share * within * lighter)[..., None]
+
+
 class PhotoWarp:
     """Makes frames out of one photo; everything that depends on the photo alone is computed here, once.
 
@@ -114,9 +127,10 @@ class PhotoWarp:
         photo: RGB uint8 [H, W, 3], any size.
         matrix: affine from photo to crop pixels, [2, 3] (`face.crop.align_matrix`).
         fine: whether the colours come at twice the crop's resolution, of `face.inner_mouth.BLOCK`, else at its own, of `INNER_WINDOW`.
+        teeth: where the photo shows its own (`own_teeth`), which stay where they are.
     """
 
-    def __init__(self, photo: np.ndarray, matrix: np.ndarray, fine: bool = False):
+    def __init__(self, photo: np.ndarray, matrix: np.ndarray, fine: bool = False, teeth: OwnTeeth | None = None):
         if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
             raise ValueError(f"photo must be uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
         self.photo = photo
@@ -129,9 +143,11 @@ class PhotoWarp:
         reach = cv2.resize(window_of(mouth_mask()), (WIDTH // FLOW_STRIDE, HEIGHT // FLOW_STRIDE), interpolation=cv2.INTER_AREA)
         # Enlarging carries a value to the next ones; nothing may reach beyond the mask.
         self._flow_mask = np.where(cv2.erode(reach, np.ones((3, 3), np.uint8)) > 0, reach, 0)[..., None]
+        self._teeth = None if teeth is None else self.box.to_photo(teeth.share, part=_FINE)[..., None]
+        self._shade = None if teeth is None else teeth.shade
         self._to_photo_pixels = np.linalg.inv(np.asarray(matrix, np.float64)[:, :2]).astype(np.float32)
 
-    def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray | None) -> Patch:
+    def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray | None, closing: float = 0.0) -> Patch:
         """What one frame changes in the photo; outside `mouth_mask`, and where nothing moves, pixels are the photo's to the bit.
 
         Args:
@@ -139,6 +155,7 @@ class PhotoWarp:
             visibility: float32 [160, 192] in [0, 1], of the same.
             colours: in 0..255, in the colours of `face.tone.known_crop`; [112, 128, 3] of the block `INNER_WINDOW`, or [128, 192, 3] (see
                 `fine`); None where `is_closed`.
+            closing: how far lips are on their way to shut, in [0, 1]: up to `TEETH_GONE_FROM` the photo's own teeth disappear.
         """
         flow = _window_of_block(flow, FLOW_STRIDE) * self._flow_mask
         hidden = (1 - _window_of_block(visibility) - HIDDEN_FROM) / (HIDDEN_TO - HIDDEN_FROM)
@@ -153,7 +170,11 @@ class PhotoWarp:
         pixels = self._moved(flow, rectangle)
         if not covered.is_empty:
             filling = self._toned_fine if self._fine else self._toned
-            self._fill(pixels, rectangle, covered, hidden, *filling(colours, flow, hidden, covered))
+            toned, of = filling(colours, flow, hidden, covered)
+            own = max(0.0, 1 - closing / TEETH_GONE_FROM)
+            if self._shade is not None and own:
+                toned = _shaded(toned, of.of(hidden), self._shade, own)
+            self._fill(pixels, rectangle, covered, hidden, toned, of, own)
         return Patch(rectangle.y0, rectangle.x0, pixels)
 
     def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
@@ -191,14 +212,19 @@ class PhotoWarp:
         return self._tone.to_photo(without_green(fine)), near
 
     def _fill(
-        self, pixels: np.ndarray, rectangle: Rectangle, covered: Rectangle, hidden: np.ndarray, colours: np.ndarray, of: Rectangle
+        self, pixels: np.ndarray, rectangle: Rectangle, covered: Rectangle, hidden: np.ndarray, colours: np.ndarray, of: Rectangle,
+        teeth: float,
     ) -> None:
-        """Lay the colours, `of` a part of the window, over those pixels that the photo does not show."""
+        """Lay the colours, `of` a part of the window, over those pixels that the photo does not show, and over them so much of the photo's
+        own teeth."""
         part = self.box.rectangle_of(covered.y0 - 1, covered.y1 + 1, covered.x0 - 1, covered.x1 + 1)
         part = part.within(rectangle)
         if part.is_empty:
             return
         share = self.box.to_photo(hidden, rectangle=part)[..., None]
         filling = self.box.to_photo(colours, cv2.INTER_CUBIC, part, of)
+        if self._teeth is not None and teeth:
+            own = teeth * _seen_from(self.box.rectangle, part).of(self._teeth)
+            filling += own * (part.of(self.photo) - filling)
         inside = pixels[part.y0 - rectangle.y0:part.y1 - rectangle.y0, part.x0 - rectangle.x0:part.x1 - rectangle.x0]
         inside[:] = np.clip(np.rint(inside + share * (filling - inside)), 0, 255)

@@ -1,7 +1,7 @@
 """Latents to frames: the photo with that mouth or that face, as the patches by which each frame differs from it."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from ..face.inner_mouth import INNER_SHAPE, SCALE, block_of_window, cells_around
 from ..face.life import Life, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
+from ..face.own_teeth import own_teeth
 from ..face.tone import known_crop
 from ..face.warp import FLOW_STRIDE, HIDDEN_FROM, HIDDEN_TO, PhotoWarp, fine_block, inner_cells, inner_pixels
 from ..models.autoencoder_temposync import AutoencoderTempoSync, Motion
@@ -105,18 +106,31 @@ class ColourRenderer:
         return self._blender.patch(_placed(self._canvas, decoded))
 
 
+class DecodedMouth(NamedTuple):
+    """Arguments of `PhotoWarp.patch`: what the networks say of one frame."""
+
+    flow: np.ndarray
+    visibility: np.ndarray
+    closing: float
+    colours: np.ndarray | None
+
+
 class MotionRenderer:
-    """The photo's own pixels, moved, and where the photo doesn't show what the frame does, what is painted at twice the crop's resolution;
-    the decoder's colours where lips close over teeth of the photo, and of an autoencoder that does not know the inside of mouths.
+    """The photo's own pixels, moved, and where the photo doesn't show what the frame does, its upper teeth, and around them what is painted
+    at twice the crop's resolution; the decoder's colours where lips close over teeth of the photo, and of an autoencoder that does not know
+    the inside of mouths.
 
     Args:
         vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
+        landmarks: [131, 2] in the crop; None = the photo shows no teeth.
     """
 
-    def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool):
+    def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool,
+                 landmarks: np.ndarray | None = None):
         self.vae, self._reference = vae, latent_window(latents)
         self._at_rest: dict[tuple[bool, torch.device], Motion] = {}  # of the reference, by how and where it was computed
-        self._warp = PhotoWarp(photo, matrix, vae.knows_inner_mouth)
+        teeth = None if landmarks is None else own_teeth(photo, matrix, landmarks)
+        self._warp = PhotoWarp(photo, matrix, vae.knows_inner_mouth, teeth)
         self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if vae.knows_inner_mouth else None
 
     def _look(self, block: np.ndarray, use_bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +139,7 @@ class MotionRenderer:
         with inference_autocast(picture, use_bfloat16):
             return self.vae.seen_mouth(picture.to(self.vae.dtype))
 
-    def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    def decode(self, latents: torch.Tensor, use_bfloat16: bool) -> Sequence[DecodedMouth]:
         device = execution_device(self.vae)
         latents = latents.to(device)
         with inference_autocast(latents, use_bfloat16):
@@ -134,14 +148,15 @@ class MotionRenderer:
                 self._at_rest[computed] = self.vae.motion_at_rest(reference)
             flow, visibility = self.vae.motion(latents, reference, self._at_rest[computed])
         colours: list[np.ndarray | None] = [None] * len(latents)  # of a closed mouth
+        closing = np.zeros(len(latents), np.float32)
         hidden = 1 - (inner_pixels if self._seen is None else block_of_window)(visibility)
         flows, seen = (FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy()
         is_open = np.flatnonzero(torch.amax(hidden, (1, 2, 3)).cpu().numpy() > HIDDEN_FROM)
         if len(is_open):
-            closing = closing_share(flows[is_open, ..., 1], seen[is_open])
-            for index, picture in zip(is_open, self._colours(latents[is_open], hidden[is_open], closing, use_bfloat16)):
+            closing[is_open] = closing_share(flows[is_open, ..., 1], seen[is_open])
+            for index, picture in zip(is_open, self._colours(latents[is_open], hidden[is_open], closing[is_open], use_bfloat16)):
                 colours[index] = picture
-        return list(zip(flows, seen, colours, strict=True))
+        return list(map(DecodedMouth, flows, seen, closing.tolist(), colours))
 
     def _colours(self, latents: torch.Tensor, hidden: torch.Tensor, closing: np.ndarray, use_bfloat16: bool) -> np.ndarray:
         """The inside of open mouths in 0..255, float32 [n, 128, 192, 3] if it is painted, else [n, 112, 128, 3].
@@ -166,8 +181,8 @@ class MotionRenderer:
                 colours[index] = lips if closing[index] == 1 else colours[index] + closing[index] * (lips - colours[index])
         return colours
 
-    def patch(self, decoded: tuple[np.ndarray, np.ndarray, np.ndarray | None]) -> Patch:
-        return self._warp.patch(*decoded)
+    def patch(self, decoded: DecodedMouth) -> Patch:
+        return self._warp.patch(**decoded._asdict())
 
 
 class FaceRenderer:
@@ -219,13 +234,17 @@ def rendered_part(latents: torch.Tensor, composition: str) -> torch.Tensor:
 
 
 def make_renderer(
-    vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool, composition: str = "mouth"
+    vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool, composition: str = "mouth",
+    landmarks: np.ndarray | None = None,
 ) -> Renderer:
-    """The renderer for one of `COMPOSITIONS` that fits the autoencoder; `latents` are those of the photo's crop, [1, C, 16, 16]."""
+    """The renderer for one of `COMPOSITIONS` that fits the autoencoder.
+
+    `latents` are those of the photo's crop, [1, C, 16, 16]; `landmarks` [131, 2] in the crop, None where the photo shows no teeth.
+    """
     if composition != "mouth":
         return FaceRenderer(vae, photo, matrix, latents, use_bfloat16, composition == "still")
     if vae.knows_motion:
-        return MotionRenderer(vae, photo, matrix, latents, use_bfloat16)
+        return MotionRenderer(vae, photo, matrix, latents, use_bfloat16, landmarks)
     return ColourRenderer(vae, photo, matrix, latents, use_bfloat16)
 
 

@@ -18,10 +18,11 @@ from .. import startup
 from ..bases import rest_weights
 from ..bases.packed import PackedWeights
 from ..errors import InvalidInputError
-from ..face.crop import align_matrix
+from ..face.crop import align_matrix, crop_face
 from ..face.landmarks import lip_opening
 from ..face.life import LifeTracks, LivingPhoto
 from ..face.mouth_box import Patch
+from ..face.pose import POSE_IN_CROP
 from ..face.tone import known_crop
 from ..media.audio import Audio
 from ..media.image import load_image
@@ -105,8 +106,16 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         latents, composition = self._encode(crop), composition or self.default_composition
         return Portrait(
             landmarks=landmarks, sureness=face.confidence, photo=photo, matrix=matrix, composition=composition,
-            renderer=make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16, composition), latents=latents,
+            renderer=self._renderer(photo, matrix, latents, composition), latents=latents,
             parted=share_to_close(float(lip_opening(landmarks))), **self._conditions(crop, latents))
+
+    def _renderer(self, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, composition: str) -> Renderer:
+        """What makes frames of a photo; its landmarks are read in the crop, so that they are the same wherever the photo comes from."""
+        landmarks = None
+        if composition == "mouth" and self.vae.knows_inner_mouth:
+            face = self.face_aligner.read_again(crop_face(photo, matrix), POSE_IN_CROP)
+            landmarks = None if face is None else face.landmarks
+        return make_renderer(self.vae, photo, matrix, latents, self.use_bfloat16, composition, landmarks)
 
     def _origin(self, photo: np.ndarray, matrix: np.ndarray) -> Origin:
         return Origin(self.model_name, self.model_revision, photo, matrix)

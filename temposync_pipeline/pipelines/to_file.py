@@ -24,7 +24,7 @@ from .inputs import AudioInput, ImageInput, as_audio
 from .latent_video import LatentVideo, audio_bytes, autoencoder_hash
 from .pipeline_output import check_video_name
 from .portrait import MAX_SIZE, Portrait
-from .rendering import make_renderer, rendered_part
+from .rendering import rendered_part
 from .sampling import CHUNK_SIZE
 from .talking_head_base import TalkingHeadBase
 
@@ -113,7 +113,7 @@ class ToFilePipeline(TalkingHeadBase):
         with self._returning_models():
             device, dtype = self._execution_device, self.vae.dtype
             portrait_latents = video.portrait_latents.to(device, dtype)
-            renderer = make_renderer(self.vae, video.photo, video.matrix, portrait_latents, self.use_bfloat16, video.composition)
+            renderer = self._renderer(video.photo, video.matrix, portrait_latents, video.composition)
             chunks = (latents.to(device, dtype) for latents in video.latents.split(video.chunk_size))
             decoded = self._decoded(renderer, chunks, PackedWeights())
             with closing(ahead(decoded) if self._can_overlap() else decoded) as parts:

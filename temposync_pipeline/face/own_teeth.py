@@ -1,0 +1,91 @@
+"""The teeth that a photo shows between parted lips: those of the upper jaw, which stay where they are, whatever the lips do.
+
+They are told from lips by their colour, in a photo without colours by their light.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from .crop import CROP_SIZE, crop_face
+from .inner_mouth import BLOCK, SCALE
+from .landmarks import GROUPS
+from .tone import LUMA
+
+# Shares of the lips' saturation up to which, and of their luma from which on, what lies between them is teeth.
+LESS_COLOURFUL, AS_LIGHT = 0.7, 0.8
+# Lips with less saturation than this have no colour to go by: then teeth must be lighter than they are.
+GREY_UP_TO, LIGHTER = 0.06, 1.15
+# Pixels at twice the crop's resolution: fewer teeth are none; rows without any, below which others are those of the lower jaw, to how many
+# columns on either side; how far from the lips what is shown begins, from the lower one farther.
+FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE, LOWER_EDGE = 60, 3, 3, 1, 3
+
+
+# Of the lips' luma, how light it may be behind and below teeth: painters put a second row there.
+SHADE = 0.4
+
+
+class OwnTeeth(NamedTuple):
+    """`share`: where a photo's own upper teeth are, and the shade below them, float32 [128, 192] in [0, 1], at twice the crop's resolution,
+    of `face.inner_mouth.BLOCK`; `shade`: how light it may be around them, luma in 0..255."""
+
+    share: np.ndarray
+    shade: float
+
+
+def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> OwnTeeth | None:
+    """The upper teeth that a photo shows.
+
+    Args:
+        photo: RGB uint8 [H, W, 3]. matrix: affine from photo to crop pixels, [2, 3]. landmarks: [131, 2] in the crop.
+
+    None where there are none, or too few to be sure.
+    """
+    corner = np.array([BLOCK.x0, BLOCK.y0])
+    block = crop_face(photo, matrix, SCALE * CROP_SIZE)[SCALE * BLOCK.y0:SCALE * BLOCK.y1, SCALE * BLOCK.x0:SCALE * BLOCK.x1]
+    inside, whole = (_polygon(SCALE * (landmarks[GROUPS[lips]] - corner), block.shape[:2]) for lips in ("inner_lips", "outer_lips"))
+    lips = whole & ~_grown(inside, 2)
+    teeth = _teeth_between(block, inside, lips)
+    if np.count_nonzero(teeth) < FEWEST:
+        return None
+    near = np.ones((EDGE + 1 + LOWER_EDGE, 2 * EDGE + 1), np.uint8)
+    shrunk = cv2.erode(_upper(inside, teeth).astype(np.float32), near, anchor=(EDGE, EDGE))
+    return OwnTeeth(cv2.GaussianBlur(shrunk, (0, 0), EDGE), SHADE * float(np.median(block[lips] @ LUMA)))
+
+
+def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Whether a pixel lies in it, bool [h, w]; points are (x, y)."""
+    picture = np.zeros(shape, np.uint8)
+    cv2.fillPoly(picture, [np.round(16 * points).astype(np.int32)], 1, shift=4)
+    return picture > 0
+
+
+def _grown(where: np.ndarray, by: int) -> np.ndarray:
+    return cv2.dilate(where.astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0
+
+
+def _teeth_between(block: np.ndarray, inside: np.ndarray, lips: np.ndarray) -> np.ndarray:
+    """What is teeth of the pixels `inside` the lips, and the gaps between teeth; bool [h, w]."""
+    if not lips.any():
+        return np.zeros_like(inside)
+    pixels = block.astype(np.float32)
+    luma, brightest = pixels @ LUMA, pixels.max(-1)
+    saturation = (brightest - pixels.min(-1)) / (brightest + 8)
+    of_lips = np.median(saturation[lips])
+    colour = saturation < LESS_COLOURFUL * of_lips if of_lips > GREY_UP_TO else np.ones_like(inside)
+    light = luma > (AS_LIGHT if of_lips > GREY_UP_TO else LIGHTER) * np.median(luma[lips])
+    teeth = cv2.morphologyEx((inside & colour & light).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 5), np.uint8))
+    return inside & (teeth > 0)
+
+
+def _upper(inside: np.ndarray, teeth: np.ndarray) -> np.ndarray:
+    """What lies between the lips, but for the teeth of the lower jaw, where they show below a gap; bool [h, w]."""
+    edge = np.full(teeth.shape[1], len(teeth), np.float32)
+    for column in np.flatnonzero(teeth.any(0)):
+        rows = np.flatnonzero(teeth[:, column])
+        gaps = np.flatnonzero(np.diff(rows) > ROWS_BETWEEN_JAWS)
+        if len(gaps):
+            edge[column] = (rows[gaps[0]] + rows[gaps[0] + 1]) / 2
+    edge = cv2.erode(edge[None], np.ones((1, 2 * EVENNESS + 1), np.uint8))
+    return inside & (np.arange(len(teeth))[:, None] < edge)
