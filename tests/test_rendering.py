@@ -75,11 +75,11 @@ def test_streams_latents_and_frames_agree_to_the_bit(pipeline, tmp_path):
 
 def test_latents_are_decoded_with_the_photos_own_teeth(pipeline, monkeypatch):
     """Though who decodes them knows nothing of the portrait's landmarks."""
-    asked = []
+    asked, teeth = [], OwnTeeth(np.ones((128, 192), np.float32), 30.0)
     landmarks = np.zeros((NUM_LANDMARKS, 2), np.float32)
     monkeypatch.setattr(  # which never saw a face
         pipeline.face_aligner, "read_again", lambda crop, pose: Face(landmarks + crop.std(), landmarks[:, 0], 0.9))
-    monkeypatch.setattr(rendering, "own_teeth", lambda *arguments: (asked.append(arguments), OwnTeeth(np.ones((128, 192), np.float32), 30.0))[1])
+    monkeypatch.setattr(rendering, "own_teeth", lambda *arguments: (asked.append(arguments), teeth)[1])
     streamed = np.concatenate(list(pipeline.stream(PHOTO, generator=generator(), **ARGUMENTS)))
     latents = pipeline(PHOTO, generator=generator(), output_type="latent", **ARGUMENTS).latent_video
     assert np.array_equal(np.concatenate(list(pipeline.decode_latents(latents))), streamed)
