@@ -17,6 +17,9 @@ from .tone import LUMA
 LESS_COLOURFUL, AS_LIGHT = 0.7, 0.8
 # Lips with less saturation than this have no colour to go by: then teeth must be lighter than they are.
 GREY_UP_TO, LIGHTER = 0.06, 1.15
+# More than this share of what lies between them darker than so much of the lips' luma is the inside of a mouth that speaks: its teeth are
+# too few to be those of every frame.
+MOST_DARK, DARK = 0.15, 0.5
 # Pixels at twice the crop's resolution: fewer teeth are none; rows without any, below which others are those of the lower jaw, to how many
 # columns on either side; how far from the lips what is shown begins, from the lower one farther.
 FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE, LOWER_EDGE = 60, 3, 3, 1, 3
@@ -40,18 +43,21 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> O
     Args:
         photo: RGB uint8 [H, W, 3]. matrix: affine from photo to crop pixels, [2, 3]. landmarks: [131, 2] in the crop.
 
-    None where there are none, or too few to be sure.
+    None where there are none, or too few to be sure, and where a mouth is open rather than smiling.
     """
     corner = np.array([BLOCK.x0, BLOCK.y0])
     block = crop_face(photo, matrix, SCALE * CROP_SIZE)[SCALE * BLOCK.y0:SCALE * BLOCK.y1, SCALE * BLOCK.x0:SCALE * BLOCK.x1]
     inside, whole = (_polygon(SCALE * (landmarks[GROUPS[lips]] - corner), block.shape[:2]) for lips in ("inner_lips", "outer_lips"))
     lips = whole & ~_grown(inside, 2)
-    teeth = _teeth_between(block, inside, lips)
-    if np.count_nonzero(teeth) < FEWEST:
+    if not inside.any() or not lips.any():
+        return None
+    teeth, luma = _teeth_between(block, inside, lips), block @ LUMA
+    of_lips = float(np.median(luma[lips]))
+    if np.count_nonzero(teeth) < FEWEST or np.mean(luma[inside] < DARK * of_lips) > MOST_DARK:
         return None
     near = np.ones((EDGE + 1 + LOWER_EDGE, 2 * EDGE + 1), np.uint8)
     shrunk = cv2.erode(_upper(inside, teeth).astype(np.float32), near, anchor=(EDGE, EDGE))
-    return OwnTeeth(cv2.GaussianBlur(shrunk, (0, 0), EDGE), SHADE * float(np.median(block[lips] @ LUMA)))
+    return OwnTeeth(cv2.GaussianBlur(shrunk, (0, 0), EDGE), SHADE * of_lips)
 
 
 def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -67,8 +73,6 @@ def _grown(where: np.ndarray, by: int) -> np.ndarray:
 
 def _teeth_between(block: np.ndarray, inside: np.ndarray, lips: np.ndarray) -> np.ndarray:
     """What is teeth of the pixels `inside` the lips, and the gaps between teeth; bool [h, w]."""
-    if not lips.any():
-        return np.zeros_like(inside)
     pixels = block.astype(np.float32)
     luma, brightest = pixels @ LUMA, pixels.max(-1)
     saturation = (brightest - pixels.min(-1)) / (brightest + 8)
