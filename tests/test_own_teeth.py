@@ -21,7 +21,9 @@ def ellipse(width: int, height: int, count: int) -> np.ndarray:
     return np.array(CENTRE) + np.column_stack([width * np.cos(angles), height * np.sin(angles)])
 
 
-def mouth(height: int = 8, teeth: tuple[slice, ...] = (slice(164, 183),), colours=(SKIN, LIPS, TEETH, DARK)) -> tuple[np.ndarray, np.ndarray]:
+def mouth(
+    height: int = 8, teeth: tuple[slice, ...] = (slice(164, 183),), colours=(SKIN, LIPS, TEETH, DARK)
+) -> tuple[np.ndarray, np.ndarray]:
     """A picture uint8 [256, 256, 3] of parted lips, and landmarks of it."""
     skin, lips, tooth, dark = colours
     landmarks = np.zeros((NUM_LANDMARKS, 2), np.float32)

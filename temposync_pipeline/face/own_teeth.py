@@ -17,9 +17,8 @@ from .tone import LUMA
 LESS_COLOURFUL, AS_LIGHT = 0.7, 0.8
 # Lips with less saturation than this have no colour to go by: then teeth must be lighter than they are.
 GREY_UP_TO, LIGHTER = 0.06, 1.15
-# More than this share of what lies between them darker than so much of the lips' luma is the inside of a mouth that speaks: its teeth are
-# too few to be those of every frame.
-MOST_DARK, DARK = 0.15, 0.5
+# The share of what is shown that has to be teeth.
+MOSTLY = 0.5
 # Pixels at twice the crop's resolution: fewer teeth are none; rows without any, below which others are those of the lower jaw, to how many
 # columns on either side; how far from the lips what is shown begins, from the lower one farther.
 FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE, LOWER_EDGE = 60, 3, 3, 1, 3
@@ -51,13 +50,13 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> O
     lips = whole & ~_grown(inside, 2)
     if not inside.any() or not lips.any():
         return None
-    teeth, luma = _teeth_between(block, inside, lips), block @ LUMA
-    of_lips = float(np.median(luma[lips]))
-    if np.count_nonzero(teeth) < FEWEST or np.mean(luma[inside] < DARK * of_lips) > MOST_DARK:
-        return None
+    teeth = _teeth_between(block, inside, lips)
     near = np.ones((EDGE + 1 + LOWER_EDGE, 2 * EDGE + 1), np.uint8)
-    shrunk = cv2.erode(_upper(inside, teeth).astype(np.float32), near, anchor=(EDGE, EDGE))
-    return OwnTeeth(cv2.GaussianBlur(shrunk, (0, 0), EDGE), SHADE * of_lips)
+    upper = cv2.erode(_upper(inside, teeth).astype(np.uint8), near, anchor=(EDGE, EDGE))
+    # Of a mouth that speaks most is dark: its teeth are too few to be those of every frame.
+    if np.count_nonzero(teeth) < FEWEST or np.mean(teeth[upper > 0]) < MOSTLY:
+        return None
+    return OwnTeeth(cv2.GaussianBlur(upper.astype(np.float32), (0, 0), EDGE), SHADE * float(np.median((block @ LUMA)[lips])))
 
 
 def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
