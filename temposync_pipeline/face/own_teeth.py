@@ -17,19 +17,17 @@ from .tone import LUMA
 LESS_COLOURFUL, AS_LIGHT = 0.7, 0.8
 # Lips with less saturation than this have no colour to go by: then teeth must be lighter than they are.
 GREY_UP_TO, LIGHTER = 0.06, 1.15
-# The share of what is shown that has to be teeth.
-MOSTLY = 0.5
-# Pixels at twice the crop's resolution: fewer teeth are none; rows without any, below which others are those of the lower jaw, to how many
-# columns on either side; how far from the lips what is shown begins, from the lower one farther.
-FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE, LOWER_EDGE = 60, 3, 3, 1, 3
-
-
+# The share of what lies between the lips that has to be teeth, and that of columns which may have more of them below a gap.
+MOSTLY, FEW_BELOW = 0.35, 0.1
+# Pixels at twice the crop's resolution: fewer teeth are none; rows that are such a gap; over how many columns the teeth's lower edge is
+# smoothed; how far from the lips they begin.
+FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE = 60, 3, 1.5, 1
 # Of the lips' luma, how light it may be behind and below teeth: painters put a second row there.
-SHADE = 0.4
+SHADE = 0.3
 
 
 class OwnTeeth(NamedTuple):
-    """`share`: where a photo's own upper teeth are, and the shade below them, float32 [128, 192] in [0, 1], at twice the crop's resolution,
+    """`share`: where a photo's own upper teeth are, float32 [128, 192] in [0, 1], at twice the crop's resolution,
     of `face.inner_mouth.BLOCK`; `shade`: how light it may be around them, luma in 0..255."""
 
     share: np.ndarray
@@ -42,7 +40,7 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> O
     Args:
         photo: RGB uint8 [H, W, 3]. matrix: affine from photo to crop pixels, [2, 3]. landmarks: [131, 2] in the crop.
 
-    None where there are none, or too few to be sure, and where a mouth is open rather than smiling.
+    None where there are none, or too few to be sure, where a mouth is open rather than smiling, and where both rows may show.
     """
     corner = np.array([BLOCK.x0, BLOCK.y0])
     block = crop_face(photo, matrix, SCALE * CROP_SIZE)[SCALE * BLOCK.y0:SCALE * BLOCK.y1, SCALE * BLOCK.x0:SCALE * BLOCK.x1]
@@ -50,13 +48,15 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> O
     lips = whole & ~_grown(inside, 2)
     if not inside.any() or not lips.any():
         return None
-    teeth = _teeth_between(block, inside, lips)
-    near = np.ones((EDGE + 1 + LOWER_EDGE, 2 * EDGE + 1), np.uint8)
-    upper = cv2.erode(_upper(inside, teeth).astype(np.uint8), near, anchor=(EDGE, EDGE))
+    teeth, within = _teeth_between(block, inside, lips), _shrunk(inside)
     # Of a mouth that speaks most is dark: its teeth are too few to be those of every frame.
-    if np.count_nonzero(teeth) < FEWEST or np.mean(teeth[upper > 0]) < MOSTLY:
+    if np.count_nonzero(teeth) < FEWEST or not within.any() or np.mean(teeth[within]) < MOSTLY:
         return None
-    return OwnTeeth(cv2.GaussianBlur(upper.astype(np.float32), (0, 0), EDGE), SHADE * float(np.median((block @ LUMA)[lips])))
+    edge, more_below = _lower_edge(teeth)
+    if more_below > FEW_BELOW:
+        return None
+    upper = _shrunk(inside & (np.arange(len(teeth))[:, None] <= edge + 1)).astype(np.float32)
+    return OwnTeeth(cv2.GaussianBlur(upper, (0, 0), EDGE), SHADE * float(np.median((block @ LUMA)[lips])))
 
 
 def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -64,6 +64,10 @@ def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     picture = np.zeros(shape, np.uint8)
     cv2.fillPoly(picture, [np.round(16 * points).astype(np.int32)], 1, shift=4)
     return picture > 0
+
+
+def _shrunk(where: np.ndarray) -> np.ndarray:
+    return cv2.erode(where.astype(np.uint8), np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)) > 0
 
 
 def _grown(where: np.ndarray, by: int) -> np.ndarray:
@@ -82,13 +86,14 @@ def _teeth_between(block: np.ndarray, inside: np.ndarray, lips: np.ndarray) -> n
     return inside & (teeth > 0)
 
 
-def _upper(inside: np.ndarray, teeth: np.ndarray) -> np.ndarray:
-    """What lies between the lips, but for the teeth of the lower jaw, where they show below a gap; bool [h, w]."""
-    edge = np.full(teeth.shape[1], len(teeth), np.float32)
-    for column in np.flatnonzero(teeth.any(0)):
+def _lower_edge(teeth: np.ndarray) -> tuple[np.ndarray, float]:
+    """The row at which teeth end in each column, [w], where a column has none as beside it; and the share of columns in which there is more
+    below a gap: the other jaw, or light on wet lips."""
+    columns, edge, more = np.flatnonzero(teeth.any(0)), [], 0
+    for column in columns:
         rows = np.flatnonzero(teeth[:, column])
         gaps = np.flatnonzero(np.diff(rows) > ROWS_BETWEEN_JAWS)
-        if len(gaps):
-            edge[column] = (rows[gaps[0]] + rows[gaps[0] + 1]) / 2
-    edge = cv2.erode(edge[None], np.ones((1, 2 * EVENNESS + 1), np.uint8))
-    return inside & (np.arange(len(teeth))[:, None] < edge)
+        edge.append(rows[gaps[0] if len(gaps) else -1])
+        more += len(gaps) > 0
+    edges = np.interp(np.arange(teeth.shape[1]), columns, edge).astype(np.float32)
+    return cv2.GaussianBlur(edges[None], (0, 0), EVENNESS, borderType=cv2.BORDER_REPLICATE)[0], more / len(columns)
