@@ -280,8 +280,7 @@ class DubbingPipeline(TalkingHeadPipeline):
         latents = self._encode(crop)
         portrait = Portrait(
             photo=take.close, matrix=take.matrix, composition="mouth", latents=latents, parted=share_to_close(take.opening),
-            renderer=make_renderer(self.vae, take.close, take.matrix, latents, self.use_bfloat16, landmarks=take.landmarks),
-            **self._conditions(crop, latents))
+            renderer=make_renderer(self.vae, take.close, take.matrix, latents, self.use_bfloat16), **self._conditions(crop, latents))
         return Plate(portrait, take.landmarks, take.opening, self._mouth(portrait, noise, sampling))
 
     def _drawn(self, takes: list[Take], plate: Plate, speech: Speech, packed: PackedWeights) -> Iterator[Patch]:

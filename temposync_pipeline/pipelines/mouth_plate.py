@@ -26,7 +26,7 @@ POSE = np.r_[GROUPS["nose_bridge"], GROUPS["nose_base"]]
 OPEN_COST, BETTER_BY = 76.0, 1.0
 MOST_PLATES = 8  # are kept of a run
 # Crop pixels around the lips that are the plate's, and over which it fades.
-AROUND_LIPS, FADE = 24, 6.0
+AROUND_LIPS, FADE = 8, 2.5
 # How far lips of which nothing is known may move, crop pixels, and the most that is believed of others.
 USUAL_REACH, MOST_REACH = 20.0, 40.0
 _LIPS = GROUPS["outer_lips"]
