@@ -21,7 +21,7 @@ GREY_UP_TO, LIGHTER = 0.06, 1.15
 MOSTLY, FEW_BELOW = 0.35, 0.1
 # Pixels at twice the crop's resolution: fewer teeth are none; rows that are such a gap; over how many columns the teeth's lower edge is
 # smoothed; how far from the lips they begin.
-FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE = 60, 3, 1.5, 1
+FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE = 250, 3, 1.5, 1
 # Of the lips' luma, how light it may be behind and below teeth: painters put a second row there.
 SHADE = 0.3
 
