@@ -97,7 +97,7 @@ class ToFilePipeline(TalkingHeadBase):
 
     @torch.inference_mode()
     def decode_latents(self, video: LatentVideo) -> Iterator[np.ndarray]:
-        """Frames uint8 [n, H, W, 3], n <= `video.chunk_size`: the second half of mode E2, bit-identical to `stream` on the same machine.
+        """Frames uint8 [n, H, W, 3], n <= `video.chunk_size`: the second half of mode E2, bit-identical to `__call__` on the same machine.
 
         Raises InvalidInputError where the latents come from another autoencoder.
         """
