@@ -41,9 +41,9 @@ def yield_cores() -> None:
 
 def keep_little() -> None:
     """Let torch forget how it prepared a layer for inputs of a size, with the memory to work in, as soon as there is another, and oneDNN
-    most of its programs. And let all threads share one heap, so that one uses what another has freed, for all but what takes a megabyte,
-    which goes back to the system at once (glibc would raise that limit). Four megabytes free at the heap's end may stay: to ask for
-    all of it again, page by page, took a quarter of the decoder's time.
+    those of its programs that a video does not ask for again and again. And let all threads share one heap, so that one uses what another
+    has freed, for all but what takes a megabyte, which goes back to the system at once (glibc would raise that limit). Four megabytes free
+    at the heap's end may stay: to ask for all of it again, page by page, took a quarter of the decoder's time.
 
     Unless the environment says otherwise; to be called before torch is imported; it changes no result.
     """

@@ -61,7 +61,7 @@ def test_teeth_are_found_and_lips_are_not(colours):
 def test_where_both_rows_show_none_counts():
     picture, landmarks = mouth(10, (UPPER, LOWER))
     assert own_teeth(picture, MATRIX, landmarks) is None
-    assert own_teeth(*mouth(10, (slice(164, 190),))[:1], MATRIX, landmarks) is not None
+    assert own_teeth(mouth(10, (slice(164, 190),))[0], MATRIX, landmarks) is not None
 
 
 @pytest.mark.parametrize("teeth, height", [((), 8), ((slice(170, 172),), 1), ((), 0), ((slice(160, 172),), 16)])

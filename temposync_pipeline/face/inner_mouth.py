@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .crop import LATENT_STRIDE, LATENT_WINDOW
+from .crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW, crop_face
 from .mouth_box import Rectangle
 
 SCALE = 2  # pixels painted a crop pixel, along each side
@@ -10,6 +10,11 @@ SCALE = 2  # pixels painted a crop pixel, along each side
 INNER_CELLS = Rectangle(9, 13, 5, 11)
 INNER_SHAPE = INNER_CELLS.y1 - INNER_CELLS.y0, INNER_CELLS.x1 - INNER_CELLS.x0
 BLOCK = Rectangle(*(LATENT_STRIDE * limit for limit in INNER_CELLS))  # in crop pixels
+
+
+def block_of_photo(photo: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The block of a photo uint8 [H, W, 3], at twice the crop's resolution, uint8 [128, 192, 3]; `matrix` is its affine to the crop."""
+    return crop_face(photo, matrix, SCALE * CROP_SIZE)[SCALE * BLOCK.y0:SCALE * BLOCK.y1, SCALE * BLOCK.x0:SCALE * BLOCK.x1]
 
 
 def cells_around(latents: np.ndarray) -> np.ndarray:

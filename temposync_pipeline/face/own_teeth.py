@@ -8,8 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .crop import CROP_SIZE, crop_face
-from .inner_mouth import BLOCK, SCALE
+from .inner_mouth import BLOCK, SCALE, block_of_photo
 from .landmarks import GROUPS
 from .tone import LUMA
 
@@ -27,8 +26,8 @@ SHADE = 0.3
 
 
 class OwnTeeth(NamedTuple):
-    """`share`: where a photo's own upper teeth are, float32 [128, 192] in [0, 1], at twice the crop's resolution,
-    of `face.inner_mouth.BLOCK`; `shade`: how light it may be around them, luma in 0..255."""
+    """`share`: where a photo's own upper teeth are, float32 [128, 192] in [0, 1], of `face.inner_mouth.BLOCK` at twice the crop's
+    resolution; `shade`: how light it may be around them, luma in 0..255."""
 
     share: np.ndarray
     shade: float
@@ -42,8 +41,7 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> O
 
     None where there are none, or too few to be sure, where a mouth is open rather than smiling, and where both rows may show.
     """
-    corner = np.array([BLOCK.x0, BLOCK.y0])
-    block = crop_face(photo, matrix, SCALE * CROP_SIZE)[SCALE * BLOCK.y0:SCALE * BLOCK.y1, SCALE * BLOCK.x0:SCALE * BLOCK.x1]
+    block, corner = block_of_photo(photo, matrix), np.array([BLOCK.x0, BLOCK.y0])
     inside, whole = (_polygon(SCALE * (landmarks[GROUPS[lips]] - corner), block.shape[:2]) for lips in ("inner_lips", "outer_lips"))
     lips = whole & ~_grown(inside, 2)
     if not inside.any() or not lips.any():

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from .blend import MAX_TONE_SHIFT
-from .crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
-from .inner_mouth import BLOCK, SCALE
+from .crop import LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
+from .inner_mouth import BLOCK, SCALE, block_of_photo
 from .mouth_box import HEIGHT, LEFT, TOP, WIDTH, WINDOW, MouthBox, Patch, Rectangle, window_of
 from .own_teeth import OwnTeeth
 from .tone import LUMA, read_tone, without_green
@@ -82,8 +82,7 @@ def _inner_mask(block: Rectangle, edge: int, feather: int) -> np.ndarray:
 
 def fine_block(photo: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """A photo's own pixels where the inside of a mouth is painted, uint8 [128, 192, 3], in the colours that the networks know."""
-    fine = crop_face(photo, matrix, SCALE * CROP_SIZE)[SCALE * BLOCK.y0:SCALE * BLOCK.y1, SCALE * BLOCK.x0:SCALE * BLOCK.x1]
-    return read_tone(crop_face(photo, matrix)).to_known(fine)
+    return read_tone(crop_face(photo, matrix)).to_known(block_of_photo(photo, matrix))
 
 
 def _with_rim(hidden: np.ndarray) -> np.ndarray:

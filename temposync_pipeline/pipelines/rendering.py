@@ -107,7 +107,7 @@ class ColourRenderer:
 
 
 class DecodedMouth(NamedTuple):
-    """Arguments of `PhotoWarp.patch`: what the networks say of one frame."""
+    """What the networks say of one frame: arguments of `PhotoWarp.patch`, which says their shapes and units."""
 
     flow: np.ndarray
     visibility: np.ndarray
