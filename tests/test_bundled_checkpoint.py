@@ -113,3 +113,20 @@ def test_zero_visemes_give_a_closed_calm_mouth(pipeline, monkeypatch):
         speaking, _ = spoken_openings(pipeline, monkeypatch, portrait, viseme_stream("aa")[:3])
         assert np.ptp(frames.astype(int), 0).max() <= 2
         assert silent.max() < 0.09 and silent.max() < 0.6 * speaking.min()
+
+
+def test_streams_and_decoded_latents_are_the_frames_of_a_call_to_the_bit(pipeline):
+    """A stream prepares the portrait beside the listening, with half of torch's threads: with another number networks round otherwise."""
+    threads = torch.get_num_threads()
+
+    def made(make, **options):
+        return make(MEDIA / "portrait_man.jpg", MEDIA / "speech_hello.wav", 2, generator=torch.Generator().manual_seed(0), **options)
+
+    torch.set_num_threads(2)
+    try:
+        called = np.rint(255 * made(pipeline, output_type="np").frames)
+        assert np.array_equal(np.concatenate(list(made(pipeline.stream))), called)
+        decoded = pipeline.decode_latents(made(pipeline, output_type="latent").latent_video)
+        assert np.array_equal(np.concatenate(list(decoded)), called)
+    finally:
+        torch.set_num_threads(threads)

@@ -64,7 +64,7 @@ class StreamingPipeline(TalkingHeadBase):
         face_index: int = 0, mouth_amplitude: float | None = None, chunk_size: int = CHUNK_SIZE, max_size: int = MAX_SIZE,
         look_ahead: int | None = None, **options: Any,
     ) -> Iterator[np.ndarray]:
-        """The same frames as `__call__`, but for rounding, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made.
+        """The same frames as `__call__`, to the bit, yielded as uint8 [n, H, W, 3], n <= `chunk_size`, while they are made.
 
         With `look_ahead` they are, to the bit, those of a `session` of the same arguments that is pushed the recording: no frame knows of
         sound that comes more than so many frames after its chunk.

@@ -33,7 +33,7 @@ from ..models.lip_motion import LipMotion
 from ..models.precision import inference_autocast
 from ..models.viseme_classifier import Hearing, VisemeClassifier, joined, warn_without_speech
 from ..provenance.origin import Origin
-from .ahead import ahead, beside, threads_to_share
+from .ahead import Item, ahead, beside, threads_to_share
 from .face_search import find_face
 from .hub import HubPipeline
 from .inputs import ImageInput, as_image
@@ -97,6 +97,11 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         `composition` (`rendering.COMPOSITIONS`) says how frames come into the photo, None = as the method does it.
         Raises FaceError where there is no such face, or none whose mouth can be seen.
         """
+        with self._beside(lambda: self._prepare_portrait(image, face_index, max_size, composition)) as prepared:
+            return prepared()
+
+    def _prepare_portrait(self, image: ImageInput, face_index: int, max_size: int, composition: str | None) -> Portrait:
+        """`prepare_portrait` with the threads that this one has."""
         check_max_size(max_size)
         name = Path(image).name if isinstance(image, (str, PathLike)) else "the picture"
         photo, face = find_face(self.face_aligner, load_image(as_image(image)), name, face_index)
@@ -185,10 +190,17 @@ class TalkingHeadBase(RunningCalls, PipelineSettings, HubPipeline):
         """Gives what returns the portrait and what makes its latents: prepared beside what is done in the block, where that can be."""
 
         def prepare() -> tuple[Portrait, LatentsOfSpeech]:
-            portrait = self.prepare_portrait(image, face_index, max_size, sampling.composition)
+            portrait = self._prepare_portrait(image, face_index, max_size, sampling.composition)
             return portrait, self._begin_latents(portrait, self.prepare_latents(sampling.num_inference_steps, generator), sampling)
 
-        return beside(prepare) if self._can_overlap() else nullcontext(prepare)
+        return self._beside(prepare)
+
+    def _beside(self, make: Callable[[], Item]) -> AbstractContextManager[Callable[[], Item]]:
+        """`ahead.beside` where networks may compute at the same time, else what makes the item when it is asked.
+
+        What of a photo decides every frame is made so wherever it is made: with another number of threads, networks round otherwise.
+        """
+        return beside(make) if self._can_overlap() else nullcontext(make)
 
     def _can_overlap(self) -> bool:
         """Whether networks may compute at the same time: where all stay on the CPU, and none is still to be compiled (`export.runtimes`),

@@ -113,7 +113,8 @@ class ToFilePipeline(TalkingHeadBase):
         with self._returning_models():
             device, dtype = self._execution_device, self.vae.dtype
             portrait_latents = video.portrait_latents.to(device, dtype)
-            renderer = self._renderer(video.photo, video.matrix, portrait_latents, video.composition)
+            with self._beside(lambda: self._renderer(video.photo, video.matrix, portrait_latents, video.composition)) as made:
+                renderer = made()
             chunks = (latents.to(device, dtype) for latents in video.latents.split(video.chunk_size))
             decoded = self._decoded(renderer, chunks, PackedWeights())
             with closing(ahead(decoded) if self._can_overlap() else decoded) as parts:
