@@ -52,7 +52,7 @@ DARK_SKIN = (70, 48, 40), (74, 48, 48), (200, 196, 185), (20, 10, 10)
 @pytest.mark.parametrize("colours", [(SKIN, LIPS, TEETH, DARK), DARK_SKIN, GREY])
 def test_teeth_are_found_and_lips_are_not(colours):
     picture, landmarks = mouth(colours=colours)
-    share, shade = own_teeth(picture, MATRIX, landmarks)
+    share, shade, _ = own_teeth(picture, MATRIX, landmarks)
     share = in_crop(share)
     assert share[170:175, 116:140].min() > 0.9 and shade < 0.5 * max(colours[1])
     assert share[(picture == np.array(colours[1])).all(-1) | (picture == np.array(colours[0])).all(-1)].max() < 0.2

@@ -10,7 +10,7 @@ from temposync_pipeline.export.runtimes import CompiledForward
 from temposync_pipeline.face.crop import LATENT_STRIDE, LATENT_WINDOW
 from temposync_pipeline.face.inner_mouth import BLOCK
 from temposync_pipeline.face.landmarks import NUM_LANDMARKS
-from temposync_pipeline.face.own_teeth import OwnTeeth
+from temposync_pipeline.face.own_teeth import UpperTeeth
 from temposync_pipeline.face.warp import inner_cells, inner_pixels
 from temposync_pipeline.media.planes import to_planes
 from temposync_pipeline.media.video import VideoWriter, read_video
@@ -73,13 +73,14 @@ def test_streams_latents_and_frames_agree_to_the_bit(pipeline, tmp_path):
     assert (upper == PHOTO[:240]).all()
 
 
-def test_latents_are_decoded_with_the_photos_own_teeth(pipeline, monkeypatch):
+@pytest.mark.parametrize("kind, picture", [("own_teeth", None), ("drawn_teeth", np.full((128, 192, 3), 200, np.float32))])
+def test_latents_are_decoded_with_the_same_teeth(pipeline, monkeypatch, kind, picture):
     """Though who decodes them knows nothing of the portrait's landmarks."""
-    asked, teeth = [], OwnTeeth(np.ones((128, 192), np.float32), 30.0)
+    asked, teeth = [], UpperTeeth(np.ones((128, 192), np.float32), 30.0, picture)
     landmarks = np.zeros((NUM_LANDMARKS, 2), np.float32)
     monkeypatch.setattr(  # which never saw a face
         pipeline.face_aligner, "read_again", lambda crop, pose: Face(landmarks + crop.std(), landmarks[:, 0], 0.9))
-    monkeypatch.setattr(rendering, "own_teeth", lambda *arguments: (asked.append(arguments), teeth)[1])
+    monkeypatch.setattr(rendering, kind, lambda *arguments: (asked.append(arguments), teeth)[1])
     streamed = np.concatenate(list(pipeline.stream(PHOTO, generator=generator(), **ARGUMENTS)))
     latents = pipeline(PHOTO, generator=generator(), output_type="latent", **ARGUMENTS).latent_video
     assert np.array_equal(np.concatenate(list(pipeline.decode_latents(latents))), streamed)

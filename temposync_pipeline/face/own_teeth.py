@@ -25,15 +25,17 @@ FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE = 250, 3, 1.5, 1
 SHADE = 0.3
 
 
-class OwnTeeth(NamedTuple):
-    """`share`: where a photo's own upper teeth are, float32 [128, 192] in [0, 1], of `face.inner_mouth.BLOCK` at twice the crop's
-    resolution; `shade`: how light it may be around them, luma in 0..255."""
+class UpperTeeth(NamedTuple):
+    """`share`: where they are, float32 [128, 192] in [0, 1], of `face.inner_mouth.BLOCK` at twice the crop's resolution; `shade`: how light
+    it may be around them, luma in 0..255; `picture`: of the same block, in 0..255 and the colours of `face.tone.known_crop`, float32
+    [128, 192, 3], None = the photo itself."""
 
     share: np.ndarray
     shade: float
+    picture: np.ndarray | None = None
 
 
-def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> OwnTeeth | None:
+def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> UpperTeeth | None:
     """The upper teeth that a photo shows.
 
     Args:
@@ -42,7 +44,7 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> O
     None where there are none, or too few to be sure, where a mouth is open rather than smiling, and where both rows may show.
     """
     block, corner = block_of_photo(photo, matrix), np.array([BLOCK.x0, BLOCK.y0])
-    inside, whole = (_polygon(SCALE * (landmarks[GROUPS[lips]] - corner), block.shape[:2]) for lips in ("inner_lips", "outer_lips"))
+    inside, whole = (polygon(SCALE * (landmarks[GROUPS[lips]] - corner), block.shape[:2]) for lips in ("inner_lips", "outer_lips"))
     lips = whole & ~_grown(inside, 2)
     if not inside.any() or not lips.any():
         return None
@@ -54,10 +56,10 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> O
     if more_below > FEW_BELOW:
         return None
     upper = _shrunk(inside & (np.arange(len(teeth))[:, None] <= edge + 1)).astype(np.float32)
-    return OwnTeeth(cv2.GaussianBlur(upper, (0, 0), EDGE), SHADE * float(np.median((block @ LUMA)[lips])))
+    return UpperTeeth(cv2.GaussianBlur(upper, (0, 0), EDGE), SHADE * float(np.median((block @ LUMA)[lips])))
 
 
-def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Whether a pixel lies in it, bool [h, w]; points are (x, y)."""
     picture = np.zeros(shape, np.uint8)
     cv2.fillPoly(picture, [np.round(16 * points).astype(np.int32)], 1, shift=4)

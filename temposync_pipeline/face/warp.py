@@ -13,7 +13,7 @@ from .blend import MAX_TONE_SHIFT
 from .crop import LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
 from .inner_mouth import BLOCK, SCALE, block_of_photo
 from .mouth_box import HEIGHT, LEFT, TOP, WIDTH, WINDOW, MouthBox, Patch, Rectangle, window_of
-from .own_teeth import OwnTeeth
+from .own_teeth import UpperTeeth
 from .tone import LUMA, read_tone, without_green
 
 # Top, left, height, width in latent cells of the block outside which nothing is ever hidden: the inside of the mouth, and a cell around
@@ -35,6 +35,11 @@ PAINTED_SOFTNESS, PAINTED_SHARPENING, PAINTED_GRAIN = 3.0, 1.0, 1.2
 TEETH_GONE_FROM = 0.5
 # Crop pixels from the edge of what is hidden: from there on it is dark behind the photo's own teeth.
 FROM_LIPS = 4
+# And where a photo has none, from where teeth are drawn, and it is dark: so far below the upper lip, above the lower one, whose inside is
+# hidden, too, and from the corners; over how many it comes; and how high the gap is that shows teeth first, and all of them.
+FROM_UPPER_LIP, FROM_LOWER_LIP, FROM_CORNERS, GAP_SOFTNESS = 3, 5, 3, 0.8
+NARROWEST_GAP = 13  # and how wide every row of it is: narrower ones are dark notches in a lip
+TEETH_SEEN_FROM, TEETH_SEEN_TO = 2, 6
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
 TONE_CELL, TONE_SPREAD = 4, 2.5
 TONE_MARGIN = 6 * TONE_CELL
@@ -111,12 +116,25 @@ def sharpened(colours: np.ndarray, softness: float, share: float, grain: float =
     return colours + detail[..., None]
 
 
-def _shaded(colours: np.ndarray, hidden: np.ndarray, shade: float, share: float) -> np.ndarray:
-    """Colours float32 [h, w, 3] with a share of what is lighter than `shade` gone, well within what is `hidden`, at any resolution."""
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * FROM_LIPS + 1, 2 * FROM_LIPS + 1))
-    within = cv2.GaussianBlur(cv2.resize(cv2.erode(hidden, disc), colours.shape[1::-1]), (0, 0), FROM_LIPS / 2)
+def _shaded(colours: np.ndarray, where: np.ndarray, shade: float) -> np.ndarray:
+    """Colours float32 [h, w, 3] without what is lighter than `shade`, there where it is dark, [h', w'] in [0, 1], at any resolution."""
     lighter = np.clip(1 - shade / np.maximum(cv2.transform(colours, LUMA[None]), 1), 0, 1)
-    return colours * (1 - share * within * lighter)[..., None]
+    return colours * (1 - cv2.resize(where, colours.shape[1::-1]) * lighter)[..., None]
+
+
+def _behind_teeth(hidden: np.ndarray) -> np.ndarray:
+    """Where it is dark around the photo's own teeth, float32 [h, w] in [0, 1]."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * FROM_LIPS + 1, 2 * FROM_LIPS + 1))
+    return cv2.GaussianBlur(cv2.erode(hidden, disc), (0, 0), FROM_LIPS / 4)
+
+
+def _between_lips(hidden: np.ndarray) -> np.ndarray:
+    """Where a mouth is open, float32 [h, w] in [0, 1], of what is `hidden` in a photo of shut lips, the inside of its lips among it."""
+    rows, columns = FROM_UPPER_LIP + FROM_LOWER_LIP + 1, 2 * FROM_CORNERS + 1
+    gap = cv2.erode(hidden, np.ones((rows, columns), np.uint8), anchor=(FROM_CORNERS, FROM_UPPER_LIP), borderValue=0)
+    gap = cv2.morphologyEx(gap, cv2.MORPH_OPEN, np.ones((1, NARROWEST_GAP), np.uint8))
+    seen = (gap.sum(0).max() - TEETH_SEEN_FROM) / (TEETH_SEEN_TO - TEETH_SEEN_FROM)
+    return float(np.clip(seen, 0, 1)) * cv2.GaussianBlur(gap, (0, 0), GAP_SOFTNESS)
 
 
 class PhotoWarp:
@@ -126,10 +144,10 @@ class PhotoWarp:
         photo: RGB uint8 [H, W, 3], any size.
         matrix: affine from photo to crop pixels, [2, 3] (`face.crop.align_matrix`).
         fine: whether the colours come at twice the crop's resolution, of `face.inner_mouth.BLOCK`, else at its own, of `INNER_WINDOW`.
-        teeth: where the photo shows its own (`own_teeth`), which stay where they are.
+        teeth: those that stay where they are, where the photo shows its own (`own_teeth`), or drawn (`drawn_teeth`).
     """
 
-    def __init__(self, photo: np.ndarray, matrix: np.ndarray, fine: bool = False, teeth: OwnTeeth | None = None):
+    def __init__(self, photo: np.ndarray, matrix: np.ndarray, fine: bool = False, teeth: UpperTeeth | None = None):
         if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
             raise ValueError(f"photo must be uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
         self.photo = photo
@@ -142,8 +160,11 @@ class PhotoWarp:
         reach = cv2.resize(window_of(mouth_mask()), (WIDTH // FLOW_STRIDE, HEIGHT // FLOW_STRIDE), interpolation=cv2.INTER_AREA)
         # Enlarging carries a value to the next ones; nothing may reach beyond the mask.
         self._flow_mask = np.where(cv2.erode(reach, np.ones((3, 3), np.uint8)) > 0, reach, 0)[..., None]
-        self._teeth = None if teeth is None else self.box.to_photo(teeth.share, part=_FINE)[..., None]
-        self._shade = None if teeth is None else teeth.shade
+        self._teeth = teeth
+        if teeth is not None:
+            self._teeth_share = self.box.to_photo(teeth.share, part=_FINE)[..., None]
+            self._teeth_pixels = self.box.rectangle.of(photo) if teeth.picture is None else self.box.to_photo(
+                self._tone.to_photo(teeth.picture), cv2.INTER_CUBIC, part=_FINE)
         self._to_photo_pixels = np.linalg.inv(np.asarray(matrix, np.float64)[:, :2]).astype(np.float32)
 
     def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray | None, closing: float = 0.0) -> Patch:
@@ -170,10 +191,13 @@ class PhotoWarp:
         if not covered.is_empty:
             filling = self._toned_fine if self._fine else self._toned
             toned, of = filling(colours, flow, hidden, covered)
-            own = max(0.0, 1 - closing / TEETH_GONE_FROM)
-            if self._shade is not None and own:
-                toned = _shaded(toned, of.of(hidden), self._shade, own)
-            self._fill(pixels, rectangle, covered, hidden, toned, of, own)
+            teeth = None
+            if self._teeth is not None and closing < TEETH_GONE_FROM:
+                dark = _between_lips(hidden) if self._teeth.picture is not None else _behind_teeth(hidden)
+                left = 1 - closing / TEETH_GONE_FROM
+                toned = _shaded(toned, left * of.of(dark), self._teeth.shade)
+                teeth = left * (dark if self._teeth.picture is not None else np.ones_like(dark))
+            self._fill(pixels, rectangle, covered, hidden, toned, of, teeth)
         return Patch(rectangle.y0, rectangle.x0, pixels)
 
     def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
@@ -212,18 +236,19 @@ class PhotoWarp:
 
     def _fill(
         self, pixels: np.ndarray, rectangle: Rectangle, covered: Rectangle, hidden: np.ndarray, colours: np.ndarray, of: Rectangle,
-        teeth: float,
+        teeth: np.ndarray | None,
     ) -> None:
-        """Lay the colours, `of` a part of the window, over those pixels that the photo does not show, and over them so much of the photo's
-        own teeth."""
+        """Lay the colours, `of` a part of the window, over those pixels that the photo does not show, and over them so much of the upper
+        teeth as is seen of them, [HEIGHT, WIDTH] in [0, 1], None = nothing."""
         part = self.box.rectangle_of(covered.y0 - 1, covered.y1 + 1, covered.x0 - 1, covered.x1 + 1)
         part = part.within(rectangle)
         if part.is_empty:
             return
         share = self.box.to_photo(hidden, rectangle=part)[..., None]
         filling = self.box.to_photo(colours, cv2.INTER_CUBIC, part, of)
-        if self._teeth is not None and teeth:
-            own = teeth * _seen_from(self.box.rectangle, part).of(self._teeth)
-            filling += own * (part.of(self.photo) - filling)
+        if teeth is not None:
+            near = _seen_from(self.box.rectangle, part)
+            seen = near.of(self._teeth_share) * self.box.to_photo(teeth, rectangle=part)[..., None]
+            filling += seen * (near.of(self._teeth_pixels) - filling)
         inside = pixels[part.y0 - rectangle.y0:part.y1 - rectangle.y0, part.x0 - rectangle.x0:part.x1 - rectangle.x0]
         inside[:] = np.clip(np.rint(inside + share * (filling - inside)), 0, 255)

@@ -10,6 +10,7 @@ import torch
 from ..errors import InvalidInputError
 from ..face.blend import Blender
 from ..face.crop import LATENT_STRIDE, LATENT_WINDOW
+from ..face.drawn_teeth import drawn_teeth
 from ..face.inner_mouth import INNER_SHAPE, SCALE, block_of_window, cells_around
 from ..face.life import Life, LivingPhoto
 from ..face.mouth_box import Patch
@@ -129,7 +130,7 @@ class MotionRenderer:
                  landmarks: np.ndarray | None = None):
         self.vae, self._reference = vae, latent_window(latents)
         self._at_rest: dict[tuple[bool, torch.device], Motion] = {}  # of the reference, by how and where it was computed
-        teeth = None if landmarks is None else own_teeth(photo, matrix, landmarks)
+        teeth = None if landmarks is None else own_teeth(photo, matrix, landmarks) or drawn_teeth(photo, matrix, landmarks)
         self._warp = PhotoWarp(photo, matrix, vae.knows_inner_mouth, teeth)
         self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if vae.knows_inner_mouth else None
 
