@@ -37,7 +37,7 @@ TEETH_GONE_FROM = 0.5
 FROM_LIPS = 4
 # And where a photo has none, from where teeth are drawn, and it is dark: so far below the upper lip, above the lower one, whose inside is
 # hidden, too, and from the corners; over how many it comes; and how high the gap is that shows teeth first, and all of them.
-FROM_UPPER_LIP, FROM_LOWER_LIP, FROM_CORNERS, GAP_SOFTNESS = 3, 5, 3, 0.8
+FROM_UPPER_LIP, FROM_LOWER_LIP, FROM_CORNERS, GAP_SOFTNESS = 3, 4, 3, 0.8
 NARROWEST_GAP = 13  # and how wide every row of it is: narrower ones are dark notches in a lip
 TEETH_SEEN_FROM, TEETH_SEEN_TO = 2, 6
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
