@@ -37,9 +37,10 @@ RESOLUTION, EDGE = 8, (32.0, 11.0)
 # Of the same head, in millimetres: between the eyes, between the corners of the mouth, and from where shut lips meet down to those edges.
 INTEROCULAR, MOUTH_WIDTH, BELOW_LIPS = 65.0, 50.7, 2.0
 # Teeth are as light as the lightest tenth of the eyes, but for this factor, and, behind sunglasses, within these shares of the lips' luma.
-AS_EYES, LEAST_LIGHT, MOST_LIGHT = 1.05, 1.1, 2.0
-# Their colour, as a share of its luma: red, green, blue.
-COLOUR = np.array([1.06, 0.985, 0.92], np.float32)
+AS_EYES, LEAST_LIGHT, MOST_LIGHT = 1.15, 1.1, 2.0
+# Their colour in white light as a share of its luma: red, green, blue; and how much of the tint of the whites of the eyes they have.
+COLOUR = np.array([1.05, 0.99, 0.94], np.float32)
+TINT, LEAST_TINT, MOST_TINT = 0.5, 0.85, 1.2
 # Blur of the picture before it is shrunk, in pixels of the block.
 ANTIALIASING = 0.45
 
@@ -61,7 +62,7 @@ def drawn_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) ->
     lips = float(np.median(block[inside]))
     known = read_tone(crop_face(photo, matrix)).to_known(crop_face(photo, matrix, SCALE * CROP_SIZE))
     luma, coverage = _placed(landmarks)
-    return UpperTeeth(coverage, SHADE * lips, np.clip(_light(known @ LUMA, landmarks, lips) * luma[..., None] * COLOUR, 0, 255))
+    return UpperTeeth(coverage, SHADE * lips, np.clip(luma[..., None] * _light(known, landmarks, lips), 0, 255))
 
 
 @cache
@@ -72,11 +73,16 @@ def _arch() -> tuple[np.ndarray, np.ndarray]:
     return luma, coverage
 
 
-def _light(luma: np.ndarray, landmarks: np.ndarray, lips: float) -> float:
-    """Luma of the lightest teeth, by that of the crop at twice its resolution, [512, 512], and that of the lips."""
-    eyes = np.concatenate([luma[polygon(SCALE * landmarks[GROUPS[eye]], luma.shape)] for eye in ("right_eye", "left_eye")])
-    white = float(np.percentile(eyes, 90)) if eyes.size else 0.0
-    return float(np.clip(AS_EYES * white, LEAST_LIGHT * lips, MOST_LIGHT * lips))
+def _light(crop: np.ndarray, landmarks: np.ndarray, lips: float) -> np.ndarray:
+    """Colour of the lightest teeth, float32 [3], by the crop at twice its resolution, uint8 [512, 512, 3], and the luma of the lips."""
+    eyes = np.concatenate([crop[polygon(SCALE * landmarks[GROUPS[eye]], crop.shape[:2])] for eye in ("right_eye", "left_eye")])
+    if not len(eyes):
+        return LEAST_LIGHT * lips * COLOUR
+    luma = eyes @ LUMA
+    white = float(np.percentile(luma, 90))
+    tint = eyes[luma >= white].mean(0) / max(white, 1.0)
+    light = np.clip(AS_EYES * white, LEAST_LIGHT * lips, MOST_LIGHT * lips)
+    return light * COLOUR * np.clip(tint / (tint @ LUMA), LEAST_TINT, MOST_TINT) ** TINT
 
 
 def _placed(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
