@@ -160,11 +160,10 @@ class PhotoWarp:
         reach = cv2.resize(window_of(mouth_mask()), (WIDTH // FLOW_STRIDE, HEIGHT // FLOW_STRIDE), interpolation=cv2.INTER_AREA)
         # Enlarging carries a value to the next ones; nothing may reach beyond the mask.
         self._flow_mask = np.where(cv2.erode(reach, np.ones((3, 3), np.uint8)) > 0, reach, 0)[..., None]
-        self._teeth = teeth
+        self._has_teeth, self._teeth_are_drawn = teeth is not None, teeth is not None and teeth.picture is not None
         if teeth is not None:
-            self._teeth_share = self.box.to_photo(teeth.share, part=_FINE)[..., None]
-            self._teeth_pixels = self.box.rectangle.of(photo) if teeth.picture is None else self.box.to_photo(
-                self._tone.to_photo(teeth.picture), cv2.INTER_CUBIC, part=_FINE)
+            self._shade, self._teeth_share = teeth.shade, self.box.to_photo(teeth.share, part=_FINE)[..., None]
+            self._teeth_pixels = self.box.rectangle.of(photo) if teeth.picture is None else self._in_photo(teeth.picture)
         self._to_photo_pixels = np.linalg.inv(np.asarray(matrix, np.float64)[:, :2]).astype(np.float32)
 
     def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray | None, closing: float = 0.0) -> Patch:
@@ -192,13 +191,17 @@ class PhotoWarp:
             filling = self._toned_fine if self._fine else self._toned
             toned, of = filling(colours, flow, hidden, covered)
             teeth = None
-            if self._teeth is not None and closing < TEETH_GONE_FROM:
-                dark = _between_lips(hidden) if self._teeth.picture is not None else _behind_teeth(hidden)
+            if self._has_teeth and closing < TEETH_GONE_FROM:
                 left = 1 - closing / TEETH_GONE_FROM
-                toned = _shaded(toned, left * of.of(dark), self._teeth.shade)
-                teeth = left * (dark if self._teeth.picture is not None else np.ones_like(dark))
+                dark = left * (_between_lips if self._teeth_are_drawn else _behind_teeth)(hidden)
+                toned = _shaded(toned, of.of(dark), self._shade)
+                teeth = dark if self._teeth_are_drawn else np.full_like(dark, left)
             self._fill(pixels, rectangle, covered, hidden, toned, of, teeth)
         return Patch(rectangle.y0, rectangle.x0, pixels)
+
+    def _in_photo(self, teeth: np.ndarray) -> np.ndarray:
+        """Drawn teeth, a picture of `UpperTeeth`, in the photo's tone and resolution, uint8, in the box's rectangle."""
+        return np.clip(np.rint(self.box.to_photo(self._tone.to_photo(teeth), cv2.INTER_CUBIC, part=_FINE)), 0, 255).astype(np.uint8)
 
     def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
         """The photo's pixels that come into the rectangle."""
