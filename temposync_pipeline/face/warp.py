@@ -1,10 +1,13 @@
 """Moves a photo's own pixels, at its own resolution, and fills in what it does not show.
 
-A decoder that works in a 256 px crop knows little of a photo's stubble and pores, but it can tell where they go.  Its flow, smooth and a
-fraction of the photo's size, is enlarged to the photo and fades to nothing at the edge of `mouth_mask`: every pixel comes from one place
-of the photo, so there is no seam, and no ghost of the photo's own lips beside the new ones.  Only what the photo hides, the inside of the
-mouth, is painted, or the decoder's own colour, in the tone that the photo has around it; and behind new lips its upper teeth stand still.
+A decoder that works in a 256 px crop knows little of a photo's stubble and pores, but it can tell where they go. Its flow, smooth and a
+fraction of the photo's size, is enlarged to the photo and fades to nothing at the edge of `mouth_mask`: every pixel comes from one place of
+the photo, so there is no seam, and no ghost of the photo's own lips beside the new ones. Only what the photo hides, the inside of the
+mouth, is painted, or the decoder's own colour, in the tone that the photo has around it; and behind new lips upper teeth stand still, the
+photo's own or drawn ones.
 """
+
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -137,6 +140,16 @@ def _between_lips(hidden: np.ndarray) -> np.ndarray:
     return float(np.clip(seen, 0, 1)) * cv2.GaussianBlur(gap, (0, 0), GAP_SOFTNESS)
 
 
+class _TeethInPhoto(NamedTuple):
+    """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; `shade` is luma in
+    0..255."""
+
+    share: np.ndarray
+    pixels: np.ndarray
+    shade: float
+    are_drawn: bool
+
+
 class PhotoWarp:
     """Makes frames out of one photo; everything that depends on the photo alone is computed here, once.
 
@@ -160,10 +173,7 @@ class PhotoWarp:
         reach = cv2.resize(window_of(mouth_mask()), (WIDTH // FLOW_STRIDE, HEIGHT // FLOW_STRIDE), interpolation=cv2.INTER_AREA)
         # Enlarging carries a value to the next ones; nothing may reach beyond the mask.
         self._flow_mask = np.where(cv2.erode(reach, np.ones((3, 3), np.uint8)) > 0, reach, 0)[..., None]
-        self._has_teeth, self._teeth_are_drawn = teeth is not None, teeth is not None and teeth.picture is not None
-        if teeth is not None:
-            self._shade, self._teeth_share = teeth.shade, self.box.to_photo(teeth.share, part=_FINE)[..., None]
-            self._teeth_pixels = self.box.rectangle.of(photo) if teeth.picture is None else self._in_photo(teeth.picture)
+        self._teeth = None if teeth is None else self._in_photo(teeth)
         self._to_photo_pixels = np.linalg.inv(np.asarray(matrix, np.float64)[:, :2]).astype(np.float32)
 
     def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray | None, closing: float = 0.0) -> Patch:
@@ -191,17 +201,20 @@ class PhotoWarp:
             filling = self._toned_fine if self._fine else self._toned
             toned, of = filling(colours, flow, hidden, covered)
             teeth = None
-            if self._has_teeth and closing < TEETH_GONE_FROM:
+            if self._teeth is not None and closing < TEETH_GONE_FROM:
                 left = 1 - closing / TEETH_GONE_FROM
-                dark = left * (_between_lips if self._teeth_are_drawn else _behind_teeth)(hidden)
-                toned = _shaded(toned, of.of(dark), self._shade)
-                teeth = dark if self._teeth_are_drawn else np.full_like(dark, left)
+                dark = left * (_between_lips if self._teeth.are_drawn else _behind_teeth)(hidden)
+                toned = _shaded(toned, of.of(dark), self._teeth.shade)
+                teeth = dark if self._teeth.are_drawn else np.full_like(dark, left)
             self._fill(pixels, rectangle, covered, hidden, toned, of, teeth)
         return Patch(rectangle.y0, rectangle.x0, pixels)
 
-    def _in_photo(self, teeth: np.ndarray) -> np.ndarray:
-        """Drawn teeth, a picture of `UpperTeeth`, in the photo's tone and resolution, uint8, in the box's rectangle."""
-        return np.clip(np.rint(self.box.to_photo(self._tone.to_photo(teeth), cv2.INTER_CUBIC, part=_FINE)), 0, 255).astype(np.uint8)
+    def _in_photo(self, teeth: UpperTeeth) -> _TeethInPhoto:
+        share = self.box.to_photo(teeth.share, part=_FINE)[..., None]
+        if teeth.picture is None:
+            return _TeethInPhoto(share, self.box.rectangle.of(self.photo), teeth.shade, are_drawn=False)
+        drawn = self.box.to_photo(self._tone.to_photo(teeth.picture), cv2.INTER_CUBIC, part=_FINE)
+        return _TeethInPhoto(share, np.clip(np.rint(drawn), 0, 255).astype(np.uint8), teeth.shade, are_drawn=True)
 
     def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
         """The photo's pixels that come into the rectangle."""
@@ -249,9 +262,9 @@ class PhotoWarp:
             return
         share = self.box.to_photo(hidden, rectangle=part)[..., None]
         filling = self.box.to_photo(colours, cv2.INTER_CUBIC, part, of)
-        if teeth is not None:
+        if self._teeth is not None and teeth is not None:
             near = _seen_from(self.box.rectangle, part)
-            seen = near.of(self._teeth_share) * self.box.to_photo(teeth, rectangle=part)[..., None]
-            filling += seen * (near.of(self._teeth_pixels) - filling)
+            seen = near.of(self._teeth.share) * self.box.to_photo(teeth, rectangle=part)[..., None]
+            filling += seen * (near.of(self._teeth.pixels) - filling)
         inside = pixels[part.y0 - rectangle.y0:part.y1 - rectangle.y0, part.x0 - rectangle.x0:part.x1 - rectangle.x0]
         inside[:] = np.clip(np.rint(inside + share * (filling - inside)), 0, 255)

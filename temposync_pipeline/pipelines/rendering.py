@@ -117,13 +117,13 @@ class DecodedMouth(NamedTuple):
 
 
 class MotionRenderer:
-    """The photo's own pixels, moved, and where the photo doesn't show what the frame does, its upper teeth, and around them what is painted
-    at twice the crop's resolution; the decoder's colours where lips close over teeth of the photo, and of an autoencoder that does not know
-    the inside of mouths.
+    """The photo's own pixels, moved, and where the photo doesn't show what the frame does, upper teeth, its own or drawn, and around them
+    what is painted at twice the crop's resolution; the decoder's colours where lips close over teeth of the photo, and of an autoencoder
+    that does not know the inside of mouths.
 
     Args:
         vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
-        landmarks: [131, 2] in the crop; None = the photo shows no teeth.
+        landmarks: [131, 2] in the crop; None = all teeth are painted.
     """
 
     def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool,
@@ -240,7 +240,7 @@ def make_renderer(
 ) -> Renderer:
     """The renderer for one of `COMPOSITIONS` that fits the autoencoder.
 
-    `latents` are those of the photo's crop, [1, C, 16, 16]; `landmarks` [131, 2] in the crop, None where the photo shows no teeth.
+    `latents` are those of the photo's crop, [1, C, 16, 16]; `landmarks` [131, 2] in the crop, None where all teeth are painted.
     """
     if composition != "mouth":
         return FaceRenderer(vae, photo, matrix, latents, use_bfloat16, composition == "still")
