@@ -36,7 +36,7 @@ SHUT = 0.05
 RESOLUTION, EDGE = 8, (32.0, 11.0)
 # Of the same head, in millimetres: between the eyes, between the corners of the mouth, and from where shut lips meet down to those edges.
 INTEROCULAR, MOUTH_WIDTH, BELOW_LIPS = 65.0, 50.7, 2.0
-# Teeth are as light as the lightest tenth of the eyes, but for this factor: 1.26 in 24 smiles of the London set's training people, 1.18 with
+# Teeth are as light as the lightest tenth of the eyes, but for this factor: 1.26 in 24 smiles of London's training people, 1.18 with
 # the eyes of their neutral photographs, and speaking lips shade teeth.  Behind sunglasses, within these shares of the lips' luma.
 AS_EYES, LEAST_LIGHT, MOST_LIGHT = 1.15, 1.1, 2.0
 # Their colour in white light as a share of its luma: red, green, blue; and how much of the tint of the whites of the eyes they have.
