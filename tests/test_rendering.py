@@ -76,7 +76,7 @@ def test_streams_latents_and_frames_agree_to_the_bit(pipeline, tmp_path):
 @pytest.mark.parametrize("kind, picture", [("own_teeth", None), ("drawn_teeth", np.full((128, 192, 3), 200, np.float32))])
 def test_latents_are_decoded_with_the_same_teeth(pipeline, monkeypatch, kind, picture):
     """Though who decodes them knows nothing of the portrait's landmarks."""
-    asked, teeth = [], UpperTeeth(np.ones((128, 192), np.float32), 30.0, picture)
+    asked, teeth = [], UpperTeeth(np.ones((128, 192), np.float32), picture)
     landmarks = np.zeros((NUM_LANDMARKS, 2), np.float32)
     monkeypatch.setattr(  # which never saw a face
         pipeline.face_aligner, "read_again", lambda crop, pose: Face(landmarks + crop.std(), landmarks[:, 0], 0.9))
@@ -87,6 +87,18 @@ def test_latents_are_decoded_with_the_same_teeth(pipeline, monkeypatch, kind, pi
     assert len(asked) == (3 if pipeline.vae.knows_inner_mouth else 0)  # for frames, for latents, and to decode those
     for one, other in zip(asked, asked[1:]):
         assert all(map(np.array_equal, one, other))
+
+
+def test_with_teeth_no_network_paints(monkeypatch):
+    vae, matrix = tiny_inner_vae(), 0.4 * np.eye(3)[:2]
+    monkeypatch.setattr(rendering, "own_teeth", lambda *_: UpperTeeth(np.ones((128, 192), np.float32)))
+    monkeypatch.setattr(rendering, "HIDDEN_FROM", -1.0)  # random weights open no mouth
+    for network in ("seen_mouth", "inner_mouth", "decode"):
+        monkeypatch.setattr(vae, network, None)
+    latents = torch.randn(1, vae.config.latent_channels, 16, 16, generator=generator())
+    renderer = MotionRenderer(vae, PHOTO, matrix, latents, False, np.zeros((NUM_LANDMARKS, 2), np.float32))
+    with torch.inference_mode():
+        assert [mouth.colours for mouth in renderer.decode(rendering.latent_window(latents), False)] == [None]
 
 
 def test_files_hold_what_whole_frames_would(pipeline, tmp_path):

@@ -25,7 +25,7 @@ from .landmarks import (
     UPPER_INNER_LIP,
     lip_opening,
 )
-from .own_teeth import SHADE, UpperTeeth, polygon
+from .own_teeth import UpperTeeth, polygon
 from .tone import LUMA, read_tone
 
 # Pixels that a photo needs a crop pixel: in smaller ones, blurred as they are, drawn teeth look drawn.
@@ -63,7 +63,7 @@ def drawn_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) ->
     lips = float(np.median(block[inside]))
     known = read_tone(crop_face(photo, matrix)).to_known(crop_face(photo, matrix, SCALE * CROP_SIZE))
     luma, coverage = _placed(landmarks)
-    return UpperTeeth(coverage, SHADE * lips, np.clip(luma[..., None] * _light(known, landmarks, lips), 0, 255))
+    return UpperTeeth(coverage, np.clip(luma[..., None] * _light(known, landmarks, lips), 0, 255))
 
 
 @cache

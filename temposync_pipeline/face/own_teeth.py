@@ -21,17 +21,13 @@ MOSTLY, FEW_BELOW = 0.35, 0.1
 # Pixels at twice the crop's resolution: fewer teeth are none; rows that are such a gap; over how many columns the teeth's lower edge is
 # smoothed; how far from the lips they begin.
 FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE = 250, 3, 1.5, 1
-# Of the lips' luma, how light it may be behind and below teeth: painters put a second row there.
-SHADE = 0.3
 
 
 class UpperTeeth(NamedTuple):
-    """`share`: where they are, float32 [128, 192] in [0, 1], of `face.inner_mouth.BLOCK` at twice the crop's resolution; `shade`: how light
-    it may be around them, luma in 0..255; `picture`: of the same block, in 0..255 and the colours of `face.tone.known_crop`, float32
-    [128, 192, 3], None = the photo itself."""
+    """`share`: where they are, float32 [128, 192] in [0, 1], of `face.inner_mouth.BLOCK` at twice the crop's resolution; `picture`: of the
+    same block, in 0..255 and the colours of `face.tone.known_crop`, float32 [128, 192, 3], None = the photo itself."""
 
     share: np.ndarray
-    shade: float
     picture: np.ndarray | None = None
 
 
@@ -56,7 +52,7 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> U
     if more_below > FEW_BELOW:
         return None
     upper = _shrunk(inside & (np.arange(len(teeth))[:, None] <= edge + 1)).astype(np.float32)
-    return UpperTeeth(cv2.GaussianBlur(upper, (0, 0), EDGE), SHADE * float(np.median((block @ LUMA)[lips])))
+    return UpperTeeth(cv2.GaussianBlur(upper, (0, 0), EDGE))
 
 
 def polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

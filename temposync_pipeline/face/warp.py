@@ -3,8 +3,8 @@
 A decoder that works in a 256 px crop knows little of a photo's stubble and pores, but it can tell where they go. Its flow, smooth and a
 fraction of the photo's size, is enlarged to the photo and fades to nothing at the edge of `mouth_mask`: every pixel comes from one place of
 the photo, so there is no seam, and no ghost of the photo's own lips beside the new ones. Only what the photo hides, the inside of the
-mouth, is painted, or the decoder's own colour, in the tone that the photo has around it; and behind new lips upper teeth stand still, the
-photo's own or drawn ones.
+mouth, is painted, or the decoder's own colour, in the tone that the photo has around it; or, where its upper teeth are known, drawn
+(`open_mouth`).
 """
 
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from .blend import MAX_TONE_SHIFT
 from .crop import LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
 from .inner_mouth import BLOCK, SCALE, block_of_photo
 from .mouth_box import HEIGHT, LEFT, TOP, WIDTH, WINDOW, MouthBox, Patch, Rectangle, window_of
+from .open_mouth import FLESH, open_mouth
 from .own_teeth import UpperTeeth
 from .tone import LUMA, read_tone, without_green
 
@@ -34,18 +35,11 @@ LIP_RIM, RIM_SOFTNESS = 3, 0.8
 SOFTNESS, SHARPENING = 2.0, 0.8
 # And what is painted, in its own pixels, of which two to four make a pattern that should stay as faint as it is.
 PAINTED_SOFTNESS, PAINTED_SHARPENING, PAINTED_GRAIN = 3.0, 1.0, 1.2
-# How far on their way to shut lips have to be for nothing of the photo's own teeth to be left: half of them is a ghost of them.
-TEETH_GONE_FROM = 0.5
-# Crop pixels from the edge of what is hidden: from there on it is dark behind the photo's own teeth.
-FROM_LIPS = 4
-# And where a photo has none, from where teeth are drawn, and it is dark: so far below the upper lip, above the lower one, whose inside is
-# hidden, too, and from the corners; over how many it comes; and how high the gap is that shows teeth first, and all of them.
-FROM_UPPER_LIP, FROM_LOWER_LIP, FROM_CORNERS, GAP_SOFTNESS = 3, 4, 3, 0.8
-NARROWEST_GAP = 13  # and how wide every row of it is: narrower ones are dark notches in a lip
-TEETH_SEEN_FROM, TEETH_SEEN_TO = 2, 6
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
 TONE_CELL, TONE_SPREAD = 4, 2.5
 TONE_MARGIN = 6 * TONE_CELL
+# Crop pixels around what is hidden from which lips are carried on into it.
+LIPS_MARGIN = 12
 # Where the window lies in the decoder's block of the crop.
 _BLOCK_TOP, _BLOCK_LEFT = TOP - LATENT_STRIDE * LATENT_WINDOW[0], LEFT - LATENT_STRIDE * LATENT_WINDOW[1]
 # And the inner block in the window, that of the crop's resolution and that of twice as much.
@@ -119,34 +113,13 @@ def sharpened(colours: np.ndarray, softness: float, share: float, grain: float =
     return colours + detail[..., None]
 
 
-def _shaded(colours: np.ndarray, where: np.ndarray, shade: float) -> np.ndarray:
-    """Colours float32 [h, w, 3] without what is lighter than `shade`, there where it is dark, [h', w'] in [0, 1], at any resolution."""
-    lighter = np.clip(1 - shade / np.maximum(cv2.transform(colours, LUMA[None]), 1), 0, 1)
-    return colours * (1 - cv2.resize(where, colours.shape[1::-1]) * lighter)[..., None]
-
-
-def _behind_teeth(hidden: np.ndarray) -> np.ndarray:
-    """Where it is dark around the photo's own teeth, float32 [h, w] in [0, 1]."""
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * FROM_LIPS + 1, 2 * FROM_LIPS + 1))
-    return cv2.GaussianBlur(cv2.erode(hidden, disc), (0, 0), FROM_LIPS / 4)
-
-
-def _between_lips(hidden: np.ndarray) -> np.ndarray:
-    """Where a mouth is open, float32 [h, w] in [0, 1], of what is `hidden` in a photo of shut lips, the inside of its lips among it."""
-    rows, columns = FROM_UPPER_LIP + FROM_LOWER_LIP + 1, 2 * FROM_CORNERS + 1
-    gap = cv2.erode(hidden, np.ones((rows, columns), np.uint8), anchor=(FROM_CORNERS, FROM_UPPER_LIP), borderValue=0)
-    gap = cv2.morphologyEx(gap, cv2.MORPH_OPEN, np.ones((1, NARROWEST_GAP), np.uint8))
-    seen = (gap.sum(0).max() - TEETH_SEEN_FROM) / (TEETH_SEEN_TO - TEETH_SEEN_FROM)
-    return float(np.clip(seen, 0, 1)) * cv2.GaussianBlur(gap, (0, 0), GAP_SOFTNESS)
-
-
 class _TeethInPhoto(NamedTuple):
-    """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; `shade` is luma in
-    0..255."""
+    """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; and the colour that
+    a mouth's inside as light as they are has for the networks, float32 [3]."""
 
     share: np.ndarray
     pixels: np.ndarray
-    shade: float
+    flesh: np.ndarray
     are_drawn: bool
 
 
@@ -157,7 +130,8 @@ class PhotoWarp:
         photo: RGB uint8 [H, W, 3], any size.
         matrix: affine from photo to crop pixels, [2, 3] (`face.crop.align_matrix`).
         fine: whether the colours come at twice the crop's resolution, of `face.inner_mouth.BLOCK`, else at its own, of `INNER_WINDOW`.
-        teeth: those that stay where they are, where the photo shows its own (`own_teeth`), or drawn (`drawn_teeth`).
+        teeth: those that stay where they are, where the photo shows its own (`own_teeth`), or drawn (`drawn_teeth`); with them no colours
+            are needed.
     """
 
     def __init__(self, photo: np.ndarray, matrix: np.ndarray, fine: bool = False, teeth: UpperTeeth | None = None):
@@ -168,53 +142,52 @@ class PhotoWarp:
         crop = crop_face(photo, matrix)
         self._tone = read_tone(crop)
         self._crop = window_of(self._tone.to_known(crop))
-        self._fine, self._block, self._edge = fine, _FINE if fine else _INNER, FINE_EDGE if fine else INNER_EDGE
-        self._inner_mask = _inner_mask(self._block, self._edge, FINE_FEATHER if fine else INNER_FEATHER)
+        self._fine = fine
+        self._inner_mask = _inner_mask(_FINE, FINE_EDGE, FINE_FEATHER) if fine or teeth is not None else _inner_mask(
+            _INNER, INNER_EDGE, INNER_FEATHER)
         reach = cv2.resize(window_of(mouth_mask()), (WIDTH // FLOW_STRIDE, HEIGHT // FLOW_STRIDE), interpolation=cv2.INTER_AREA)
         # Enlarging carries a value to the next ones; nothing may reach beyond the mask.
         self._flow_mask = np.where(cv2.erode(reach, np.ones((3, 3), np.uint8)) > 0, reach, 0)[..., None]
         self._teeth = None if teeth is None else self._in_photo(teeth)
         self._to_photo_pixels = np.linalg.inv(np.asarray(matrix, np.float64)[:, :2]).astype(np.float32)
 
-    def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray | None, closing: float = 0.0) -> Patch:
+    def patch(self, flow: np.ndarray, visibility: np.ndarray, colours: np.ndarray | None) -> Patch:
         """What one frame changes in the photo; outside `mouth_mask`, and where nothing moves, pixels are the photo's to the bit.
 
         Args:
             flow: float32 [80, 96, 2] in crop pixels, of the crop's block `face.crop.LATENT_WINDOW` (`AutoencoderTempoSync.motion`).
             visibility: float32 [160, 192] in [0, 1], of the same.
             colours: in 0..255, in the colours of `face.tone.known_crop`; [112, 128, 3] of the block `INNER_WINDOW`, or [128, 192, 3] (see
-                `fine`); None where `is_closed`.
-            closing: how far lips are on their way to shut, in [0, 1]: up to `TEETH_GONE_FROM` the photo's own teeth disappear.
+                `fine`); None for a mouth that is shut, or whose teeth are known.
         """
         flow = _window_of_block(flow, FLOW_STRIDE) * self._flow_mask
         hidden = (1 - _window_of_block(visibility) - HIDDEN_FROM) / (HIDDEN_TO - HIDDEN_FROM)
         hidden = _with_rim(np.clip(hidden, 0, 1).astype(np.float32)) * self._inner_mask
         moving = Rectangle.around(np.abs(flow).max(-1) > STILL_FLOW).grown(1)
         moving = Rectangle(*(FLOW_STRIDE * limit for limit in moving))
-        covered = Rectangle.around(hidden > 0) if colours is not None else Rectangle(0, 0, 0, 0)
+        is_open = colours is not None or self._teeth is not None
+        covered = Rectangle.around(hidden > 0) if is_open else Rectangle(0, 0, 0, 0)
         changed = moving.union(covered)
         rectangle = self.box.rectangle_of(changed.y0, changed.y1, changed.x0, changed.x1)
         if changed.is_empty or rectangle.is_empty:
             return Patch(0, 0, self.photo[:0, :0])
         pixels = self._moved(flow, rectangle)
-        if not covered.is_empty:
-            filling = self._toned_fine if self._fine else self._toned
-            toned, of = filling(colours, flow, hidden, covered)
-            teeth = None
-            if self._teeth is not None and closing < TEETH_GONE_FROM:
-                left = 1 - closing / TEETH_GONE_FROM
-                dark = left * (_between_lips if self._teeth.are_drawn else _behind_teeth)(hidden)
-                toned = _shaded(toned, of.of(dark), self._teeth.shade)
-                teeth = dark if self._teeth.are_drawn else np.full_like(dark, left)
-            self._fill(pixels, rectangle, covered, hidden, toned, of, teeth)
+        part = self.box.rectangle_of(covered.y0 - 1, covered.y1 + 1, covered.x0 - 1, covered.x1 + 1).within(rectangle)
+        if not (covered.is_empty or part.is_empty):
+            filling = self._drawn(flow, hidden, covered, part) if colours is None else self._painted(
+                colours, flow, hidden, covered, part)
+            share = self.box.to_photo(hidden, rectangle=part)[..., None]
+            inside = _seen_from(rectangle, part).of(pixels)
+            inside[:] = np.clip(np.rint(inside + share * (filling - inside)), 0, 255)
         return Patch(rectangle.y0, rectangle.x0, pixels)
 
     def _in_photo(self, teeth: UpperTeeth) -> _TeethInPhoto:
-        share = self.box.to_photo(teeth.share, part=_FINE)[..., None]
-        if teeth.picture is None:
-            return _TeethInPhoto(share, self.box.rectangle.of(self.photo), teeth.shade, are_drawn=False)
-        drawn = self.box.to_photo(self._tone.to_photo(teeth.picture), cv2.INTER_CUBIC, part=_FINE)
-        return _TeethInPhoto(share, np.clip(np.rint(drawn), 0, 255).astype(np.uint8), teeth.shade, are_drawn=True)
+        share, pixels = self.box.to_photo(teeth.share, part=_FINE)[..., None], self.box.rectangle.of(self.photo)
+        if teeth.picture is not None:
+            drawn = self.box.to_photo(self._tone.to_photo(teeth.picture), cv2.INTER_CUBIC, part=_FINE)
+            pixels = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
+        light = float((share[..., 0] * (self._tone.to_known(pixels) @ LUMA)).sum() / (share.sum() + 1e-6))
+        return _TeethInPhoto(share, pixels, light * FLESH / (FLESH @ LUMA), teeth.picture is not None)
 
     def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
         """The photo's pixels that come into the rectangle."""
@@ -250,21 +223,21 @@ class PhotoWarp:
         fine += cv2.resize(difference, fine.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return self._tone.to_photo(without_green(fine)), near
 
-    def _fill(
-        self, pixels: np.ndarray, rectangle: Rectangle, covered: Rectangle, hidden: np.ndarray, colours: np.ndarray, of: Rectangle,
-        teeth: np.ndarray | None,
-    ) -> None:
-        """Lay the colours, `of` a part of the window, over those pixels that the photo does not show, and over them so much of the upper
-        teeth as is seen of them, [HEIGHT, WIDTH] in [0, 1], None = nothing."""
-        part = self.box.rectangle_of(covered.y0 - 1, covered.y1 + 1, covered.x0 - 1, covered.x1 + 1)
-        part = part.within(rectangle)
-        if part.is_empty:
-            return
-        share = self.box.to_photo(hidden, rectangle=part)[..., None]
-        filling = self.box.to_photo(colours, cv2.INTER_CUBIC, part, of)
-        if self._teeth is not None and teeth is not None:
-            near = _seen_from(self.box.rectangle, part)
-            seen = near.of(self._teeth.share) * self.box.to_photo(teeth, rectangle=part)[..., None]
-            filling += seen * (near.of(self._teeth.pixels) - filling)
-        inside = pixels[part.y0 - rectangle.y0:part.y1 - rectangle.y0, part.x0 - rectangle.x0:part.x1 - rectangle.x0]
-        inside[:] = np.clip(np.rint(inside + share * (filling - inside)), 0, 255)
+    def _painted(self, colours: np.ndarray, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle, part: Rectangle) -> np.ndarray:
+        """The decoder's colours in a part of the photo, float32 [h, w, 3]."""
+        toned, of = (self._toned_fine if self._fine else self._toned)(colours, flow, hidden, covered)
+        return self.box.to_photo(toned, cv2.INTER_CUBIC, part, of)
+
+    def _drawn(self, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle, part: Rectangle) -> np.ndarray:
+        """The inside of the mouth with its upper teeth, in a part of the photo, float32 [h, w, 3]."""
+        known = self._teeth
+        assert known is not None
+        near = covered.grown(LIPS_MARGIN).within(_FINE)
+        near = Rectangle(*(FLOW_STRIDE * (limit // FLOW_STRIDE) for limit in near))
+        down = Rectangle(*(limit // FLOW_STRIDE for limit in near)).of(flow)[..., 1]
+        mouth = open_mouth(self._truth(flow, near), near.of(hidden), down, known.are_drawn)
+        colours = mouth.lips + mouth.gap[..., None] * (mouth.cavity[..., None] * known.flesh - mouth.lips)
+        filling = self.box.to_photo(self._tone.to_photo(colours), cv2.INTER_CUBIC, part, near)
+        seen, light = np.split(self.box.to_photo(np.dstack([mouth.teeth, mouth.light]), rectangle=part, part=near), 2, axis=-1)
+        here = _seen_from(self.box.rectangle, part)
+        return filling + seen * here.of(known.share) * (light * here.of(known.pixels) - filling)

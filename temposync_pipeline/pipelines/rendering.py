@@ -112,14 +112,13 @@ class DecodedMouth(NamedTuple):
 
     flow: np.ndarray
     visibility: np.ndarray
-    closing: float
     colours: np.ndarray | None
 
 
 class MotionRenderer:
-    """The photo's own pixels, moved, and where the photo doesn't show what the frame does, upper teeth, its own or drawn, and around them
-    what is painted at twice the crop's resolution; the decoder's colours where lips close over teeth of the photo, and of an autoencoder
-    that does not know the inside of mouths.
+    """The photo's own pixels, moved, and where the photo doesn't show what the frame does, the inside of a mouth with upper teeth, the
+    photo's own or drawn; where neither are to be had, one painted at twice the crop's resolution; and the decoder's colours where lips
+    close over painted teeth, and of an autoencoder that does not know the inside of mouths.
 
     Args:
         vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
@@ -131,8 +130,9 @@ class MotionRenderer:
         self.vae, self._reference = vae, latent_window(latents)
         self._at_rest: dict[tuple[bool, torch.device], Motion] = {}  # of the reference, by how and where it was computed
         teeth = None if landmarks is None else own_teeth(photo, matrix, landmarks) or drawn_teeth(photo, matrix, landmarks)
-        self._warp = PhotoWarp(photo, matrix, vae.knows_inner_mouth, teeth)
-        self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if vae.knows_inner_mouth else None
+        self._warp, self._needs_colours = PhotoWarp(photo, matrix, vae.knows_inner_mouth, teeth), teeth is None
+        paints = vae.knows_inner_mouth and self._needs_colours
+        self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if paints else None
 
     def _look(self, block: np.ndarray, use_bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """What the autoencoder takes of the photo's own mouth, uint8 [128, 192, 3]."""
@@ -148,16 +148,15 @@ class MotionRenderer:
             if (computed := (use_bfloat16, device)) not in self._at_rest:
                 self._at_rest[computed] = self.vae.motion_at_rest(reference)
             flow, visibility = self.vae.motion(latents, reference, self._at_rest[computed])
-        colours: list[np.ndarray | None] = [None] * len(latents)  # of a closed mouth
-        closing = np.zeros(len(latents), np.float32)
-        hidden = 1 - (inner_pixels if self._seen is None else block_of_window)(visibility)
+        colours: list[np.ndarray | None] = [None] * len(latents)  # of a closed mouth, and where none are needed
+        hidden = 1 - (inner_pixels if self._needs_colours and self._seen is None else block_of_window)(visibility)
         flows, seen = (FLOW_GAIN * flow).permute(0, 2, 3, 1).cpu().numpy(), visibility[:, 0].cpu().numpy()
         is_open = np.flatnonzero(torch.amax(hidden, (1, 2, 3)).cpu().numpy() > HIDDEN_FROM)
-        if len(is_open):
-            closing[is_open] = closing_share(flows[is_open, ..., 1], seen[is_open])
-            for index, picture in zip(is_open, self._colours(latents[is_open], hidden[is_open], closing[is_open], use_bfloat16)):
+        if self._needs_colours and len(is_open):
+            closing = closing_share(flows[is_open, ..., 1], seen[is_open])
+            for index, picture in zip(is_open, self._colours(latents[is_open], hidden[is_open], closing, use_bfloat16)):
                 colours[index] = picture
-        return list(map(DecodedMouth, flows, seen, closing.tolist(), colours))
+        return list(map(DecodedMouth, flows, seen, colours))
 
     def _colours(self, latents: torch.Tensor, hidden: torch.Tensor, closing: np.ndarray, use_bfloat16: bool) -> np.ndarray:
         """The inside of open mouths in 0..255, float32 [n, 128, 192, 3] if it is painted, else [n, 112, 128, 3].
