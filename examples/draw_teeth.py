@@ -13,15 +13,17 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from temposync_pipeline.face.drawn_teeth import EDGE, RESOLUTION
+from temposync_pipeline.face.drawn_teeth import EDGE, RESOLUTION, SHINING
 
 # What is shown, in millimetres: to either side, above and below the edges of the middle teeth; those edges lie there.
 HALF_WIDTH, ABOVE, BELOW = EDGE[0], EDGE[1], 2.0
 EDGES_HEIGHT, BETWEEN_JAWS = -35.3, -30.0
 # Light that comes from everywhere, the rest from the viewer; how deep gaps lie; and how much they darken, a millimetre, and over how many.
-AMBIENT, GAP_DEPTH, OCCLUSION, OCCLUSION_REACH = 0.3, 5.0, 0.12, 0.7
+AMBIENT, GAP_DEPTH, OCCLUSION, OCCLUSION_REACH = 0.45, 5.0, 0.08, 0.7
 # Teeth touch, those of the head do not: gaps up to so many pixels are not open, but so much darker than what is beside them.
-NARROW_GAP, GAP_LIGHT = 7, 0.72
+NARROW_GAP, GAP_LIGHT = 13, 0.82
+# They are wet: a window above the viewer shines on them, so strongly, from this direction (right, up, front), in spots of this narrowness.
+SHINE, WINDOW, NARROWNESS = 0.22, (0.25, 0.5, 1.0), 30
 # Luma of teeth as a share of that in their middle, every 2.56 mm to the side: the two sides' mean, smoothed by eye, of 24 smiles of the
 # London set's training people (`own_teeth` in those photos, medians by column; a scratch script).
 PROFILE = (1.0, 1.0, 0.97, 0.95, 0.9, 0.88, 0.8, 0.75, 0.6, 0.53, 0.32)
@@ -55,9 +57,9 @@ def normals_of(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def seen_from_the_front(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Depth in millimetres, -inf where there is nothing, and how much the surface faces the viewer, [h, w] each."""
+    """Depth in millimetres, -inf where there is nothing, [h, w], and the surface's normals [h, w, 3]."""
     width, height = round(2 * HALF_WIDTH * RESOLUTION), round((ABOVE + BELOW) * RESOLUTION)
-    depth, facing = np.full((height, width), -np.inf), np.zeros((height, width))
+    depth, surface = np.full((height, width), -np.inf), np.zeros((height, width, 3))
     normals = normals_of(vertices, triangles)
     places = RESOLUTION * np.column_stack([vertices[:, 0] + HALF_WIDTH, EDGES_HEIGHT + ABOVE - vertices[:, 1]])
     for corners in triangles:
@@ -72,27 +74,37 @@ def seen_from_the_front(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np
         here = shares @ vertices[corners, 2]
         nearer = (shares > -1e-6).all(-1) & (here > depth[y0:y1, x0:x1])
         depth[y0:y1, x0:x1][nearer] = here[nearer]
-        facing[y0:y1, x0:x1][nearer] = (shares @ normals[corners, 2])[nearer]
-    return depth, facing.clip(0, 1)
+        surface[y0:y1, x0:x1][nearer] = (shares @ normals[corners])[nearer]
+    return depth, surface
 
 
-def lit(depth: np.ndarray, facing: np.ndarray) -> np.ndarray:
-    """Luma of the teeth, float32 [h, w] from 0 to 1, and beside them that of the nearest, so that soft edges keep their colour."""
+def shine(surface: np.ndarray) -> np.ndarray:
+    """What wet teeth reflect of the window, [h, w], as a share of the window's light (Blinn's highlight)."""
+    half = np.array(WINDOW) / np.linalg.norm(WINDOW) + (0, 0, 1)
+    length = np.maximum(np.linalg.norm(surface, axis=-1), 1e-9)
+    return (surface @ (half / np.linalg.norm(half)) / length).clip(0, 1) ** NARROWNESS
+
+
+def lit(depth: np.ndarray, surface: np.ndarray) -> np.ndarray:
+    """Luma of the teeth, float32 [h, w] from 0 to 1, the lightest at 1 / `SHINING` but for spots that shine; and beside them that
+    of the nearest, so soft edges keep their colour."""
     seen, columns = np.isfinite(depth), np.arange(depth.shape[1])
     front = np.where(seen.any(0), depth.max(0), np.nan)
     front = np.interp(columns, columns[seen.any(0)], front[seen.any(0)])
     filled = np.where(seen, depth, front - GAP_DEPTH)
     behind = cv2.GaussianBlur(filled, (0, 0), OCCLUSION_REACH * RESOLUTION) - filled
-    luma = (AMBIENT + (1 - AMBIENT) * facing) * np.exp(-OCCLUSION * behind.clip(0))
+    luma = (AMBIENT + (1 - AMBIENT) * surface[..., 2].clip(0, 1)) * np.exp(-OCCLUSION * behind.clip(0))
     middle = np.array([np.median(luma[:, max(0, at - 12):at + 12][seen[:, max(0, at - 12):at + 12]]) for at in columns])
     aside = np.abs((columns + 0.5) / RESOLUTION - HALF_WIDTH)
     wanted = np.interp(aside, PROFILE_STEP * np.arange(len(PROFILE)), PROFILE) * np.percentile(luma[seen], 97)
     gain = wanted / np.maximum(cv2.GaussianBlur(middle[None], (0, 0), 16)[0], 0.2)
     luma = luma * np.minimum(gain, MOST_GAIN)
+    lightest = np.percentile(luma[seen], 95)
+    luma = luma * (1 + SHINE * shine(surface))
     weight = cv2.GaussianBlur(seen.astype(np.float64), (0, 0), 3)
     beside = cv2.GaussianBlur(np.where(seen, luma, 0), (0, 0), 3) / (weight + 1e-4)
     luma = np.where(seen, luma, np.where(covered(seen), GAP_LIGHT, 1) * beside)
-    return (luma / luma.max()).astype(np.float32)
+    return np.minimum(luma / (SHINING * lightest), 1).astype(np.float32)
 
 
 def covered(seen: np.ndarray) -> np.ndarray:

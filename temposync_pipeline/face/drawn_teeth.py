@@ -2,8 +2,8 @@
 
 Painters make of teeth that nobody has seen the mean of all that may be: a grey band, or rows of spots.  An arch that is drawn has edges,
 gaps and a midline, and stays where it is, as upper teeth do (`own_teeth`).  They are nobody's in particular.  `upper_teeth.png` is the
-front view of the teeth of ICT-FaceKit's mean head (copyright 2020 USC Institute for Creative Technologies, MIT licence): luma as a share of
-the brightest, and coverage; `examples/draw_teeth.py` renders it.
+front view of the teeth of ICT-FaceKit's mean head (copyright 2020 USC Institute for Creative Technologies, MIT licence): luma, and
+coverage; `examples/draw_teeth.py` renders it.
 """
 
 from functools import cache
@@ -34,13 +34,15 @@ LEAST_SCALE = 1.0
 SHUT = 0.05
 # The picture's pixels a millimetre, and where in it the edges of the middle teeth lie, in millimetres.
 RESOLUTION, EDGE = 8, (32.0, 11.0)
+# How much lighter than the lightest teeth are the spots of them that shine: the picture's white.
+SHINING = 1.25
 # Of the same head, in millimetres: between the eyes, between the corners of the mouth, and from where shut lips meet down to those edges.
-INTEROCULAR, MOUTH_WIDTH, BELOW_LIPS = 65.0, 50.7, 2.0
+INTEROCULAR, MOUTH_WIDTH, BELOW_LIPS = 65.0, 50.7, 2.7
 # Teeth are as light as the lightest tenth of the eyes, but for this factor: 1.26 in 24 smiles of London's training people, 1.18 with
 # the eyes of their neutral photographs, and speaking lips shade teeth.  Behind sunglasses, within these shares of the lips' luma.
-AS_EYES, LEAST_LIGHT, MOST_LIGHT = 1.15, 1.1, 2.0
+AS_EYES, LEAST_LIGHT, MOST_LIGHT = 1.2, 1.1, 2.0
 # Their colour in white light as a share of its luma: red, green, blue; and how much of the tint of the whites of the eyes they have.
-COLOUR = np.array([1.05, 0.99, 0.94], np.float32)
+COLOUR = np.array([1.055, 0.99, 0.925], np.float32)
 TINT, LEAST_TINT, MOST_TINT = 0.5, 0.85, 1.2
 # Blur of the picture before it is shrunk, in pixels of the block.
 ANTIALIASING = 0.45
@@ -63,12 +65,12 @@ def drawn_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) ->
     lips = float(np.median(block[inside]))
     known = read_tone(crop_face(photo, matrix)).to_known(crop_face(photo, matrix, SCALE * CROP_SIZE))
     luma, coverage = _placed(landmarks)
-    return UpperTeeth(coverage, np.clip(luma[..., None] * _light(known, landmarks, lips), 0, 255))
+    return UpperTeeth(coverage, np.clip(SHINING * luma[..., None] * _light(known, landmarks, lips), 0, 255))
 
 
 @cache
 def _arch() -> tuple[np.ndarray, np.ndarray]:
-    """Luma as a share of the brightest, and coverage, float32 [104, 512] in [0, 1]."""
+    """Luma as a share of the brightest spot's, and coverage, float32 [104, 512] in [0, 1]."""
     with Image.open(Path(__file__).with_name("upper_teeth.png")) as picture:
         luma, coverage = np.moveaxis(np.asarray(picture, np.float32) / 255, -1, 0)
     return luma, coverage

@@ -30,14 +30,17 @@ LINE_UP_TO, LINE_THICKNESS, LINE_DARKNESS, LINE_FROM = 1.5, 0.6, 0.55, 9.0
 NEAR, FAR, FAR_WEIGHT = 3, 9, 0.02
 # How much darker lips are at the gap, and over how many pixels; and so of drawn teeth below the upper lip.
 LIP_SHADOW, LIP_SHADOW_REACH = 0.25, 2.0
-TEETH_SHADOW, TEETH_SHADOW_REACH = 0.35, 3.0
-# Luma as a share of that of the teeth: the dark, and the tongue where it is lightest; red, green and blue of both as shares of luma.
-DARK, TONGUE = 0.1, 0.55
-FLESH = np.array([1.45, 0.84, 0.84], np.float32)
-# The tongue: from which to which share of the gap's height it comes, of its edge below it is in the lip's shadow; how much of the gap's
-# width it takes; and how high a gap has to be to show any of it, and all.
-TONGUE_BACK, TONGUE_FRONT, FRONT_SHADOW, FRONT_SHADOW_REACH = 0.75, 0.2, 0.25, 0.22
-TONGUE_WIDTH, TONGUE_SEEN_FROM, TONGUE_SEEN_TO = 0.85, 3.0, 11.0
+TEETH_SHADOW, TEETH_SHADOW_REACH = 0.25, 2.5
+# Luma as a share of that of the teeth, or of so much more than that of the lips where those are dark: the dark, and the tongue where it is
+# lightest; red, green and blue of both.
+DARK, TONGUE, LIGHTER_THAN_LIPS = 0.09, 0.52, 1.3
+FLESH = np.array([1.36, 0.87, 0.86], np.float32)
+# The tongue: which share of the gap's width and height it takes, how softly its edge comes, how much lighter it is at its tip than at its
+# back, how dark and how wide its furrow is, how dark it is in the lip's shadow and over which share of the height; and how high a gap has
+# to be to show any of it, and all.
+TONGUE_WIDTH, TONGUE_HEIGHT, TONGUE_EDGE, TONGUE_BACK = 0.8, 0.62, 0.3, 0.75
+FURROW, FURROW_WIDTH, FRONT_SHADOW, FRONT_SHADOW_REACH = 0.12, 0.07, 0.35, 0.22
+TONGUE_SEEN_FROM, TONGUE_SEEN_TO = 3.0, 9.0
 
 
 class OpenMouth(NamedTuple):
@@ -134,8 +137,11 @@ def _cavity(rows: np.ndarray, lower: np.ndarray, height: np.ndarray) -> np.ndarr
     columns = np.arange(len(height), dtype=np.float32)
     middle = (columns @ height) / (height.sum() + 1e-6)
     across = (columns - middle) / (0.5 * TONGUE_WIDTH * max(1, int(np.count_nonzero(height))))
-    up = (lower - rows) / (height + 1e-3)
-    tongue = _smoothstep(TONGUE_BACK, TONGUE_FRONT, up) * np.clip(1 - across ** 2, 0, 1)
-    tongue = tongue * (1 - FRONT_SHADOW * (1 - _smoothstep(0, FRONT_SHADOW_REACH, up)))
+    up = (lower - rows) / np.maximum(height.max(), 1e-3)
+    # A mound: how far inside its outline, as a share of its size.
+    inside = 1 - np.sqrt(across ** 2 + (np.maximum(up, 0) / TONGUE_HEIGHT) ** 2)
+    tongue = _smoothstep(0, TONGUE_EDGE, inside) * (TONGUE_BACK + (1 - TONGUE_BACK) * _smoothstep(TONGUE_HEIGHT, 0, up))
+    tongue = tongue * (1 - FURROW * np.exp(-0.5 * (across / FURROW_WIDTH) ** 2))
+    tongue = tongue * (1 - FRONT_SHADOW * (1 - _smoothstep(0, FRONT_SHADOW_REACH, (lower - rows) / (height + 1e-3))))
     tongue = tongue * _smoothstep(TONGUE_SEEN_FROM, TONGUE_SEEN_TO, height.max(keepdims=True))
     return (DARK + (TONGUE - DARK) * tongue).astype(np.float32)

@@ -19,8 +19,8 @@ GREY_UP_TO, LIGHTER = 0.06, 1.15
 # The share of what lies between the lips that has to be teeth, and that of columns which may have more of them below a gap.
 MOSTLY, FEW_BELOW = 0.35, 0.1
 # Pixels at twice the crop's resolution: fewer teeth are none; rows that are such a gap; over how many columns the teeth's lower edge is
-# smoothed; how far from the lips they begin.
-FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE = 250, 3, 1.5, 1
+# smoothed; how far from the lips they begin; and how far around teeth gaps and gums are theirs.
+FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE, BESIDE = 250, 3, 1.5, 1, 3
 
 
 class UpperTeeth(NamedTuple):
@@ -51,7 +51,8 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> U
     edge, more_below = _lower_edge(teeth)
     if more_below > FEW_BELOW:
         return None
-    upper = _shrunk(inside & (np.arange(len(teeth))[:, None] <= edge + 1)).astype(np.float32)
+    above = inside & (np.arange(len(teeth))[:, None] <= edge + 1) & _grown(teeth, BESIDE)
+    upper = _shrunk(above).astype(np.float32)
     return UpperTeeth(cv2.GaussianBlur(upper, (0, 0), EDGE))
 
 

@@ -16,7 +16,7 @@ from .blend import MAX_TONE_SHIFT
 from .crop import LATENT_STRIDE, LATENT_WINDOW, crop_face, mouth_mask
 from .inner_mouth import BLOCK, SCALE, block_of_photo
 from .mouth_box import HEIGHT, LEFT, TOP, WIDTH, WINDOW, MouthBox, Patch, Rectangle, window_of
-from .open_mouth import FLESH, open_mouth
+from .open_mouth import FLESH, LIGHTER_THAN_LIPS, open_mouth
 from .own_teeth import UpperTeeth
 from .tone import LUMA, read_tone, without_green
 
@@ -114,12 +114,12 @@ def sharpened(colours: np.ndarray, softness: float, share: float, grain: float =
 
 
 class _TeethInPhoto(NamedTuple):
-    """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; and the colour that
-    a mouth's inside as light as they are has for the networks, float32 [3]."""
+    """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; and how light
+    they are, luma in 0..255 of the colours that the networks know."""
 
     share: np.ndarray
     pixels: np.ndarray
-    flesh: np.ndarray
+    light: float
     are_drawn: bool
 
 
@@ -187,7 +187,7 @@ class PhotoWarp:
             drawn = self.box.to_photo(self._tone.to_photo(teeth.picture), cv2.INTER_CUBIC, part=_FINE)
             pixels = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
         light = float((share[..., 0] * (self._tone.to_known(pixels) @ LUMA)).sum() / (share.sum() + 1e-6))
-        return _TeethInPhoto(share, pixels, light * FLESH / (FLESH @ LUMA), teeth.picture is not None)
+        return _TeethInPhoto(share, pixels, light, teeth.picture is not None)
 
     def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
         """The photo's pixels that come into the rectangle."""
@@ -236,7 +236,8 @@ class PhotoWarp:
         near = Rectangle(*(FLOW_STRIDE * (limit // FLOW_STRIDE) for limit in near))
         down = Rectangle(*(limit // FLOW_STRIDE for limit in near)).of(flow)[..., 1]
         mouth = open_mouth(self._truth(flow, near), near.of(hidden), down, known.are_drawn)
-        colours = mouth.lips + mouth.gap[..., None] * (mouth.cavity[..., None] * known.flesh - mouth.lips)
+        light = mouth.cavity * np.minimum(known.light, LIGHTER_THAN_LIPS * cv2.transform(mouth.lips, LUMA[None]))
+        colours = mouth.lips + mouth.gap[..., None] * (light[..., None] * FLESH / (FLESH @ LUMA) - mouth.lips)
         filling = self.box.to_photo(self._tone.to_photo(colours), cv2.INTER_CUBIC, part, near)
         seen, light = np.split(self.box.to_photo(np.dstack([mouth.teeth, mouth.light]), rectangle=part, part=near), 2, axis=-1)
         here = _seen_from(self.box.rectangle, part)
