@@ -113,7 +113,7 @@ def test_it_is_dark_below_them_and_there_is_a_tongue():
     assert np.array_equal(closed, picture)
     hidden = np.zeros((60, 90), np.float32)
     hidden[10:50, 15:75] = 1
-    inside = open_mouth(np.full((60, 90, 3), LIPS, np.uint8), hidden, np.zeros((30, 45), np.float32), are_shut=False)
+    inside = open_mouth(np.full((60, 90, 3), LIPS, np.uint8), 1 - hidden, hidden, np.zeros((30, 45), np.float32), are_shut=False)
     back, tongue = inside.cavity[32:44, 84:88], inside.cavity[70:80, 84:88]
     assert back.max() < 0.15 and 0.4 < tongue.min() and inside.gap[32:80, 84:88].min() == 1
     assert max(inside.gap[:26].max(), inside.gap[:, :10].max()) < 0.2

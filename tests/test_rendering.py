@@ -76,7 +76,7 @@ def test_streams_latents_and_frames_agree_to_the_bit(pipeline, tmp_path):
 @pytest.mark.parametrize("kind, picture", [("own_teeth", None), ("drawn_teeth", np.full((128, 192, 3), 200, np.float32))])
 def test_latents_are_decoded_with_the_same_teeth(pipeline, monkeypatch, kind, picture):
     """Though who decodes them knows nothing of the portrait's landmarks."""
-    asked, teeth = [], UpperTeeth(np.ones((128, 192), np.float32), picture)
+    asked, teeth = [], UpperTeeth(*np.ones((2, 128, 192), np.float32), picture)
     landmarks = np.zeros((NUM_LANDMARKS, 2), np.float32)
     monkeypatch.setattr(  # which never saw a face
         pipeline.face_aligner, "read_again", lambda crop, pose: Face(landmarks + crop.std(), landmarks[:, 0], 0.9))
@@ -91,7 +91,7 @@ def test_latents_are_decoded_with_the_same_teeth(pipeline, monkeypatch, kind, pi
 
 def test_with_teeth_no_network_paints(monkeypatch):
     vae, matrix = tiny_inner_vae(), 0.4 * np.eye(3)[:2]
-    monkeypatch.setattr(rendering, "own_teeth", lambda *_: UpperTeeth(np.ones((128, 192), np.float32)))
+    monkeypatch.setattr(rendering, "own_teeth", lambda *_: UpperTeeth(*np.ones((2, 128, 192), np.float32)))
     monkeypatch.setattr(rendering, "HIDDEN_FROM", -1.0)  # random weights open no mouth
     for network in ("seen_mouth", "inner_mouth", "decode"):
         monkeypatch.setattr(vae, network, None)

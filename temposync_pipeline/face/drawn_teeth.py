@@ -25,7 +25,7 @@ from .landmarks import (
     UPPER_INNER_LIP,
     lip_opening,
 )
-from .own_teeth import UpperTeeth, polygon
+from .own_teeth import UpperTeeth, mouth_and_lips, polygon
 from .tone import LUMA, read_tone
 
 # Pixels that a photo needs a crop pixel: in smaller ones, blurred as they are, drawn teeth look drawn.
@@ -58,14 +58,13 @@ def drawn_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) ->
     """
     if lip_opening(landmarks) > SHUT or abs(np.linalg.det(matrix[:, :2])) > LEAST_SCALE ** -2:
         return None
-    block = block_of_photo(photo, matrix) @ LUMA
-    inside = polygon(SCALE * (landmarks[GROUPS["outer_lips"]] - (BLOCK.x0, BLOCK.y0)), block.shape)
-    if not inside.any():
+    block, (_, lips) = block_of_photo(photo, matrix) @ LUMA, mouth_and_lips(landmarks)
+    if not lips.any():
         return None
-    lips = float(np.median(block[inside]))
     known = read_tone(crop_face(photo, matrix)).to_known(crop_face(photo, matrix, SCALE * CROP_SIZE))
     luma, coverage = _placed(landmarks)
-    return UpperTeeth(coverage, np.clip(SHINING * luma[..., None] * _light(known, landmarks, lips), 0, 255))
+    light = _light(known, landmarks, float(np.median(block[lips])))
+    return UpperTeeth(coverage, lips.astype(np.float32), np.clip(SHINING * luma[..., None] * light, 0, 255))
 
 
 @cache

@@ -25,9 +25,9 @@ PARTED_CLOSING, SHUT_CLOSING = (0.25, np.inf), (1.2, 3.0)
 # Lips part for good between these heights of the gap: up to the first they touch.
 TOUCH_TO, PART_FROM = 0.8, 2.5
 # Gaps up to so high are a line more and more: how thick, how dark, and how high what is hidden has to be for it.
-LINE_UP_TO, LINE_THICKNESS, LINE_DARKNESS, LINE_FROM = 1.5, 0.6, 0.55, 9.0
-# How far from what is hidden lips are looked at, and how much more weight the nearer ones have.
-NEAR, FAR, FAR_WEIGHT = 3, 9, 0.02
+LINE_UP_TO, LINE_THICKNESS, LINE_DARKNESS, LINE_FROM = 1.5, 0.6, 0.45, 9.0
+# How far from what is hidden lips are looked at, and how much less weight the farther ones have, and what is shown and is no lip.
+NEAR, FAR, FAR_WEIGHT, OTHER_WEIGHT = 3, 9, 0.02, 0.002
 # How much darker lips are at the gap, and over how many pixels; and so of drawn teeth below the upper lip.
 LIP_SHADOW, LIP_SHADOW_REACH = 0.25, 2.0
 TEETH_SHADOW, TEETH_SHADOW_REACH = 0.25, 2.5
@@ -85,11 +85,12 @@ def _come_together(down: np.ndarray, middle: np.ndarray, heights: np.ndarray) ->
     return float((lower - upper).mean()) if len(columns) else 0.0
 
 
-def open_mouth(truth: np.ndarray, hidden: np.ndarray, down: np.ndarray, are_shut: bool) -> OpenMouth:
+def open_mouth(truth: np.ndarray, where_lips: np.ndarray, hidden: np.ndarray, down: np.ndarray, are_shut: bool) -> OpenMouth:
     """One frame's.
 
     Args:
         truth: what the photo shows there, the crop moved, uint8 [h, w, 3].
+        where_lips: where that shows its lips, [h, w] in [0, 1].
         hidden: what of it is not seen, but the inside of the mouth, [h, w] in [0, 1].
         down: from pixels to where they come from in the photo, [h', w'] in crop pixels, of as many for each value in rows and columns.
         are_shut: whether the photo's lips are, so that its teeth are drawn.
@@ -102,7 +103,7 @@ def open_mouth(truth: np.ndarray, hidden: np.ndarray, down: np.ndarray, are_shut
     line = np.exp(-0.5 * ((rows - lips.middle) / LINE_THICKNESS) ** 2) * np.clip(lips.hidden / LINE_FROM, 0, 1)
     line = line * np.clip(1 - lips.gap / LINE_UP_TO, 0, 1)
     shadow = (1 - LIP_SHADOW * np.exp(-outside / LIP_SHADOW_REACH)) * (1 - LINE_DARKNESS * line)
-    skin = cv2.resize(_continued(truth, hidden), shadow.shape[::-1], interpolation=cv2.INTER_LINEAR) * shadow[..., None]
+    skin = cv2.resize(_continued(truth, where_lips, hidden), shadow.shape[::-1], interpolation=cv2.INTER_LINEAR) * shadow[..., None]
     cavity = _cavity(rows, lower, lips.gap)
     if are_shut:
         below = np.maximum(rows - upper, 0)
@@ -117,10 +118,10 @@ def _between(rows: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarr
     return (inside * np.clip((lower - upper) / (EDGE / 2), 0, 1)).astype(np.float32)
 
 
-def _continued(truth: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """What is shown beside what is hidden, carried on into it: float32 [h, w, 3]."""
-    shown = 1 - cv2.dilate(hidden, np.ones((3, 3), np.uint8))
-    weighted = np.dstack([truth * shown[..., None], shown])
+def _continued(truth: np.ndarray, where_lips: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The lips, carried on into what is hidden: float32 [h, w, 3]."""
+    weight = where_lips + OTHER_WEIGHT * (1 - cv2.dilate(hidden, np.ones((3, 3), np.uint8)))
+    weighted = np.dstack([truth * weight[..., None], weight])
     near, far = (cv2.GaussianBlur(weighted, (0, 0), reach) for reach in (NEAR, FAR))
     total = near + FAR_WEIGHT * far + 1e-6 * weighted.mean((0, 1), keepdims=True)
     return total[..., :3] / (total[..., 3:] + 1e-9)

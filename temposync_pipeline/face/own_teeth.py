@@ -24,10 +24,12 @@ FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE, BESIDE = 250, 3, 1.5, 1, 3
 
 
 class UpperTeeth(NamedTuple):
-    """`share`: where they are, float32 [128, 192] in [0, 1], of `face.inner_mouth.BLOCK` at twice the crop's resolution; `picture`: of the
-    same block, in 0..255 and the colours of `face.tone.known_crop`, float32 [128, 192, 3], None = the photo itself."""
+    """`share`: where they are, float32 [128, 192] in [0, 1], of `face.inner_mouth.BLOCK` at twice the crop's resolution; `lips`: where the
+    photo's lips are, likewise; `picture`: of the same block, in 0..255 and the colours of `face.tone.known_crop`, float32 [128, 192, 3],
+    None = the photo itself."""
 
     share: np.ndarray
+    lips: np.ndarray
     picture: np.ndarray | None = None
 
 
@@ -39,9 +41,7 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> U
 
     None where there are none, or too few to be sure, where a mouth is open rather than smiling, and where both rows may show.
     """
-    block, corner = block_of_photo(photo, matrix), np.array([BLOCK.x0, BLOCK.y0])
-    inside, whole = (polygon(SCALE * (landmarks[GROUPS[lips]] - corner), block.shape[:2]) for lips in ("inner_lips", "outer_lips"))
-    lips = whole & ~_grown(inside, 2)
+    block, (inside, lips) = block_of_photo(photo, matrix), mouth_and_lips(landmarks)
     if not inside.any() or not lips.any():
         return None
     teeth, within = _teeth_between(block, inside, lips), _shrunk(inside)
@@ -53,7 +53,14 @@ def own_teeth(photo: np.ndarray, matrix: np.ndarray, landmarks: np.ndarray) -> U
         return None
     above = inside & (np.arange(len(teeth))[:, None] <= edge + 1) & _grown(teeth, BESIDE)
     upper = _shrunk(above).astype(np.float32)
-    return UpperTeeth(cv2.GaussianBlur(upper, (0, 0), EDGE))
+    return UpperTeeth(cv2.GaussianBlur(upper, (0, 0), EDGE), lips.astype(np.float32))
+
+
+def mouth_and_lips(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What lies between the lips of a face in the crop, and its lips but for their inner edges: bool [128, 192] each, of the block."""
+    shape = SCALE * (BLOCK.y1 - BLOCK.y0), SCALE * (BLOCK.x1 - BLOCK.x0)
+    inside, whole = (polygon(SCALE * (landmarks[GROUPS[lips]] - (BLOCK.x0, BLOCK.y0)), shape) for lips in ("inner_lips", "outer_lips"))
+    return inside, whole & ~_grown(inside, 2)
 
 
 def polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

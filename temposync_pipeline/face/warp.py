@@ -114,11 +114,13 @@ def sharpened(colours: np.ndarray, softness: float, share: float, grain: float =
 
 
 class _TeethInPhoto(NamedTuple):
-    """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; and how light
+    """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; the lips in the window,
+    float32 [HEIGHT, WIDTH] in [0, 1]; and how light
     they are, luma in 0..255 of the colours that the networks know."""
 
     share: np.ndarray
     pixels: np.ndarray
+    lips: np.ndarray
     light: float
     are_drawn: bool
 
@@ -187,7 +189,9 @@ class PhotoWarp:
             drawn = self.box.to_photo(self._tone.to_photo(teeth.picture), cv2.INTER_CUBIC, part=_FINE)
             pixels = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
         light = float((share[..., 0] * (self._tone.to_known(pixels) @ LUMA)).sum() / (share.sum() + 1e-6))
-        return _TeethInPhoto(share, pixels, light, teeth.picture is not None)
+        lips = np.zeros((HEIGHT, WIDTH), np.float32)
+        _FINE.of(lips)[:] = cv2.resize(teeth.lips, None, fx=1 / SCALE, fy=1 / SCALE, interpolation=cv2.INTER_AREA)
+        return _TeethInPhoto(share, pixels, lips, light, teeth.picture is not None)
 
     def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
         """The photo's pixels that come into the rectangle."""
@@ -196,12 +200,12 @@ class PhotoWarp:
         shift[..., 1] += np.arange(rectangle.y0, rectangle.y1, dtype=np.float32)[:, None]
         return cv2.remap(self.photo, shift, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
-    def _truth(self, flow: np.ndarray, near: Rectangle) -> np.ndarray:
-        """The photo's crop, moved, in a rectangle of the window: what it shows there, uint8 [h, w, 3]."""
+    def _truth(self, flow: np.ndarray, near: Rectangle, window: np.ndarray | None = None) -> np.ndarray:
+        """The photo's crop, uint8 [h, w, 3], or another window, moved, in a rectangle of the window: what it shows there."""
         places = cv2.resize(flow, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
         places[..., 0] += np.arange(WIDTH, dtype=np.float32)
         places[..., 1] += np.arange(HEIGHT, dtype=np.float32)[:, None]
-        return cv2.remap(self._crop, near.of(places), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.remap(self._crop if window is None else window, near.of(places), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     def _toned(self, colours: np.ndarray, flow: np.ndarray, hidden: np.ndarray, covered: Rectangle) -> tuple[np.ndarray, Rectangle]:
         """The decoder's colours, around what is hidden in the photo's tone; float32 [HEIGHT, WIDTH, 3], and of which part of the window."""
@@ -235,7 +239,8 @@ class PhotoWarp:
         near = covered.grown(LIPS_MARGIN).within(_FINE)
         near = Rectangle(*(FLOW_STRIDE * (limit // FLOW_STRIDE) for limit in near))
         down = Rectangle(*(limit // FLOW_STRIDE for limit in near)).of(flow)[..., 1]
-        mouth = open_mouth(self._truth(flow, near), near.of(hidden), down, known.are_drawn)
+        lips = self._truth(flow, near, known.lips)
+        mouth = open_mouth(self._truth(flow, near), lips, near.of(hidden), down, known.are_drawn)
         light = mouth.cavity * np.minimum(known.light, LIGHTER_THAN_LIPS * cv2.transform(mouth.lips, LUMA[None]))
         colours = mouth.lips + mouth.gap[..., None] * (light[..., None] * FLESH / (FLESH @ LUMA) - mouth.lips)
         filling = self.box.to_photo(self._tone.to_photo(colours), cv2.INTER_CUBIC, part, near)
