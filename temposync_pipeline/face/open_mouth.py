@@ -23,9 +23,9 @@ PARTED_RIM, SHUT_RIM = (4.5, 4.5), (3.0, 4.0)
 # way.  (Openings of thirteen photographs' frames, as decoded and read by the aligner, by what was hidden and how lips moved.)
 PARTED_CLOSING, SHUT_CLOSING = (0.25, np.inf), (1.2, 3.0)
 # Lips part for good between these heights of the gap: up to the first they touch.
-TOUCH_TO, PART_FROM = 0.8, 2.5
+PARTED_PARTING, SHUT_PARTING = (0.8, 2.5), (1.5, 5.0)
 # Gaps up to so high are a line more and more: how thick, how dark, and how high what is hidden has to be for it.
-LINE_UP_TO, LINE_THICKNESS, LINE_DARKNESS, LINE_FROM = 1.5, 0.6, 0.45, 9.0
+LINE_UP_TO, LINE_THICKNESS, LINE_DARKNESS, LINE_FROM = 1.5, 0.6, 0.55, 9.0
 # How far from what is hidden lips are looked at, and how much less weight the farther ones have, and what is shown and is no lip.
 NEAR, FAR, FAR_WEIGHT, OTHER_WEIGHT = 3, 9, 0.02, 0.002
 # How much darker lips are at the gap, and over how many pixels; and so of drawn teeth below the upper lip.
@@ -68,10 +68,12 @@ def lips_of(hidden: np.ndarray, down: np.ndarray, are_shut: bool) -> Lips:
     rows = np.arange(len(hidden), dtype=np.float32) + 0.5
     sums = np.stack([hidden.sum(0), rows @ hidden]).astype(np.float32)
     heights, moments = cv2.GaussianBlur(sums, (6 * EVENNESS + 1, 1), EVENNESS, borderType=cv2.BORDER_CONSTANT)
-    middle, (rim, (share, most)) = moments / (heights + 1e-6), (SHUT_RIM, SHUT_CLOSING) if are_shut else (PARTED_RIM, PARTED_CLOSING)
+    middle = moments / (heights + 1e-6)
+    rim, (share, most), (touch_to, part_from) = (SHUT_RIM, SHUT_CLOSING, SHUT_PARTING) if are_shut else (
+        PARTED_RIM, PARTED_CLOSING, PARTED_PARTING)
     touching = sum(rim) + share * min(max(_come_together(down, middle, heights), 0.0), most)
     gap = heights - touching * heights / max(float(heights.max()), 1e-6)
-    gap = gap * np.clip((gap.max() - TOUCH_TO) / (PART_FROM - TOUCH_TO), 0, 1)
+    gap = gap * np.clip((gap.max() - touch_to) / (part_from - touch_to), 0, 1)
     curves = np.stack([middle + (rim[0] - rim[1]) / 2, gap, heights])
     return Lips(*cv2.resize(curves, (SCALE * hidden.shape[1], 3), interpolation=cv2.INTER_LINEAR))
 
@@ -109,7 +111,7 @@ def open_mouth(truth: np.ndarray, where_lips: np.ndarray, hidden: np.ndarray, do
         below = np.maximum(rows - upper, 0)
         return OpenMouth(skin, gap, cavity, gap, 1 - TEETH_SHADOW * np.exp(-below / TEETH_SHADOW_REACH))
     # The photo's own teeth reach under its upper lip, as far as the rim that was added, while lips are apart.
-    teeth = _between(rows, upper - PARTED_RIM[0] * np.clip(lips.gap / PART_FROM, 0, 1), lower)
+    teeth = _between(rows, upper - PARTED_RIM[0] * np.clip(lips.gap / PARTED_PARTING[1], 0, 1), lower)
     return OpenMouth(skin, gap, cavity, teeth, np.ones_like(gap))
 
 
