@@ -20,13 +20,13 @@ EVENNESS, EDGE = 4, 0.8
 # insides are hidden, too.
 PARTED_RIM, SHUT_RIM = (4.5, 4.5), (3.0, 4.0)
 # Lips that come nearer to each other than in the photo still hide what they did: by which share of their way too much, and up to which
-# way.  (Openings of thirteen photographs' frames, as decoded and read by the aligner, by what was hidden and how lips moved.)
+# way.  (By the openings of fifteen photographs' frames, as networks made them and the aligner reads them.)
 PARTED_CLOSING, SHUT_CLOSING = (0.25, np.inf), (1.2, 3.0)
 # Lips part for good between these heights of the gap: up to the first they touch.
 PARTED_PARTING, SHUT_PARTING = (0.8, 2.5), (1.5, 5.0)
 # Gaps up to so high are a line more and more: how thick, how dark, and how high what is hidden has to be for it.
 LINE_UP_TO, LINE_THICKNESS, LINE_DARKNESS, LINE_FROM = 1.5, 0.6, 0.55, 9.0
-# How far from what is hidden lips are looked at, and how much less weight the farther ones have, and what is shown and is no lip.
+# How far from what is hidden lips are looked at, and how much weight the farther ones have, and what is shown and is no lip.
 NEAR, FAR, FAR_WEIGHT, OTHER_WEIGHT = 3, 9, 0.02, 0.002
 # How much darker lips are at the gap, and over how many pixels; and so of drawn teeth below the upper lip.
 LIP_SHADOW, LIP_SHADOW_REACH = 0.25, 2.0
@@ -93,7 +93,7 @@ def open_mouth(truth: np.ndarray, where_lips: np.ndarray, hidden: np.ndarray, do
     Args:
         truth: what the photo shows there, the crop moved, uint8 [h, w, 3].
         where_lips: where that shows its lips, [h, w] in [0, 1].
-        hidden: what of it is not seen, but the inside of the mouth, [h, w] in [0, 1].
+        hidden: where the frame shows what the photo does not, [h, w] in [0, 1].
         down: from pixels to where they come from in the photo, [h', w'] in crop pixels, of as many for each value in rows and columns.
         are_shut: whether the photo's lips are, so that its teeth are drawn.
     """

@@ -114,9 +114,8 @@ def sharpened(colours: np.ndarray, softness: float, share: float, grain: float =
 
 
 class _TeethInPhoto(NamedTuple):
-    """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; the lips in the window,
-    float32 [HEIGHT, WIDTH] in [0, 1]; and how light
-    they are, luma in 0..255 of the colours that the networks know."""
+    """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; `lips` in the window,
+    float32 [HEIGHT, WIDTH] in [0, 1]; `light`: the teeth's luma in 0..255, in the colours that the networks know."""
 
     share: np.ndarray
     pixels: np.ndarray
