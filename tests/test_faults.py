@@ -228,25 +228,23 @@ def test_an_input_with_an_impossible_name(tmp_path, capsys, make_speech, option)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="root gives up its rights for this, others have none to give up")
-def test_a_folder_without_the_right_to_write(tmp_path):
-    """64: to a user who is not root."""
-    folder = tmp_path / "closed"
-    folder.mkdir()
-    (folder / "out.mp4").write_bytes(OLD)
-    for path in (tmp_path, *tmp_path.parents):
-        if path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o055)
-    folder.chmod(0o555)
-    process = os.fork()
-    if process == 0:
-        os.setuid(65_534)
-        try:
-            write_video(folder / "out.mp4", 1)
-        except PermissionError:
-            os._exit(0)
-        os._exit(1)
-    assert os.waitpid(process, 0)[1] == 0
-    assert (folder / "out.mp4").read_bytes() == OLD and os.listdir(folder) == ["out.mp4"]
+def test_a_folder_without_the_right_to_write():
+    """64: to a user who is not root. Not below pytest's own folders, which each pytest that starts beside this one closes to others."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "out.mp4").write_bytes(OLD)
+        folder.chmod(0o555)
+        process = os.fork()
+        if process == 0:
+            os.setuid(65_534)
+            try:
+                write_video(folder / "out.mp4", 1)
+            except PermissionError:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(process, 0)[1] == 0
+        assert (folder / "out.mp4").read_bytes() == OLD and os.listdir(folder) == ["out.mp4"]
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
