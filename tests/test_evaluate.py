@@ -21,7 +21,7 @@ from temposync_pipeline.media.audio import load_audio
 from temposync_pipeline.media.image import load_image
 from temposync_pipeline.media.video import VideoWriter, read_video
 from temposync_pipeline.metrics import evaluate, protocols
-from temposync_pipeline.metrics.clip_selection import MAX_REAL_R, other_voice, spread_over_talkers, uncorrelated_pairs
+from temposync_pipeline.metrics.clip_selection import MAX_REAL_R, dubbed_pairs, other_voice, spread_over_talkers, uncorrelated_pairs
 from temposync_pipeline.metrics.crop_video import VideoMaker, crops_like
 from temposync_pipeline.metrics.dubbing import change_in_film, head_error
 from temposync_pipeline.metrics.linear_baseline import LinearBaseline
@@ -195,6 +195,13 @@ def test_dubbed_films_say_whose_lips_move_and_what_else_does(clips):
     openings = [lip_opening(judge.real_landmarks(clip)) for clip in of_one]
     assert uncorrelated_pairs(of_one, openings) == []
     assert uncorrelated_pairs(of_one, openings, strangers=False) == [(of_one[1], of_one[0]), (of_one[0], of_one[1])]
+
+
+def test_films_get_the_voices_of_the_next_two_other_talkers_whatever_their_lips_do(clips):
+    a, b, c = (replace(clips[0], id=talker, talker=talker) for talker in "abc")
+    again = replace(a, id="again")
+    assert dubbed_pairs([a, b, c, again]) == [(a, b), (b, c), (c, again), (again, b), (a, c), (b, again), (c, a), (again, c)]
+    assert dubbed_pairs([a, b]) == [(a, b), (b, a)] and dubbed_pairs([a, again]) == [(a, again), (again, a)]
 
 
 def test_a_film_and_its_dubbed_frames_are_the_same_ones(clips):

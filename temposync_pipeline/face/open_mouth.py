@@ -7,6 +7,7 @@ a tongue below.  Edges are thus as sharp as curves are, where a picture would be
 shut over teeth become lips.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import cv2
@@ -33,14 +34,18 @@ LIP_SHADOW, LIP_SHADOW_REACH = 0.25, 2.0
 TEETH_SHADOW, TEETH_SHADOW_REACH = 0.25, 2.5
 # Luma as a share of that of the teeth, or of so much more than that of the lips where those are dark: the dark, and the tongue where it is
 # lightest; red, green and blue of both.
-DARK, TONGUE, LIGHTER_THAN_LIPS = 0.09, 0.52, 1.3
+DARK, TONGUE, LIGHTER_THAN_LIPS = 0.13, 0.55, 1.3
 FLESH = np.array([1.36, 0.87, 0.86], np.float32)
 # The tongue: which share of the gap's width and height it takes, how softly its edge comes, how much lighter it is at its tip than at its
 # back, how dark and how wide its furrow is, how dark it is in the lip's shadow and over which share of the height; and how high a gap has
 # to be to show any of it, and all.
-TONGUE_WIDTH, TONGUE_HEIGHT, TONGUE_EDGE, TONGUE_BACK = 0.8, 0.62, 0.3, 0.75
+TONGUE_WIDTH, TONGUE_HEIGHT, TONGUE_EDGE, TONGUE_BACK = 0.85, 0.72, 0.55, 0.7
 FURROW, FURROW_WIDTH, FRONT_SHADOW, FRONT_SHADOW_REACH = 0.12, 0.07, 0.35, 0.22
 TONGUE_SEEN_FROM, TONGUE_SEEN_TO = 3.0, 9.0
+# How rough it is, and of which grain; what shines of it, wet as it is: how much, how far up, in how high a band, how far to the sides, and
+# the size of its spots. Grains in pixels at twice the crop's resolution, shares of the tongue's luma, and of the gap's height and width.
+ROUGHNESS, PAPILLAE, GRAINS = 0.05, 1.5, (256, 384)
+SHINE, SHINE_AT, SHINE_HEIGHT, SHINE_WIDTH, SPOTS = 0.3, 0.36, 0.07, 0.45, 4.0
 
 
 class OpenMouth(NamedTuple):
@@ -134,6 +139,24 @@ def _smoothstep(start: float, end: float, value: np.ndarray) -> np.ndarray:
     return share * share * (3 - 2 * share)
 
 
+def _wet(across: np.ndarray, up: np.ndarray, tip: tuple[float, float]) -> np.ndarray:
+    """By how much the tongue's surface is lighter or darker, [2h, 2w]; its spots move with its tip, (x, y) of the array."""
+    height, width = GRAINS
+    move = np.float32([[1, 0, tip[0] - width / 2], [0, 1, tip[1] - height / 2]])
+    rough, spots = (cv2.warpAffine(grain, move, up.shape[::-1], borderMode=cv2.BORDER_REFLECT) for grain in _grains())
+    band = np.exp(-0.5 * ((up - SHINE_AT) / SHINE_HEIGHT) ** 2 - 0.5 * (across / SHINE_WIDTH) ** 2)
+    return 1 + ROUGHNESS * rough + SHINE * band * np.clip(spots, 0, 2)
+
+
+@cache
+def _grains() -> tuple[np.ndarray, np.ndarray]:
+    """Two patterns of chance, of fine and of coarse grain, mean 0 and deviation 1, float32 `GRAINS`."""
+    chance = np.random.default_rng(0)
+    patterns = (cv2.GaussianBlur(chance.standard_normal(GRAINS).astype(np.float32), (0, 0), size) for size in (PAPILLAE, SPOTS))
+    fine, coarse = (pattern / pattern.std() for pattern in patterns)
+    return fine, coarse
+
+
 def _cavity(rows: np.ndarray, lower: np.ndarray, height: np.ndarray) -> np.ndarray:
     """How light it is behind and below the teeth, [2h, 2w]."""
     height = np.maximum(height, 0)
@@ -146,5 +169,6 @@ def _cavity(rows: np.ndarray, lower: np.ndarray, height: np.ndarray) -> np.ndarr
     tongue = _smoothstep(0, TONGUE_EDGE, inside) * (TONGUE_BACK + (1 - TONGUE_BACK) * _smoothstep(TONGUE_HEIGHT, 0, up))
     tongue = tongue * (1 - FURROW * np.exp(-0.5 * (across / FURROW_WIDTH) ** 2))
     tongue = tongue * (1 - FRONT_SHADOW * (1 - _smoothstep(0, FRONT_SHADOW_REACH, (lower - rows) / (height + 1e-3))))
+    tongue = tongue * _wet(across, up, (float(middle), SCALE * float(lower.max())))
     tongue = tongue * _smoothstep(TONGUE_SEEN_FROM, TONGUE_SEEN_TO, height.max(keepdims=True))
     return (DARK + (TONGUE - DARK) * tongue).astype(np.float32)

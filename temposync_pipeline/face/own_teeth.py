@@ -26,7 +26,7 @@ FEWEST, ROWS_BETWEEN_JAWS, EVENNESS, EDGE, BESIDE = 250, 3, 1.5, 1, 3
 class UpperTeeth(NamedTuple):
     """`share`: where they are, float32 [128, 192] in [0, 1], of `face.inner_mouth.BLOCK` at twice the crop's resolution; `lips`: where the
     photo's lips are, likewise; `picture`: of the same block, in 0..255 and the colours of `face.tone.known_crop`, float32 [128, 192, 3],
-    None = the photo itself."""
+    of a photo of shut lips; None = the photo itself, whose lips are parted."""
 
     share: np.ndarray
     lips: np.ndarray

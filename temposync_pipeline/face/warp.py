@@ -38,6 +38,9 @@ PAINTED_SOFTNESS, PAINTED_SHARPENING, PAINTED_GRAIN = 3.0, 1.0, 1.2
 # Tone is compared in cells of some crop pixels and spread over some cells: across half an open mouth.
 TONE_CELL, TONE_SPREAD = 4, 2.5
 TONE_MARGIN = 6 * TONE_CELL
+# The photo's grain: what a blur of so many of its pixels takes away, in cells of so many, of the smoothest share of them;
+# blur of the grain that is given instead; and at most so many levels.
+GRAIN_BLUR, GRAIN_SIZE, GRAIN_CELL, SMOOTHEST, MOST_GRAIN = 1.2, 0.6, 9, 0.2, 4.0
 # Crop pixels around what is hidden from which lips are carried on into it.
 LIPS_MARGIN = 12
 # Where the window lies in the decoder's block of the crop.
@@ -115,13 +118,15 @@ def sharpened(colours: np.ndarray, softness: float, share: float, grain: float =
 
 class _TeethInPhoto(NamedTuple):
     """`UpperTeeth` in the rectangle of a `MouthBox`: `share` float32 [h, w, 1] in [0, 1], `pixels` uint8 [h, w, 3]; `lips` in the window,
-    float32 [HEIGHT, WIDTH] in [0, 1]; `light`: the teeth's luma in 0..255, in the colours that the networks know."""
+    float32 [HEIGHT, WIDTH] in [0, 1]; `light`: the teeth's luma in 0..255, in the colours that the networks know; `grain`: the photo's
+    noise, float32 [h, w, 1] in levels."""
 
     share: np.ndarray
     pixels: np.ndarray
     lips: np.ndarray
     light: float
-    are_drawn: bool
+    grain: np.ndarray
+    lips_are_shut: bool
 
 
 class PhotoWarp:
@@ -190,7 +195,19 @@ class PhotoWarp:
         light = float((share[..., 0] * (self._tone.to_known(pixels) @ LUMA)).sum() / (share.sum() + 1e-6))
         lips = np.zeros((HEIGHT, WIDTH), np.float32)
         _FINE.of(lips)[:] = cv2.resize(teeth.lips, None, fx=1 / SCALE, fy=1 / SCALE, interpolation=cv2.INTER_AREA)
-        return _TeethInPhoto(share, pixels, lips, light, teeth.picture is not None)
+        return _TeethInPhoto(share, pixels, lips, light, self._grain(), teeth.picture is not None)
+
+    def _grain(self) -> np.ndarray:
+        """Noise as fine and as strong as the photo's, float32 [h, w, 1] in levels: what is drawn has none."""
+        pixels = self.box.rectangle.of(self.photo) @ LUMA
+        if not pixels.size:
+            return pixels[..., None]
+        fine = pixels - cv2.GaussianBlur(pixels, (0, 0), GRAIN_BLUR)
+        # Beards and pores are none of it: where the photo is smoothest it is grain alone.
+        strength = min(float(np.quantile(np.sqrt(cv2.blur(fine**2, (GRAIN_CELL, GRAIN_CELL))), SMOOTHEST)), MOST_GRAIN)
+        chance = np.random.default_rng(0).standard_normal(pixels.shape).astype(np.float32)
+        chance = cv2.GaussianBlur(chance, (0, 0), GRAIN_SIZE)
+        return (strength / max(float(chance.std()), 1e-6) * chance)[..., None]
 
     def _moved(self, flow: np.ndarray, rectangle: Rectangle) -> np.ndarray:
         """The photo's pixels that come into the rectangle."""
@@ -239,10 +256,13 @@ class PhotoWarp:
         near = Rectangle(*(FLOW_STRIDE * (limit // FLOW_STRIDE) for limit in near))
         down = Rectangle(*(limit // FLOW_STRIDE for limit in near)).of(flow)[..., 1]
         lips = self._truth(flow, near, known.lips)
-        mouth = open_mouth(self._truth(flow, near), lips, near.of(hidden), down, known.are_drawn)
+        mouth = open_mouth(self._truth(flow, near), lips, near.of(hidden), down, known.lips_are_shut)
         light = mouth.cavity * np.minimum(known.light, LIGHTER_THAN_LIPS * cv2.transform(mouth.lips, LUMA[None]))
         colours = mouth.lips + mouth.gap[..., None] * (light[..., None] * FLESH / (FLESH @ LUMA) - mouth.lips)
         filling = self.box.to_photo(self._tone.to_photo(colours), cv2.INTER_CUBIC, part, near)
         seen, light = np.split(self.box.to_photo(np.dstack([mouth.teeth, mouth.light]), rectangle=part, part=near), 2, axis=-1)
         here = _seen_from(self.box.rectangle, part)
-        return filling + seen * here.of(known.share) * (light * here.of(known.pixels) - filling)
+        teeth = seen * here.of(known.share)
+        filling += teeth * (light * here.of(known.pixels) - filling)
+        # The photo's own teeth have their grain.
+        return filling + here.of(known.grain) * (1 if known.lips_are_shut else 1 - teeth)

@@ -12,6 +12,7 @@ from ..media.image import PICTURE_SUFFIXES
 from .lips import pearson
 
 MAX_REAL_R = 0.2
+VOICES_A_FILM = 2
 
 
 def read_clips(manifest: Path, landmarks: Path | None = None) -> list[Clip]:
@@ -41,8 +42,23 @@ def read_portraits(folder: Path | None, held_out_only: bool) -> list[Path]:
 
 def other_voice(clips: list[Clip], index: int) -> Clip:
     """The clip whose sound is the wrong one for `clips[index]`: the next clip of another talker, else the next one."""
-    others = clips[index + 1:] + clips[:index]
-    return next((clip for clip in others if clip.talker != clips[index].talker), (others or clips)[0])
+    return other_voices(clips, index, 1)[0]
+
+
+def other_voices(clips: list[Clip], index: int, count: int) -> list[Clip]:
+    """The next `count` clips of other talkers than `clips[index]`'s, else the next ones; itself if it is alone."""
+    others = clips[index + 1:] + clips[:index] or clips
+    return ([clip for clip in others if clip.talker != clips[index].talker] or others)[:count]
+
+
+def dubbed_pairs(clips: list[Clip]) -> list[tuple[Clip, Clip]]:
+    """Pairs (film, driver): the first voice of each film, then the second.
+
+    They are not chosen by how their real lips correlate, as `uncorrelated_pairs` are: where those do so little by chance, any other lips
+    for the same two sentences, of a portrait too that never saw the film, correlate a little more, and a dub could not pass for real.
+    """
+    voices = [other_voices(clips, index, VOICES_A_FILM) for index in range(len(clips))]
+    return [(clip, of_clip[turn]) for turn in range(VOICES_A_FILM) for clip, of_clip in zip(clips, voices) if turn < len(of_clip)]
 
 
 def uncorrelated_pairs(clips: list[Clip], openings: list[np.ndarray], strangers: bool = True) -> list[tuple[Clip, Clip]]:

@@ -44,7 +44,7 @@ from ..pipelines.talking_head import TalkingHeadPipeline
 from ..progress import hide_loading_bars
 from ..schedulers.scheduling_temposync import TempoSyncScheduler
 from . import judge
-from .clip_selection import other_voice, read_clips, read_portraits, uncorrelated_pairs
+from .clip_selection import dubbed_pairs, other_voice, read_clips, read_portraits, uncorrelated_pairs
 from .closures import closures_by_talker
 from .crop_video import JUDGES, VideoMaker
 from .linear_baseline import RADII, LinearBaseline
@@ -162,11 +162,12 @@ def list_tasks(
         drivers = [i % len(clips) for i in range(len(portraits))]
         return [Task(f"{file.name} with the voice of {clips[i].id}", Evaluator.portrait_driven, (file, clips[i], other_voice(clips, i)))
                 for file, i in zip(portraits[:limit], drivers)]
+    if protocol == "dubbed":
+        films = dubbed_pairs(clips)[:limit]
+        return [Task(f"{film.id} with the voice of {driver.id}", Evaluator.dubbed, (film, driver)) for film, driver in films]
     bar.set_postfix_str("looking at the real lips")
     strangers = len({clip.talker for clip in clips}) > 1
     pairs = uncorrelated_pairs(clips, [lip_opening(evaluator.real_landmarks(clip)) for clip in clips], strangers)[:limit]
-    if protocol == "dubbed":
-        return [Task(f"{film.id} with the voice of {driver.id}", Evaluator.dubbed, (film, driver)) for film, driver in pairs]
     return [Task(f"{portrait.id} with the voice of {driver.id}", Evaluator.cross_driven,
                  (portrait, driver, other_voice(clips, clips.index(driver)))) for portrait, driver in pairs]
 

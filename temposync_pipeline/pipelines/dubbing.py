@@ -8,7 +8,7 @@ Lips are made at the pipeline's own rate, as for a portrait, and read between it
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
@@ -21,11 +21,15 @@ import torch
 
 from ..bases.packed import PackedWeights
 from ..errors import FaceError, InvalidInputError
-from ..face.crop import CROP_SIZE, align_matrix, invert, transform_points
-from ..face.landmarks import lip_opening
+from ..face.crop import CROP_SIZE, LATENT_STRIDE, LATENT_WINDOW, align_matrix, invert, transform_points
+from ..face.drawn_teeth import SHUT
+from ..face.film_teeth import film_teeth
+from ..face.landmarks import LOWER_INNER_LIP, UPPER_INNER_LIP, lip_opening
+from ..face.lip_shape import NUM_LIP_SHAPE
 from ..face.mouth_box import Patch, Rectangle
+from ..face.own_teeth import UpperTeeth
 from ..face.tone import known_crop
-from ..face.warp import PhotoWarp
+from ..face.warp import FLOW_STRIDE, PhotoWarp
 from ..files import called
 from ..media.audio import load_audio
 from ..media.footage import ENDS, Footage, FootageFrame
@@ -35,10 +39,12 @@ from ..models.conditioning import encode_crops, gaussian_kernel, latent_window
 from ..models.devices import execution_device
 from ..models.identity_encoder import IdentityEncoder
 from ..models.precision import inference_autocast
+from ..models.visemes import NUM_VISEMES, VISEME_INDEX
 from ..provenance.credentials import SigningKey, choose_credentials
 from ..provenance.origin import FilmOrigin
 from .ahead import ahead
 from .inputs import AudioInput, as_audio
+from .live import Mouth
 from .mouth_plate import USUAL_REACH, Plate, Plates, lay_plate
 from .person import Person
 from .pipeline_output import TempoSyncPipelineOutput, check_video_name, convert_frames
@@ -58,6 +64,7 @@ _CHUNK_SIZE = 16
 ALIGNMENT_SMOOTHING = 0.06
 # A crop's surroundings that are kept of a picture, as a share of the crop's side.
 SURROUNDINGS = 0.15
+LIP = 3  # crop pixels from where lips meet to where they are looked at
 # How far ahead a mouth at rest is looked for, in seconds and in frames; and frames over which one plate gives way to another.
 AHEAD_SECONDS, MOST_AHEAD, FADE_FRAMES = 2.0, 64, 6
 
@@ -264,7 +271,7 @@ class DubbingPipeline(TalkingHeadPipeline):
         self, takes: Iterator[Take], speech: Speech, noise: torch.Tensor, sampling: Sampling, rate: float
     ) -> Iterator[tuple[Take, Patch]]:
         """What changes in each frame of a run in which one face can be followed."""
-        plates = Plates(lambda take: self._speaking_plate(take, noise, sampling))
+        plates = Plates(lambda take, near: self._speaking_plate(take, near, noise, sampling))
         ahead = min(MOST_AHEAD, round(AHEAD_SECONDS * rate))
         steady = _steady(takes, ALIGNMENT_SMOOTHING * rate)
         for _, own, after in _with_neighbours(steady, sampling.chunk_size, 0, ahead):
@@ -274,14 +281,31 @@ class DubbingPipeline(TalkingHeadPipeline):
                 drawn = _crossfaded(self._drawn(own[:FADE_FRAMES], before, speech, sampling.packed), drawn)
             yield from zip(own, drawn)
 
-    def _speaking_plate(self, take: Take, noise: torch.Tensor, sampling: Sampling) -> Plate:
-        """A frame of the film as a portrait."""
+    def _speaking_plate(self, take: Take, near: Sequence[Take], noise: torch.Tensor, sampling: Sampling) -> Plate:
+        """A frame of the film as a portrait, with the teeth that frames near it show."""
         crop = known_crop(take.close, take.matrix)
         latents = self._encode(crop)
         portrait = Portrait(
             photo=take.close, matrix=take.matrix, composition="mouth", latents=latents, parted=share_to_close(take.opening),
-            renderer=make_renderer(self.vae, take.close, take.matrix, latents, self.use_bfloat16), **self._conditions(crop, latents))
-        return Plate(portrait, take.landmarks, take.opening, self._mouth(portrait, noise, sampling))
+            renderer=make_renderer(self.vae, take.close, take.matrix, latents, self.use_bfloat16, landmarks=take.landmarks,
+                                   teeth=_teeth_near(take, near)), **self._conditions(crop, latents))
+        mouth = self._mouth(portrait, noise, sampling)
+        return Plate(portrait, take.landmarks, take.opening, mouth, self._closing(portrait, take.landmarks, mouth))
+
+    def _closing(self, portrait: Portrait, landmarks: np.ndarray, mouth: Mouth) -> float:
+        """By how much the lips come nearer to each other in silence than the portrait shows them, crop pixels."""
+        if not self.vae.knows_motion or portrait.parted == 0:
+            return 0.0
+        silence = Speech(np.eye(NUM_VISEMES, dtype=np.float32)[[VISEME_INDEX["sil"]]], np.zeros((1, NUM_LIP_SHAPE), np.float32))
+        device = execution_device(self.vae)
+        latents = latent_window(torch.cat([mouth(silence, range(1)), portrait.latents]))
+        with inference_autocast(latents, self.use_bfloat16):
+            flow, _ = self.vae.motion(latents[:1].to(device), latents[1:].to(device))
+        down = FLOW_GAIN * flow[0, 1].float().cpu().numpy()
+        lips = landmarks[[UPPER_INNER_LIP, LOWER_INNER_LIP]] + [[0, -LIP], [0, LIP]] - LATENT_STRIDE * np.array(LATENT_WINDOW[1::-1])
+        columns, rows = np.clip((lips / FLOW_STRIDE).astype(int), 0, np.array(down.shape[::-1]) - 1).T
+        upper, lower = down[rows, columns]
+        return float(lower - upper)
 
     def _drawn(self, takes: list[Take], plate: Plate, speech: Speech, packed: PackedWeights) -> Iterator[Patch]:
         """What changes in frames when they speak with a plate's mouth."""
@@ -309,6 +333,14 @@ class DubbingPipeline(TalkingHeadPipeline):
         # What the film's frame hides lies under the plate.
         return [PhotoWarp(take.close, take.matrix).patch(moved, seen, None).onto(take.close)
                 for take, moved, seen in zip(takes, flow, visibility)]
+
+
+def _teeth_near(take: Take, near: Sequence[Take]) -> UpperTeeth | None:
+    """For a frame of shut lips, the upper teeth of the frame near it that shows most of them."""
+    if take.opening > SHUT:
+        return None
+    shown = (film_teeth(other.close, other.matrix, other.landmarks, take.landmarks) for other in near if other.opening > SHUT)
+    return max((teeth for teeth in shown if teeth is not None), key=lambda teeth: float(teeth.share.sum()), default=None)
 
 
 def _expected(footage: Footage, seconds: float, end: str) -> int:

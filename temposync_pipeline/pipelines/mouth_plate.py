@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..face.crop import CROP_SIZE, crop_face, invert, mouth_mask
-from ..face.landmarks import GROUPS
+from ..face.landmarks import GROUPS, LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER
 from ..face.mouth_box import MouthBox, Patch, window_of
 from ..face.pose import compose
 from ..face.warp import tone_difference
@@ -24,7 +24,12 @@ from .portrait import SHUT_OPENING, Portrait
 POSE = np.r_[GROUPS["nose_bridge"], GROUPS["nose_base"]]
 # Crop pixels that a lip opening of one interocular distance counts as when a plate is chosen, and by how many a new plate must be better.
 OPEN_COST, BETTER_BY = 76.0, 1.0
-MOST_PLATES = 8  # are kept of a run
+# And that a crop pixel counts as by which a mouth is less wide than those of most people at rest (ICT-FaceKit's mean head, 50.7 of 65 mm):
+# rounded lips are shut as often as not, and are at rest in nothing that is said with them.
+NARROW_COST, WIDTH_AT_REST = 0.5, 59.0
+# And a crop pixel by which the denoiser would close it in silence: then it takes the mouth for an open one, whatever it looks like.
+CLOSING_COST = 2.0
+MOST_PLATES, MOST_TRIED = 8, 3  # are kept of a run; and made anew at a time
 # Crop pixels around the lips that are the plate's, and over which it fades.
 AROUND_LIPS, FADE = 8, 2.5
 # How far lips of which nothing is known may move, crop pixels, and the most that is believed of others.
@@ -34,12 +39,14 @@ _LIPS = GROUPS["outer_lips"]
 
 @dataclass
 class Plate:
-    """A frame with a mouth at rest: the portrait of it, landmarks [131, 2] in its crop, its lip opening, and what makes its latents."""
+    """A frame with a mouth at rest: the portrait of it, landmarks [131, 2] in its crop, its lip opening, and what makes its latents;
+    `closing`: how far these close it in silence, crop pixels."""
 
     portrait: Portrait
     landmarks: np.ndarray
     opening: float
     mouth: Mouth
+    closing: float = 0.0
 
 
 class Frame(Protocol):
@@ -53,9 +60,9 @@ class Frame(Protocol):
 
 
 class Plates:
-    """The plates of one run of frames; `make` makes one of a frame."""
+    """The plates of one run of frames; `make` makes one of a frame and all that it was chosen from."""
 
-    def __init__(self, make: Callable[[Any], Plate]):
+    def __init__(self, make: Callable[[Any, Sequence[Any]], Plate]):
         self._make = make
         self._kept: list[Plate] = []
         self._last: Plate | None = None
@@ -63,23 +70,29 @@ class Plates:
     def choose(self, frames: Sequence[Frame], after: Sequence[Frame]) -> tuple[Plate | None, Plate]:
         """(the plate of the frames before, if these get another one, the plate of these), given what comes after them."""
         pose = np.mean([frame.landmarks[POSE] for frame in frames], 0)
-        cost = min((plate_cost(plate.landmarks, plate.opening, pose) for plate in self._kept), default=np.inf)
-        candidates = [(plate_cost(frame.landmarks, frame.opening, pose), index) for index, frame in enumerate((*frames, *after))]
-        least, index = min(candidates)
-        if least < cost - BETTER_BY:
-            self._kept = [*self._kept[-MOST_PLATES + 1:], self._make((*frames, *after)[index])]
-        best = min(self._kept, key=lambda plate: plate_cost(plate.landmarks, plate.opening, pose))
-        last = self._last
-        if last is not None and plate_cost(last.landmarks, last.opening, pose) < \
-                plate_cost(best.landmarks, best.opening, pose) + BETTER_BY:
+        near = (*frames, *after)
+        cost = min((plate_cost(plate, pose) for plate in self._kept), default=np.inf)
+        untried = [index for index, frame in enumerate(near)
+                   if not any(np.array_equal(frame.landmarks, plate.landmarks) for plate in self._kept)]
+        for least, index in sorted((plate_cost(near[index], pose), index) for index in untried)[:MOST_TRIED]:
+            if least >= cost - BETTER_BY:
+                break
+            self._kept = [*self._kept[-MOST_PLATES + 1:], self._make(near[index], near)]
+            cost = min(cost, plate_cost(self._kept[-1], pose))
+        best, last = min(self._kept, key=lambda plate: plate_cost(plate, pose)), self._last
+        if last is not None and plate_cost(last, pose) < plate_cost(best, pose) + BETTER_BY:
             best = last
         self._last = best
         return (None if best is last else last), best
 
 
-def plate_cost(landmarks: np.ndarray, opening: float, pose: np.ndarray) -> float:
-    """How badly a frame with `landmarks` [131, 2] in its crop serves as plate of one whose landmarks `POSE` are `pose`; crop pixels."""
-    return float(np.linalg.norm(landmarks[POSE] - pose, axis=-1).mean()) + OPEN_COST * max(opening - SHUT_OPENING, 0.0)
+def plate_cost(frame: Frame | Plate, pose: np.ndarray) -> float:
+    """How badly a frame serves as plate of one whose landmarks `POSE` are `pose`; crop pixels.  Of a plate more is known."""
+    narrower = WIDTH_AT_REST - float(np.linalg.norm(frame.landmarks[LEFT_MOUTH_CORNER] - frame.landmarks[RIGHT_MOUTH_CORNER]))
+    off_rest = OPEN_COST * max(frame.opening - SHUT_OPENING, 0.0) + NARROW_COST * max(narrower, 0.0)
+    if isinstance(frame, Plate):
+        off_rest += CLOSING_COST * max(frame.closing, 0.0)
+    return float(np.linalg.norm(frame.landmarks[POSE] - pose, axis=-1).mean()) + off_rest
 
 
 def lay_plate(

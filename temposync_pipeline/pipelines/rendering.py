@@ -15,7 +15,7 @@ from ..face.inner_mouth import INNER_SHAPE, SCALE, block_of_window, cells_around
 from ..face.life import Life, LivingPhoto
 from ..face.mouth_box import Patch
 from ..face.moving_photo import MovingPhoto
-from ..face.own_teeth import own_teeth
+from ..face.own_teeth import UpperTeeth, own_teeth
 from ..face.tone import known_crop
 from ..face.warp import FLOW_STRIDE, HIDDEN_FROM, HIDDEN_TO, PhotoWarp, fine_block, inner_cells, inner_pixels
 from ..models.autoencoder_temposync import AutoencoderTempoSync, Motion
@@ -122,14 +122,15 @@ class MotionRenderer:
 
     Args:
         vae, photo (uint8 [H, W, 3]), matrix (photo to crop, [2, 3]), latents of `known_crop` [1, C, 16, 16], use_bfloat16.
-        landmarks: [131, 2] in the crop; None = all teeth are painted.
+        landmarks: [131, 2] in the crop; None = all teeth are painted. teeth: known from elsewhere.
     """
 
     def __init__(self, vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool,
-                 landmarks: np.ndarray | None = None):
+                 landmarks: np.ndarray | None = None, teeth: UpperTeeth | None = None):
         self.vae, self._reference = vae, latent_window(latents)
         self._at_rest: dict[tuple[bool, torch.device], Motion] = {}  # of the reference, by how and where it was computed
-        teeth = None if landmarks is None else own_teeth(photo, matrix, landmarks) or drawn_teeth(photo, matrix, landmarks)
+        if teeth is None and landmarks is not None:
+            teeth = own_teeth(photo, matrix, landmarks) or drawn_teeth(photo, matrix, landmarks)
         self._warp, self._needs_colours = PhotoWarp(photo, matrix, vae.knows_inner_mouth, teeth), teeth is None
         paints = vae.knows_inner_mouth and self._needs_colours
         self._seen = self._look(fine_block(photo, matrix), use_bfloat16) if paints else None
@@ -235,16 +236,17 @@ def rendered_part(latents: torch.Tensor, composition: str) -> torch.Tensor:
 
 def make_renderer(
     vae: AutoencoderTempoSync, photo: np.ndarray, matrix: np.ndarray, latents: torch.Tensor, use_bfloat16: bool, composition: str = "mouth",
-    landmarks: np.ndarray | None = None,
+    landmarks: np.ndarray | None = None, teeth: UpperTeeth | None = None,
 ) -> Renderer:
     """The renderer for one of `COMPOSITIONS` that fits the autoencoder.
 
-    `latents` are those of the photo's crop, [1, C, 16, 16]; `landmarks` [131, 2] in the crop, None where all teeth are painted.
+    `latents` are those of the photo's crop, [1, C, 16, 16]; `landmarks` [131, 2] in the crop, None where all teeth are painted, unless
+    some are known from elsewhere: `teeth`.
     """
     if composition != "mouth":
         return FaceRenderer(vae, photo, matrix, latents, use_bfloat16, composition == "still")
     if vae.knows_motion:
-        return MotionRenderer(vae, photo, matrix, latents, use_bfloat16, landmarks)
+        return MotionRenderer(vae, photo, matrix, latents, use_bfloat16, landmarks, teeth)
     return ColourRenderer(vae, photo, matrix, latents, use_bfloat16)
 
 
